@@ -1,0 +1,5 @@
+"""`python -m cryptofs`."""
+
+from .cli import main
+
+main()

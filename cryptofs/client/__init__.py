@@ -1,0 +1,13 @@
+"""The Python client: contexts on a cryptofs mount, with nothing but open, write and read.
+
+from cryptofs.client import Context
+
+with Context("skcipher", "cbc(aes)", key=key) as context:
+    sealed = context.encrypt(plain, iv=iv)
+"""
+
+from .context import Context, PartedMessage
+from .errors import MountNotFound, RequestError
+from .mounts import find_mount
+
+__all__ = ["Context", "MountNotFound", "PartedMessage", "RequestError", "find_mount"]

@@ -1,0 +1,37 @@
+"""Engines: what they offer (`base`), how messages in parts behave (`kinds`), and the engines themselves."""
+
+from collections.abc import Callable, Sequence
+
+from ..errors import NotOffered
+from .base import Engine
+
+
+def _af_alg() -> Engine:
+    from .af_alg import AfAlgEngine
+
+    return AfAlgEngine()
+
+
+def _openssl() -> Engine:
+    from .openssl import OpensslEngine
+
+    return OpensslEngine()
+
+
+# in the order in which they are asked unless the user says otherwise
+ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl}
+
+
+def check_engines(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as given. Errors: NotOffered naming those there are."""
+    for name in names:
+        if name not in ENGINES:
+            raise NotOffered(f"engine {name!r}: one of {', '.join(ENGINES)}")
+    if not names:
+        raise NotOffered(f"no engine given: one or more of {', '.join(ENGINES)}")
+    return tuple(names)
+
+
+def open_engines(names: Sequence[str] = tuple(ENGINES)) -> tuple[Engine, ...]:
+    """The engines by name, in this order. Errors: NotOffered naming those there are."""
+    return tuple(ENGINES[name]() for name in check_engines(names))

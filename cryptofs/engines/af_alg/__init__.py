@@ -1,0 +1,201 @@
+"""The kernel's own cryptography, through AF_ALG sockets."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ... import algorithms
+from ...algorithms import Description, Type, chunk_size, look_up, parse_name
+from ...errors import InvalidValue
+from ..base import Engine, Transform
+from . import probe, proc_crypto, sockets
+from .aead import AfAlgAead
+from .hash import AfAlgHash
+from .rng import AfAlgRng
+from .skcipher import AfAlgStreamCipher, AfAlgWholeCipher
+from .sockets import Bound
+
+__all__ = ["AfAlgEngine", "KernelDescription"]
+
+CACHE_MAX = 1024
+"""Descriptions that are remembered."""
+MISS_SECONDS = 10.0
+"""How long a name stays refused unasked: each unknown one makes the kernel run modprobe."""
+
+WARM_UP: tuple[tuple[Type, str], ...] = (
+    (Type.AEAD, "gcm(aes)"),
+    (Type.AEAD, "rfc4106(gcm(aes))"),
+    (Type.SKCIPHER, "xts(aes)"),
+    (Type.SKCIPHER, "ctr(aes)"),
+    (Type.SKCIPHER, "cbc(aes)"),
+    (Type.SKCIPHER, "ecb(aes)"),
+    (Type.SKCIPHER, "cts(cbc(aes))"),
+    (Type.SKCIPHER, "chacha20"),
+    (Type.HASH, "sha1"),
+    (Type.HASH, "sha256"),
+    (Type.HASH, "sha512"),
+    (Type.HASH, "crc32c"),
+    (Type.AEAD, "ccm(aes)"),
+)
+"""Names with accelerated implementations of their own, before those that are built from templates."""
+
+
+@dataclass(frozen=True)
+class KernelDescription(Description):
+    """A description with the name to bind, which is the requested one: it may be a driver's."""
+
+    bind_name: str = ""
+
+
+class AfAlgEngine(Engine):
+    """Transforms of the kernel. available: whether there is AF_ALG at all."""
+
+    name = "af_alg"
+
+    def __init__(self) -> None:
+        """Errors: OutOfResources, EngineFault where sockets fail in a way that does not mean 'not here'."""
+        self.available = _available()
+        self._cache: dict[tuple[Type, str], tuple[KernelDescription | None, float]] = {}
+        self._lock = threading.Lock()
+
+    def describe(self, type_: Type, name: str) -> KernelDescription | None:
+        """See Engine. Errors: OutOfResources, EngineFault.
+
+        Descriptions are remembered, refusals for MISS_SECONDS.
+        """
+        if not self.available:
+            return None
+        key = (type_, name)
+        found = self._cache.get(key)
+        if found is not None and time.monotonic() < found[1]:
+            return found[0]
+        description = self._ask(type_, name)
+        until = float("inf") if description is not None else time.monotonic() + MISS_SECONDS
+        with self._lock:
+            self._cache.pop(key, None)
+            while len(self._cache) >= CACHE_MAX:
+                del self._cache[next(iter(self._cache))]
+            self._cache[key] = (description, until)
+        return description
+
+    def _ask(self, type_: Type, name: str) -> KernelDescription | None:
+        bound = sockets.bind(type_, name)
+        if bound is None:
+            return None
+        with bound:
+            entry = proc_crypto.find(proc_crypto.read(), type_, name)
+            canonical = entry.name if entry is not None else name
+            facts = look_up(type_, canonical)
+            if entry is None:
+                if facts is None:
+                    # nothing tells how long its IV, digest or tag is
+                    return None
+                entry = proc_crypto.Entry(
+                    type_,
+                    name,
+                    name,
+                    block_size=facts.block_size,
+                    iv_size=facts.iv_size,
+                    digest_size=facts.digest_size,
+                    max_authsize=facts.max_authsize,
+                )
+            key_sizes = facts.key_sizes if facts is not None else probe.key_sizes(bound, type_, name, entry)
+        return KernelDescription(
+            type=type_,
+            name=canonical,
+            engine=self.name,
+            driver=entry.driver,
+            block_size=max(entry.block_size, 1),
+            chunk_size=_chunk_size(type_, canonical, entry.block_size),
+            iv_size=entry.iv_size,
+            key_sizes=key_sizes,
+            digest_size=entry.digest_size,
+            max_authsize=entry.max_authsize,
+            bind_name=name,
+        )
+
+    def open(self, description: Description, authsize: int | None) -> Transform:
+        """See Engine. Errors: also NotOffered where the name is gone, OutOfResources, EngineFault."""
+        type_ = description.type
+        if authsize and type_ is not Type.AEAD:
+            raise InvalidValue(f"authsize {authsize}: {description.name} of type {type_} has no tag")
+        name = description.bind_name if isinstance(description, KernelDescription) else description.name
+        whole = type_ is Type.AEAD or (type_ is Type.SKCIPHER and not description.chunk_size)
+        wanted = sockets.WHOLE if whole else sockets.PIECE if type_ is Type.SKCIPHER else 0
+        bound = Bound(type_, name, wanted)
+        try:
+            return _OPENERS[type_](description, bound, authsize)
+        except BaseException:
+            bound.close()
+            raise
+
+    def names(self) -> Iterable[tuple[Type, str]]:
+        """The catalogue's names and those that are registered in the kernel now; none where there is no AF_ALG."""
+        if not self.available:
+            return []
+        registered = ((entry.type, entry.name) for entry in proc_crypto.read() if not entry.name.startswith("__"))
+        return dict.fromkeys((*algorithms.names(), *registered))
+
+    def warm_up(self) -> None:
+        """Have the kernel load the modules of accelerated implementations, where there are any.
+
+        To be called before anything else is bound: a generic implementation in use keeps the accelerated
+        one's module from being loaded. Errors: OutOfResources, EngineFault.
+        """
+        if not self.available:
+            return
+        for type_, name in WARM_UP:
+            bound = sockets.bind(type_, name)
+            if bound is not None:
+                bound.close()
+
+
+def _available() -> bool:
+    try:
+        sockets.open_socket().close()
+    except OSError as error:
+        if error.errno in sockets.NOT_OFFERED:
+            return False
+        raise sockets.system_fault(error, "socket", AfAlgEngine.name) from None
+    return True
+
+
+def _chunk_size(type_: Type, canonical: str, block_size: int) -> int:
+    if type_ is not Type.SKCIPHER:
+        return 0
+    try:
+        return chunk_size(parse_name(canonical), block_size)
+    except InvalidValue:
+        return 0
+
+
+def _open_hash(description: Description, bound: Bound, authsize: int | None) -> Transform:
+    return AfAlgHash(description, bound)
+
+
+def _open_skcipher(description: Description, bound: Bound, authsize: int | None) -> Transform:
+    kind = AfAlgStreamCipher if description.chunk_size else AfAlgWholeCipher
+    return kind(description, bound)
+
+
+def _open_aead(description: Description, bound: Bound, authsize: int | None) -> Transform:
+    size = description.max_authsize if authsize is None else authsize
+    if not bound.set_authsize(size):
+        facts = look_up(description.type, description.name)
+        known = facts is not None and facts.authsizes and size not in facts.authsizes
+        sizes = " ".join(map(str, facts.authsizes)) if facts and known else f"1 to {description.max_authsize}"
+        raise InvalidValue(f"authsize {size}: {description.name} takes {sizes} bytes")
+    return AfAlgAead(description, bound, size)
+
+
+def _open_rng(description: Description, bound: Bound, authsize: int | None) -> Transform:
+    return AfAlgRng(description, bound)
+
+
+_OPENERS: dict[Type, Callable[[Description, Bound, int | None], Transform]] = {
+    Type.HASH: _open_hash,
+    Type.SKCIPHER: _open_skcipher,
+    Type.AEAD: _open_aead,
+    Type.RNG: _open_rng,
+}

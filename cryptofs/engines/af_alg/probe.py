@@ -1,0 +1,60 @@
+"""Find out what an algorithm is that the catalogue does not know: which keys it takes, and whether it needs one.
+
+/proc/crypto gives key sizes for skciphers alone, and of those only the smallest and the largest.
+"""
+
+import errno
+import socket
+
+from ...algorithms import ANY_KEY, NO_KEY, KeySizes, Type
+from ...records import PAYLOAD_MAX
+from .proc_crypto import Entry
+from .sockets import set_key, system_fault
+
+_LARGEST_TRIED = 136
+"""The largest key size tried where the kernel names none, bytes: past the block of every SHA-2."""
+_LARGEST_LISTED = 256
+_LONGEST_KEY = ANY_KEY.largest
+assert _LONGEST_KEY < PAYLOAD_MAX
+
+
+def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None) -> KeySizes:
+    """The key sizes of what is bound, bytes, by trying them; the socket is left with an arbitrary key.
+
+    Errors: OutOfResources, EngineFault.
+    """
+    if type_ is Type.SKCIPHER and entry is not None:
+        if not entry.max_key:
+            return NO_KEY
+        tried = range(entry.min_key, min(entry.max_key, _LARGEST_LISTED) + 1)
+    else:
+        tried = range(_LARGEST_TRIED + 1)
+    needs = _needs_key(bound, type_, name)
+    # counting bytes: some refuse a key whose halves are equal
+    accepted = [size for size in tried if set_key(bound, bytes(range(size)), name)]
+    if not accepted:
+        # an AEAD's key may be a structure that no plain bytes fit
+        return ANY_KEY if needs else NO_KEY
+    smallest, largest = accepted[0], accepted[-1]
+    required = needs and not (type_ is Type.RNG and smallest == 0)
+    if len(accepted) > 1 and accepted == list(range(smallest, largest + 1)):
+        if largest == tried[-1]:
+            largest = entry.max_key if entry is not None and entry.max_key else _LONGEST_KEY
+        return KeySizes(smallest=smallest, largest=largest, required=required)
+    return KeySizes(tuple(accepted), required=required)
+
+
+def _needs_key(bound: socket.socket, type_: Type, name: str) -> bool:
+    """Whether nothing can be computed before a key is set; all but hashes need one, if they take any."""
+    if type_ is not Type.HASH:
+        return True
+    try:
+        operation, _ = bound.accept()
+        with operation:
+            operation.setblocking(False)
+            operation.recv(1)
+    except OSError as error:
+        if error.errno == errno.ENOKEY:
+            return True
+        raise system_fault(error, "recv", name) from None
+    return False

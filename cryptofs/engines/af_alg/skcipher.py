@@ -1,0 +1,121 @@
+"""Symmetric ciphers: those that chain from part to part, and those that a message goes through whole."""
+
+import socket
+from typing import Any
+
+from ...errors import EngineFault, InvalidValue
+from ...records import Buffer, Operation
+from ..kinds import CipherTransform, RunningCipher, WholeTransform
+from .sockets import PIECE, Bound, data_fault
+from .transform import KernelTransform
+
+OPERATIONS = {Operation.ENCRYPT: int(socket.ALG_OP_ENCRYPT), Operation.DECRYPT: int(socket.ALG_OP_DECRYPT)}
+"""The kernel's number of an operation."""
+
+
+def parameters(operation: Operation, iv: Buffer | None) -> dict[str, Any]:
+    """The parameters of a cipher message for sendmsg_afalg, which takes no None for an IV."""
+    if iv is None:
+        return {"op": OPERATIONS[operation]}
+    return {"op": OPERATIONS[operation], "iv": iv}
+
+
+class KernelCipher:
+    """A cipher message on an operation socket of its own, in pieces that each go in and out at once.
+
+    A send beyond the socket's buffer would wait for a receive, so every piece is received before the next is
+    sent; the kernel keeps the chain, because each but the last is sent with MSG_MORE.
+    """
+
+    def __init__(self, bound: Bound, operation: Operation, iv: Buffer | None, block_size: int) -> None:
+        self._bound = bound
+        self._parameters: dict[str, Any] | None = parameters(operation, iv)
+        self._block_size = block_size
+        self._operation: socket.socket | None = None
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        view = memoryview(data)
+        size = len(view)
+        if size:
+            if self._operation is None:
+                self._operation = self._bound.take()
+            try:
+                self._pass(self._operation, view, last, out)
+            except OSError as error:
+                self.close()
+                raise data_fault(
+                    error, f"message of {size} bytes in blocks of {self._block_size}", self._bound.name
+                ) from None
+            except BaseException:
+                self.close()
+                raise
+            if last:
+                self._bound.keep(self._operation)
+                self._operation = None
+        elif last:
+            # the kernel still awaits more on it
+            self.close()
+        return size
+
+    def _pass(self, operation: socket.socket, view: memoryview, last: bool, out: memoryview) -> None:
+        size = len(view)
+        step = min(PIECE, self._bound.limit)
+        for begin in range(0, size, step):
+            end = min(begin + step, size)
+            flags = 0 if last and end == size else socket.MSG_MORE
+            piece = view[begin:end]
+            if self._parameters is None:
+                sent = operation.send(piece, flags)
+            else:
+                sent = operation.sendmsg_afalg((piece,), flags=flags, **self._parameters)
+                self._parameters = None
+            received = operation.recv_into(out[begin:end]) if sent == len(piece) else 0
+            if received != len(piece):
+                raise _short(self._bound.name, len(piece), sent, received)
+
+    def close(self) -> None:
+        if self._operation is not None:
+            self._operation.close()
+            self._operation = None
+
+
+def _short(name: str, size: int, sent: int, received: int) -> EngineFault:
+    return EngineFault(f"{name}: of {size} bytes {sent} went in and {received} came out")
+
+
+class AfAlgStreamCipher(KernelTransform, CipherTransform):
+    """A cipher of the kernel that chains from part to part: ecb, cbc, ctr, chacha20."""
+
+    def begin_cipher(self, operation: Operation, iv: Buffer | None) -> RunningCipher:
+        # a copy, for the message may go on after the request that brought its IV
+        held = None if iv is None else bytes(iv)
+        return KernelCipher(self._bound, operation, held, self.description.block_size)
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        size = len(data)
+        if not 0 < size <= PIECE or size > self._bound.limit:
+            # no or many pieces, or the limit is not known yet
+            return super().once(operation, iv, assoclen, data, out)
+        self.check(operation, iv, assoclen)
+        block_size = self.description.block_size
+        if size % block_size:
+            raise InvalidValue(f"message of {size} bytes: a multiple of {block_size}")
+        subject = f"message of {size} bytes"
+        received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), subject)
+        if received != size:
+            raise _short(self.description.name, size, size, received)
+        return size
+
+
+class AfAlgWholeCipher(KernelTransform, WholeTransform):
+    """A cipher of the kernel whose message goes whole: xts, cts, adiantum, and any that is not known to chain."""
+
+    def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        size = len(data)
+        if not size:
+            return 0
+        subject = f"message of {size} bytes in blocks of {self.description.block_size}"
+        received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), subject)
+        if received != size:
+            raise _short(self.description.name, size, size, received)
+        return size

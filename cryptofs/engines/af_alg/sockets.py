@@ -1,0 +1,288 @@
+"""AF_ALG sockets: opening and binding, keys, operation sockets, and what their errors mean.
+
+A bound socket is the kernel's transform, an operation socket accepted on it is one message at a time. An
+accept doubles the cost of a small message, so operation sockets of finished messages are kept for the next.
+All of them are non-blocking: nothing here may ever make the daemon wait.
+"""
+
+import errno
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from ...algorithms import NAME_MAX, Type
+from ...errors import (
+    BadTag,
+    Busy,
+    CryptofsError,
+    EngineFault,
+    InvalidValue,
+    KeyMissing,
+    NotOffered,
+    OutOfResources,
+    Overflow,
+    TooLarge,
+)
+from ...records import PAYLOAD_MAX, Buffer
+
+PIECE = 131_072
+"""Largest piece that a message in parts hands to the kernel at once, bytes."""
+WHOLE = PAYLOAD_MAX + 4096
+"""What the buffers of a message that must go whole are raised to, bytes: the largest message and its tag."""
+KEPT_MAX = 4
+"""Operation sockets kept for the next message, per bound socket."""
+
+_PAGE = 4096
+# include/uapi/asm-generic/socket.h; the socket module does not name them
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+NOT_OFFERED = frozenset(
+    {
+        errno.EAFNOSUPPORT,  # no AF_ALG in this kernel
+        errno.EPROTONOSUPPORT,
+        errno.ESOCKTNOSUPPORT,
+        errno.EPERM,  # a container's seccomp filter
+        errno.EACCES,
+        errno.ENOENT,  # no such type or name
+        errno.EINVAL,  # a template that does not fit its argument: gcm(des)
+        errno.EEXIST,  # a name whose instance is registered under another one: xts(ecb(aes))
+        errno.ELOOP,  # templates nested too deep for the kernel: cbc(cbc(aes))
+        errno.ELIBBAD,  # failed its self-test
+        errno.ENODEV,
+        errno.ENOSYS,
+        errno.EOPNOTSUPP,
+        errno.ENAMETOOLONG,
+    }
+)
+"""Errors of socket and bind that mean: not offered here, ask the next engine."""
+
+_MEANINGS: dict[int, type[CryptofsError]] = {
+    errno.EINVAL: InvalidValue,
+    errno.ENOKEY: KeyMissing,
+    errno.EBADMSG: BadTag,
+    errno.EOVERFLOW: Overflow,
+    errno.EBUSY: Busy,
+    errno.EMFILE: OutOfResources,
+    errno.ENFILE: OutOfResources,
+    errno.ENOMEM: OutOfResources,
+    errno.ENOBUFS: OutOfResources,
+}
+_SHORTAGES = frozenset(number for number, kind in _MEANINGS.items() if kind is OutOfResources)
+_KEY_REFUSED = frozenset({errno.EINVAL, errno.EKEYREJECTED, errno.ENOSYS, errno.ENOPROTOOPT})
+
+
+def symbol(error: OSError) -> str:
+    """The errno's name."""
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def system_fault(error: OSError, call: str, name: str) -> CryptofsError:
+    """The error for a call that the request has no part in: OutOfResources for a shortage, else EngineFault."""
+    kind = OutOfResources if error.errno in _SHORTAGES else EngineFault
+    return kind(f"{name}: {call} fails with {symbol(error)}")
+
+
+def data_fault(error: OSError, subject: str, name: str) -> CryptofsError:
+    """The error for a message that the kernel did not take; subject: what it was, its sizes named."""
+    number = error.errno or 0
+    kind = _MEANINGS.get(number, EngineFault)
+    return kind(f"{subject}: {name} refuses it with {symbol(error)}")
+
+
+def open_socket() -> socket.socket:
+    """An AF_ALG socket. Errors: OSError."""
+    return socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)
+
+
+def bind(type_: Type, name: str) -> socket.socket | None:
+    """A socket bound to a name, or None where the kernel does not offer it. Errors: OutOfResources, EngineFault."""
+    if not name.isascii() or not name.isprintable() or not 0 < len(name) <= NAME_MAX:
+        return None
+    bound = None
+    try:
+        bound = open_socket()
+        bound.bind((type_.value, name))
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        if error.errno in NOT_OFFERED:
+            return None
+        raise system_fault(error, "bind", name) from None
+    return bound
+
+
+def set_key(bound: socket.socket, key: Buffer, name: str) -> bool:
+    """Set the key of a bound socket; False where the kernel refuses it, which leaves the socket without a key.
+
+    Errors: Busy while operation sockets are open, OutOfResources, EngineFault.
+    """
+    try:
+        bound.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, key)
+    except OSError as error:
+        if error.errno in _KEY_REFUSED:
+            return False
+        if error.errno == errno.EBUSY:
+            raise Busy(f"key of {len(key)} bytes: {name} has messages in flight") from None
+        raise system_fault(error, "setsockopt(ALG_SET_KEY)", name) from None
+    return True
+
+
+def set_authsize(bound: socket.socket, authsize: int, name: str) -> bool:
+    """Set the tag size of a bound socket; False where the kernel refuses it. Errors: EngineFault."""
+    try:
+        bound.setsockopt(socket.SOL_ALG, socket.ALG_SET_AEAD_AUTHSIZE, None, authsize)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise system_fault(error, "setsockopt(ALG_SET_AEAD_AUTHSIZE)", name) from None
+    return True
+
+
+def _raise_buffer(operation: socket.socket, option: int, force: int, wanted: int) -> int:
+    """Raise one buffer of an operation socket to `wanted` bytes if that is permitted; returns what it is now."""
+    size = operation.getsockopt(socket.SOL_SOCKET, option)
+    if size >= wanted:
+        return size
+    # the kernel doubles what it is given
+    try:
+        operation.setsockopt(socket.SOL_SOCKET, force, (wanted + 1) // 2)
+    except PermissionError:
+        # without CAP_NET_ADMIN: as far as net.core.wmem_max and rmem_max go
+        with suppress(OSError):
+            operation.setsockopt(socket.SOL_SOCKET, option, (wanted + 1) // 2)
+    return operation.getsockopt(socket.SOL_SOCKET, option)
+
+
+def raise_buffers(operation: socket.socket, wanted: int) -> int:
+    """Make room for messages of `wanted` bytes, as far as permitted; returns the largest message that fits, bytes.
+
+    A bound socket's buffers do not count, each operation socket starts with the default. The receive buffer
+    needs a page to spare: with less the kernel computes a message in two pieces, which for xts gives wrong
+    output without an error.
+    """
+    send = _raise_buffer(operation, socket.SO_SNDBUF, _SO_SNDBUFFORCE, wanted)
+    receive = _raise_buffer(operation, socket.SO_RCVBUF, _SO_RCVBUFFORCE, wanted + _PAGE)
+    return max(min(send - send % _PAGE, receive - receive % _PAGE - _PAGE), _PAGE)
+
+
+class Bound:
+    """A bound socket with its operation sockets.
+
+    Safe for several threads: `kept` is only used by append and pop. limit: the largest message that one
+    operation socket takes at once, bytes; known after the first `take`.
+    """
+
+    def __init__(self, type_: Type, name: str, wanted: int) -> None:
+        """Bind `name`; wanted: the message size to make room for, bytes. Errors: NotOffered, EngineFault…"""
+        bound = bind(type_, name)
+        if bound is None:
+            raise NotOffered(f"{name}: the kernel does not offer it any more")
+        self.type = type_
+        self.name = name
+        self.limit = 0
+        self.pristine = True
+        self._wanted = wanted
+        self._socket = bound
+        self._kept: list[socket.socket] = []
+        self._closed = False
+
+    def again(self) -> "Bound":
+        """Another one of the same name, without a key. Errors: as for the first."""
+        return Bound(self.type, self.name, self._wanted)
+
+    def set_key(self, key: Buffer) -> bool:
+        """As the function; only before the first `take`."""
+        self.pristine = False
+        return set_key(self._socket, key, self.name)
+
+    def set_authsize(self, authsize: int) -> bool:
+        """As the function; only before the first `take`."""
+        return set_authsize(self._socket, authsize, self.name)
+
+    def take(self) -> socket.socket:
+        """An operation socket that has no message. Errors: OutOfResources, EngineFault."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return self._accept(self._socket)
+
+    def clone(self, operation: socket.socket) -> socket.socket:
+        """A second operation socket in the state of a hash's first. Errors: OutOfResources, EngineFault."""
+        return self._accept(operation)
+
+    def _accept(self, parent: socket.socket) -> socket.socket:
+        self.pristine = False
+        operation = None
+        try:
+            operation, _ = parent.accept()
+            operation.setblocking(False)
+            if self._wanted:
+                self.limit = raise_buffers(operation, self._wanted)
+        except OSError as error:
+            if operation is not None:
+                operation.close()
+            raise system_fault(error, "accept", self.name) from None
+        return operation
+
+    def keep(self, operation: socket.socket) -> None:
+        """Give back an operation socket whose message is finished."""
+        if self._closed or len(self._kept) >= KEPT_MAX:
+            operation.close()
+            return
+        self._kept.append(operation)
+        if self._closed:
+            # closed meanwhile, perhaps after `close` looked at the list
+            self._drop_kept()
+
+    def exchange(
+        self, data: Buffer, parameters: dict[str, Any], into: Iterable[bytearray | memoryview], subject: str
+    ) -> int:
+        """Send a message whole and receive its output; returns the bytes received.
+
+        parameters: those of sendmsg_afalg; subject: what messages of errors call it. Errors: TooLarge over the
+        limit, and what `data_fault` tells.
+        """
+        operation = self.take()
+        size = len(data)
+        if size > self.limit:
+            self.keep(operation)
+            raise TooLarge(
+                f"{subject}: {self.name} takes it whole, at most {self.limit} bytes with this net.core.wmem_max"
+            )
+        try:
+            sent = operation.sendmsg_afalg((data,), **parameters)
+            received = operation.recvmsg_into(into)[0] if sent == size else 0
+        except OSError as error:
+            # a wrong tag has used the message up, anything else leaves it in the socket
+            if error.errno == errno.EBADMSG:
+                self.keep(operation)
+            else:
+                operation.close()
+            if error.errno in _SHORTAGES and size > PIECE:
+                raise TooLarge(f"{subject}: {self.name} takes it whole, more than net.core.optmem_max allows") from None
+            raise data_fault(error, subject, self.name) from None
+        except BaseException:
+            operation.close()
+            raise
+        if sent != size:
+            # a shortage after the first page shows as a short send
+            operation.close()
+            raise self._over_optmem(subject)
+        self.keep(operation)
+        return received
+
+    def _over_optmem(self, subject: str) -> TooLarge:
+        return TooLarge(f"{subject}: {self.name} takes it whole, and net.core.optmem_max has no room for its pages")
+
+    def close(self) -> None:
+        """Close all but the operation sockets that are taken; calling it twice is allowed."""
+        self._closed = True
+        self._socket.close()
+        self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._kept.pop().close()

@@ -1,0 +1,149 @@
+"""What every engine offers to the contexts, and the checks that are the same whichever engine serves.
+
+An engine opens transforms by (type, name); a transform holds one algorithm and its key and starts messages;
+a message takes its input in one part or more. Input and output are buffers, sizes are bytes. A transform is
+safe to use from several threads at once except for `set_key` and `close`; a message belongs to one at a time.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from ..algorithms import Description, Type
+from ..errors import InvalidValue, KeyMissing, NotSupported
+from ..records import Buffer, Operation
+
+OPERATIONS: dict[Type, frozenset[Operation]] = {
+    Type.HASH: frozenset({Operation.DIGEST}),
+    Type.SKCIPHER: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
+    Type.AEAD: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
+    Type.RNG: frozenset({Operation.GENERATE}),
+}
+
+
+OUT_SLACK = 16
+"""Bytes that every output buffer has beyond `room`: OpenSSL wants them for a block it may hold back."""
+
+
+class Message(ABC):
+    """One message on its way through a transform."""
+
+    @abstractmethod
+    def room(self, size: int, last: bool) -> int:
+        """How many bytes of output a part of `size` bytes can give at most."""
+
+    @abstractmethod
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        """Take a part, write its output to `out` (`room` bytes and OUT_SLACK more), return how many bytes were written.
+
+        Errors: InvalidValue, TooLarge, BadTag, EngineFault. After an error or the last part only `close` may follow.
+        """
+
+    def clone(self) -> "Message":
+        """A second message in the same state. Errors: NotSupported but for hashes."""
+        raise NotSupported("clone: only the state of a hash can be cloned")
+
+    def close(self) -> None:
+        """Give up what the message holds; calling it twice is allowed."""
+        return
+
+
+class Transform(ABC):
+    """One algorithm with its key and tag size."""
+
+    def __init__(self, description: Description, authsize: int = 0) -> None:
+        self.description = description
+        self.authsize = authsize
+        self.keyed = not description.key_sizes.required
+
+    def set_key(self, key: Buffer) -> None:
+        """Replace the key. Errors: InvalidValue naming the sizes that would do. Only while no message is open."""
+        sizes = self.description.key_sizes
+        if not sizes.takes_key:
+            raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
+        self.replace_key(key)
+        self.keyed = True
+
+    def refuse_key(self, key: Buffer) -> InvalidValue:
+        """The error for a key of the wrong size."""
+        return InvalidValue(
+            f"key of {len(key)} bytes: {self.description.name} takes {self.description.key_sizes} bytes"
+        )
+
+    def start(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        """Begin a message. iv: as many bytes as iv_size, None where that is 0; assoclen: of an AEAD message.
+
+        Errors: NotSupported for an operation of another type, KeyMissing, InvalidValue.
+        """
+        self.check(operation, iv, assoclen)
+        return self.begin(operation, iv, assoclen)
+
+    def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:
+        """Raise what `start` would raise for these."""
+        description = self.description
+        if operation not in OPERATIONS[description.type]:
+            raise NotSupported(f"{operation.word}: {description.name} is of type {description.type}")
+        if not self.keyed:
+            raise KeyMissing(f"{description.name} has no key yet: {description.key_sizes} bytes by set-key")
+        if (len(iv) if iv is not None else 0) != description.iv_size:
+            given = "no iv" if iv is None else f"iv of {len(iv)} bytes"
+            raise InvalidValue(f"{given}: {description.name} takes {description.iv_size or 'no'} bytes")
+        if assoclen and description.type is not Type.AEAD:
+            raise InvalidValue(f"assoclen {assoclen}: {description.name} has no associated data")
+
+    def once(
+        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
+    ) -> int:
+        """A whole message in one part: `start`, `update` and `close` in one, for the short way."""
+        message = self.start(operation, iv, assoclen)
+        try:
+            return message.update(data, True, out)
+        finally:
+            message.close()
+
+    def room(self, operation: Operation, size: int) -> int:
+        """How many bytes of output a whole message of `size` bytes can give at most."""
+        description = self.description
+        return (description.digest_size if operation is Operation.DIGEST else size) + self.authsize
+
+    @abstractmethod
+    def replace_key(self, key: Buffer) -> None:
+        """Set the key; `refuse_key` is the error for a size that does not do."""
+
+    @abstractmethod
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        """Begin a message whose parameters have been checked."""
+
+    def close(self) -> None:
+        """Free what the transform holds and wipe its key; calling it twice is allowed."""
+        return
+
+
+class Engine(ABC):
+    """A provider of transforms."""
+
+    name: str
+
+    @abstractmethod
+    def describe(self, type_: Type, name: str) -> Description | None:
+        """What the engine would open under this name, or None where it does not offer it."""
+
+    @abstractmethod
+    def open(self, description: Description, authsize: int | None) -> Transform:
+        """A transform for what `describe` gave; authsize None: the largest. Errors: InvalidValue for authsize."""
+
+    @abstractmethod
+    def names(self) -> Iterable[tuple[Type, str]]:
+        """Names that the engine may offer, for lists; `describe` has the last word."""
+
+    def warm_up(self) -> None:
+        """Load what later calls need; it may take seconds and is called before the first client."""
+        return
+
+
+def resolve(engines: Iterable[Engine], type_: Type, name: str) -> tuple[Engine, Description] | None:
+    """The first engine in the given order that offers a name, with the description, or None."""
+    for engine in engines:
+        description = engine.describe(type_, name)
+        if description is not None:
+            return engine, description
+    return None

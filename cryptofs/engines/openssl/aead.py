@@ -1,0 +1,257 @@
+"""Authenticated encryption, apart from authenc.
+
+A box seals under one key with a nonce and associated data; the classes after them say how each of the kernel's
+algorithms gets those from the IV, the end of the key (the salt) and the associated data.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+from ...algorithms import Description, Name
+from ...errors import BadTag, InvalidValue, Overflow
+from ...records import Buffer, Operation
+from ..kinds import AeadTransform
+from .keys import Keyed, keep
+
+_ENCRYPT = Operation.ENCRYPT
+_DECRYPT = Operation.DECRYPT
+_BOTH = (_ENCRYPT, _DECRYPT)
+_FULL_TAG = 16
+
+
+class Box(Protocol):
+    """An AEAD under one key; `out` is 16 bytes longer than needed."""
+
+    def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
+        """Write ciphertext and tag."""
+
+    def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
+        """Write the `size` bytes of text. Errors: pyca's InvalidTag, after which `out` may hold what must not be
+        given out."""
+
+
+class GcmBox:
+    """GCM, with tags of any length from 4 bytes."""
+
+    def __init__(self, secret: bytearray, authsize: int) -> None:
+        self.aead = AESGCM(secret)
+        self._algorithm = AES(secret)
+        self._authsize = authsize
+
+    def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
+        # a shorter tag is the beginning of the full one
+        self.aead.encrypt_into(nonce, text, assoc, out[: len(text) + _FULL_TAG])
+
+    def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
+        if self._authsize == _FULL_TAG:
+            self.aead.decrypt_into(nonce, sealed, assoc, out[:size])
+            return
+        mode = modes.GCM(bytes(nonce), bytes(sealed[size:]), min_tag_length=self._authsize)
+        context = Cipher(self._algorithm, mode).decryptor()
+        context.authenticate_additional_data(assoc)
+        context.update_into(sealed[:size], out)
+        context.finalize()
+
+
+class CcmBox:
+    """CCM: what the nonce leaves of 15 bytes counts the text."""
+
+    def __init__(self, secret: bytearray, authsize: int) -> None:
+        self._ccm = AESCCM(secret, authsize)
+        self._authsize = authsize
+
+    def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
+        _check_counter(nonce, len(text))
+        self._ccm.encrypt_into(nonce, text, assoc, out[: len(text) + self._authsize])
+
+    def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
+        _check_counter(nonce, size)
+        self._ccm.decrypt_into(nonce, sealed, assoc, out[:size])
+
+
+def _check_counter(nonce: Buffer, size: int) -> None:
+    counter = 15 - len(nonce)
+    if size >> 8 * counter:
+        raise Overflow(f"message of {size} bytes: at most {(1 << 8 * counter) - 1} with a nonce of {len(nonce)}")
+
+
+class ChachaBox:
+    """ChaCha20-Poly1305."""
+
+    def __init__(self, secret: bytearray, authsize: int) -> None:
+        self.aead = ChaCha20Poly1305(secret)
+
+    def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
+        self.aead.encrypt_into(nonce, text, assoc, out[: len(text) + _FULL_TAG])
+
+    def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
+        self.aead.decrypt_into(nonce, sealed, assoc, out[:size])
+
+
+class OpensslAead(AeadTransform):
+    """The short way to `crypt` that all of this engine's AEADs take."""
+
+    def __init__(self, description: Description, authsize: int) -> None:
+        super().__init__(description, authsize)
+        self._iv_size = description.iv_size
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        if iv is None or len(iv) != self._iv_size or not self.keyed or operation not in _BOTH:
+            self.check(operation, iv, assoclen)
+        return self.crypt(operation, iv, assoclen, data, out)
+
+    def bad_tag(self) -> BadTag:
+        """The error for a tag that is not the message's."""
+        return BadTag(f"tag of {self.authsize} bytes: it is not this message's")
+
+
+class BoxTransform(Keyed[Box], OpensslAead):
+    """A box whose nonce is the IV, and whose tag covers all associated data, unless a subclass says otherwise."""
+
+    def __init__(self, description: Description, authsize: int, box: Callable[[bytearray, int], Box]) -> None:
+        super().__init__(description, authsize)
+        self._box = box
+
+    def make_core(self, *parts: bytearray) -> Box:
+        return self._box(parts[0], self.authsize)
+
+    def nonce(self, iv: Buffer) -> Buffer:
+        """The nonce for an IV. Errors: InvalidValue."""
+        return iv
+
+    def covered(self, assoclen: int) -> int:
+        """How many bytes of the associated data the tag covers. Errors: InvalidValue."""
+        return assoclen
+
+    def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
+        view = memoryview(data)
+        self._core.seal(self.nonce(iv), view[: self.covered(assoclen)], view[assoclen:], out)
+        return len(view) - assoclen + self.authsize
+
+    def unseal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
+        view = memoryview(data)
+        size = len(view) - assoclen - self.authsize
+        assoc = view[: self.covered(assoclen)]
+        try:
+            self._core.unseal(self.nonce(iv), assoc, view[assoclen:], size, out)
+        except InvalidTag:
+            out[:size] = bytes(size)
+            raise self.bad_tag() from None
+        return size
+
+
+class PlainTransform(BoxTransform):
+    """gcm and rfc7539."""
+
+    _core: GcmBox | ChachaBox
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        # the common case in as few steps as there can be, 1 us instead of 2.5; all errors take the long way
+        size = len(data) - assoclen
+        if operation is _DECRYPT:
+            size -= _FULL_TAG
+        elif operation is not _ENCRYPT:
+            size = -1
+        if size < 0 or self.authsize != _FULL_TAG or not self.keyed or iv is None or len(iv) != self._iv_size:
+            return super().once(operation, iv, assoclen, data, out)
+        assoc = None
+        if assoclen:
+            view = memoryview(data)
+            assoc, data = view[:assoclen], view[assoclen:]
+        if operation is _ENCRYPT:
+            return self._core.aead.encrypt_into(iv, data, assoc, out[: size + _FULL_TAG])
+        try:
+            return self._core.aead.decrypt_into(iv, data, assoc, out[:size])
+        except InvalidTag:
+            out[:size] = bytes(size)
+            raise self.bad_tag() from None
+
+
+class CcmTransform(BoxTransform):
+    """ccm: the IV is the first counter block. Its first byte is the counter's length less one, its end the counter."""
+
+    def nonce(self, iv: Buffer) -> Buffer:
+        if not 1 <= iv[0] <= 7:
+            raise InvalidValue(f"iv with the first byte {iv[0]}: 1 to 7, the length of ccm's counter less one")
+        return iv[1 : 15 - iv[0]]
+
+
+class SaltedTransform(BoxTransform):
+    """What IPsec uses: the key ends with a salt that begins the nonce, and the associated data is 16 or 20 bytes."""
+
+    salt_size: int
+
+    def split(self, key: Buffer) -> tuple[bytearray, ...]:
+        cut = len(key) - self.salt_size
+        return keep(key[:cut]), keep(key[cut:])
+
+    def nonce(self, iv: Buffer) -> Buffer:
+        return self._parts[1] + iv
+
+    def covered(self, assoclen: int) -> int:
+        if assoclen not in (16, 20):
+            raise InvalidValue(f"assoclen {assoclen}: {self.description.name} takes 16 or 20")
+        return assoclen
+
+
+class EspTransform(SaltedTransform):
+    """rfc4106 and rfc4309: the associated data ends with a copy of the IV, which the tag does not cover."""
+
+    salt_size = 4
+
+    def covered(self, assoclen: int) -> int:
+        return super().covered(assoclen) - 8
+
+
+class EspCcmTransform(EspTransform):
+    """rfc4309: the same with 3 bytes of salt."""
+
+    salt_size = 3
+
+
+class GmacTransform(SaltedTransform):
+    """rfc4543: all is authenticated and nothing encrypted."""
+
+    salt_size = 4
+
+    def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
+        view = memoryview(data)
+        self.covered(assoclen)
+        size = len(view) - assoclen
+        self._core.seal(self.nonce(iv), view, _NOTHING, out[size:])
+        out[:size] = view[assoclen:]
+        return size + self.authsize
+
+    def unseal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
+        view = memoryview(data)
+        self.covered(assoclen)
+        cut = len(view) - self.authsize
+        try:
+            self._core.unseal(self.nonce(iv), view[:cut], view[cut:], 0, out)
+        except InvalidTag:
+            raise self.bad_tag() from None
+        out[: cut - assoclen] = view[assoclen:cut]
+        return cut - assoclen
+
+
+_NOTHING = memoryview(b"")
+
+_TEMPLATES: dict[str, tuple[type[BoxTransform], Callable[[bytearray, int], Box]]] = {
+    "gcm": (PlainTransform, GcmBox),
+    "ccm": (CcmTransform, CcmBox),
+    "rfc4106": (EspTransform, GcmBox),
+    "rfc4309": (EspCcmTransform, CcmBox),
+    "rfc4543": (GmacTransform, GcmBox),
+    "rfc7539": (PlainTransform, ChachaBox),
+}
+
+
+def build(description: Description, name: Name, authsize: int) -> BoxTransform:
+    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    transform, box = _TEMPLATES[name.template]
+    return transform(description, authsize, box)

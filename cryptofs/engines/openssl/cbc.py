@@ -1,0 +1,67 @@
+"""CBC on kept contexts: what cbc, cts and authenc share.
+
+A new pyca context costs about 4 us, an update of a kept one 0.2 us, and pyca cannot give a CBC context another IV. But
+a CBC context has no state except the last ciphertext block it saw, C, and the first block of the next message goes
+through it as E(P ^ C) or D(X) ^ C. So xoring that block with C ^ IV, before encrypting or after decrypting, gives
+exactly what a new context with IV gives; all later blocks chain to the one before them anyway. A message takes a
+context out of the pool, so that no two threads share one, and gives it back only if all went well: after an error
+nobody knows its last block.
+"""
+
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, CipherContext, modes
+
+from ...records import Buffer
+from .run import Run
+
+_int = int.from_bytes
+
+
+class Cbc:
+    """CBC under one key. Sizes are multiples of the block; `out` has 15 bytes more than the message."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._algorithm = algorithm
+        self._block = algorithm.block_size // 8
+        # each context with the last ciphertext block that it saw
+        self._encryptors: list[tuple[CipherContext, int]] = []
+        self._decryptors: list[tuple[CipherContext, int]] = []
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        """Encrypt a whole message; returns bytes written."""
+        size = len(data)
+        if not size:
+            return 0
+        block = self._block
+        try:
+            context, chain = self._encryptors.pop()
+        except IndexError:
+            context, chain = self._new(bytes(block), True), 0
+        # xored as integers: 0.4 us in all
+        context.update_into((_int(data[:block]) ^ _int(iv) ^ chain).to_bytes(block), out)
+        if size > block:
+            context.update_into(memoryview(data)[block:], out[block:])
+        self._encryptors.append((context, _int(out[size - block : size])))
+        return size
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        """Decrypt a whole message; returns bytes written."""
+        size = len(data)
+        if not size:
+            return 0
+        block = self._block
+        try:
+            context, chain = self._decryptors.pop()
+        except IndexError:
+            context, chain = self._new(bytes(block), False), 0
+        context.update_into(data, out)
+        out[:block] = (_int(out[:block]) ^ _int(iv) ^ chain).to_bytes(block)
+        self._decryptors.append((context, _int(data[size - block :])))
+        return size
+
+    def start(self, iv: Buffer, encrypt: bool) -> Run:
+        """A message in parts."""
+        return Run(self._new(bytes(iv), encrypt))
+
+    def _new(self, iv: bytes, encrypt: bool) -> CipherContext:
+        cipher = Cipher(self._algorithm, modes.CBC(iv))
+        return cipher.encryptor() if encrypt else cipher.decryptor()

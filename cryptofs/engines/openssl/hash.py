@@ -1,0 +1,266 @@
+"""Digests, checksums and MACs.
+
+Each transform keeps one object that has its key and has seen no data; a message is a copy of it. A copy costs less
+than a new object, sets no key again, and may be taken by several threads at once.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
+
+import crc32c as crc32c_package
+from cryptography.hazmat.primitives import cmac, hashes, hmac
+from cryptography.hazmat.primitives.ciphers import algorithms
+
+from ...algorithms import Description, Name
+from ...errors import KeyMissing
+from ...records import Buffer, Operation
+from ..kinds import HashTransform, RunningHash
+from .keys import keep, wipe
+
+_DIGEST = Operation.DIGEST
+
+
+class State(Protocol):
+    """A hash in the manner of hashlib."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def digest(self) -> bytes: ...
+    def copy(self) -> Self: ...
+
+
+class FinalState(Protocol):
+    """A hash in the manner of pyca: its digest ends it."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def finalize(self) -> bytes: ...
+    def copy(self) -> Self: ...
+
+
+AnyState = TypeVar("AnyState", State, FinalState)
+
+
+class Checksum:
+    """The kernel's crc32 or crc32c: `value` is its register, `inverted` whether the digest inverts it."""
+
+    def __init__(self, advance: Callable[[Buffer, int], int], value: int, inverted: bool) -> None:
+        # zlib and crc32c take and give the register inverted
+        self._advance = advance
+        self._value = value ^ 0xFFFFFFFF
+        self._inverted = inverted
+
+    def update(self, data: Buffer, /) -> None:
+        self._value = self._advance(data, self._value)
+
+    def digest(self) -> bytes:
+        return (self._value if self._inverted else self._value ^ 0xFFFFFFFF).to_bytes(4, "little")
+
+    def copy(self) -> "Checksum":
+        return Checksum(self._advance, self._value ^ 0xFFFFFFFF, self._inverted)
+
+
+class NestedHmac:
+    """HMAC of a digest that pyca's HMAC does not know (the shorter BLAKE2b), RFC 2104."""
+
+    def __init__(self, inner: State, outer: State) -> None:
+        self._inner = inner
+        self._outer = outer
+
+    @classmethod
+    def of(cls, new: Callable[[], State], block_size: int, key: Buffer) -> "NestedHmac":
+        """With its key set; block_size: of the digest, bytes."""
+        if len(key) > block_size:
+            shortened = new()
+            shortened.update(key)
+            key = shortened.digest()
+        inner, outer = new(), new()
+        for state, byte in ((inner, 0x36), (outer, 0x5C)):
+            pad = bytearray([byte]) * block_size
+            for at, value in enumerate(key):
+                pad[at] ^= value
+            state.update(pad)
+            wipe(pad)
+        return cls(inner, outer)
+
+    def update(self, data: Buffer, /) -> None:
+        self._inner.update(data)
+
+    def digest(self) -> bytes:
+        outer = self._outer.copy()
+        outer.update(self._inner.digest())
+        return outer.digest()
+
+    def copy(self) -> "NestedHmac":
+        return NestedHmac(self._inner.copy(), self._outer)
+
+
+def _advance_crc32(data: Buffer, value: int) -> int:
+    return zlib.crc32(data, value)
+
+
+def _advance_crc32c(data: Buffer, value: int) -> int:
+    return int(crc32c_package.crc32c(data, value))
+
+
+def _new_crc32(key: Buffer | None) -> State:
+    return Checksum(_advance_crc32, int.from_bytes(key or b"\0\0\0\0", "little"), inverted=False)
+
+
+def _new_crc32c(key: Buffer | None) -> State:
+    return Checksum(_advance_crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
+
+
+# usedforsecurity=False: what a FIPS build of OpenSSL would refuse, the kernel gives
+_HASHLIB: dict[str, Callable[[], State]] = {
+    name: partial(getattr(hashlib, name.replace("-", "_")), usedforsecurity=False)
+    for name in (
+        *("md5", "sha1", "sha224", "sha256", "sha384", "sha512"),
+        *("sha3-224", "sha3-256", "sha3-384", "sha3-512"),
+    )
+}
+_BLAKE2B: dict[str, int] = {f"blake2b-{8 * size}": size for size in (20, 32, 48, 64)}
+_HMAC: dict[str, hashes.HashAlgorithm] = {
+    "md5": hashes.MD5(),
+    "sha1": hashes.SHA1(),
+    "sha224": hashes.SHA224(),
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+    "sha3-224": hashes.SHA3_224(),
+    "sha3-256": hashes.SHA3_256(),
+    "sha3-384": hashes.SHA3_384(),
+    "sha3-512": hashes.SHA3_512(),
+    "blake2b-512": hashes.BLAKE2b(64),
+    "sm3": hashes.SM3(),
+}
+_BLAKE2B_BLOCK = 128
+
+
+def keyed_hmac(digest: str, key: Buffer) -> FinalState:
+    """HMAC of one of the SHA family, with its key set. Errors: KeyError for another digest."""
+    return hmac.HMAC(key, _HMAC[digest])
+
+
+class KeptHash(HashTransform, Generic[AnyState]):
+    """A hash whose messages are copies of one kept object."""
+
+    def __init__(self, description: Description, new: Callable[[Buffer | None], AnyState]) -> None:
+        super().__init__(description)
+        self._new: Callable[[Buffer | None], AnyState] = new
+        self._digest_size = description.digest_size
+        self._copy: Callable[[], AnyState] = new(None).copy if self.keyed else _no_state
+
+    def replace_key(self, key: Buffer) -> None:
+        if not self.description.key_sizes.admits(len(key)):
+            raise self.refuse_key(key)
+        self._copy = self._new(key).copy
+
+    def close(self) -> None:
+        self.keyed = False
+        self._copy = _no_state
+
+
+class OpensslHash(KeptHash[State]):
+    """Hashes whose objects are used as hashlib's are."""
+
+    def begin_hash(self) -> RunningHash:
+        return _Run(self._copy())
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        if operation is not _DIGEST or iv or assoclen or not self.keyed:
+            self.check(operation, iv, assoclen)
+        state = self._copy()
+        state.update(data)
+        out[: self._digest_size] = state.digest()
+        return self._digest_size
+
+
+class PycaHash(KeptHash[FinalState]):
+    """Hashes whose objects are used as pyca's are."""
+
+    def begin_hash(self) -> RunningHash:
+        return _FinalRun(self._copy())
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        if operation is not _DIGEST or iv or assoclen or not self.keyed:
+            self.check(operation, iv, assoclen)
+        state = self._copy()
+        state.update(data)
+        out[: self._digest_size] = state.finalize()
+        return self._digest_size
+
+
+def _no_state() -> NoReturn:
+    raise KeyMissing("the transform is closed or has no key yet")
+
+
+class _Run:
+    """A message of an `OpensslHash` in parts."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.update = state.update
+        self.digest = state.digest
+
+    def copy(self) -> "_Run":
+        return _Run(self._state.copy())
+
+    def close(self) -> None:
+        return
+
+
+class _FinalRun:
+    """A message of a `PycaHash` in parts."""
+
+    def __init__(self, state: FinalState) -> None:
+        self._state = state
+        self.update = state.update
+        self.digest = state.finalize
+
+    def copy(self) -> "_FinalRun":
+        return _FinalRun(self._state.copy())
+
+    def close(self) -> None:
+        return
+
+
+def _unkeyed(new: Callable[[], State]) -> Callable[[Buffer | None], State]:
+    return lambda _key: new()
+
+
+def _new_blake2b(size: int, key: Buffer | None) -> State:
+    return hashlib.blake2b(digest_size=size, key=key or b"", usedforsecurity=False)
+
+
+def _new_cmac(key: Buffer | None) -> FinalState:
+    secret = keep(key or b"")
+    state: Any = cmac.CMAC(algorithms.AES(secret))  # its annotations want bytes, it takes any buffer
+    wipe(secret)
+    kept: FinalState = state
+    return kept
+
+
+def build(description: Description, name: Name) -> OpensslHash | PycaHash:
+    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    inner = name.arguments[0].template if name.arguments else ""
+    match name.template:
+        case "hmac" if inner in _HMAC:
+            algorithm = _HMAC[inner]
+            return PycaHash(description, lambda key: hmac.HMAC(key or b"", algorithm))
+        case "hmac":
+            new = partial(_new_blake2b, _BLAKE2B[inner], None)
+            return OpensslHash(description, lambda key: NestedHmac.of(new, _BLAKE2B_BLOCK, key or b""))
+        case "cmac":
+            return PycaHash(description, _new_cmac)
+        case "sm3":
+            return PycaHash(description, lambda _key: hashes.Hash(hashes.SM3()))
+        case "crc32":
+            return OpensslHash(description, _new_crc32)
+        case "crc32c":
+            return OpensslHash(description, _new_crc32c)
+        case template if template in _BLAKE2B:
+            return OpensslHash(description, partial(_new_blake2b, _BLAKE2B[template]))
+        case template:
+            return OpensslHash(description, _unkeyed(_HASHLIB[template]))

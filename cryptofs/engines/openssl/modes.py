@@ -1,0 +1,232 @@
+"""The cipher modes under one key each, apart from CBC.
+
+Where pyca lets a context be used again (ecb, ctr, chacha20), contexts are kept in pools: `list.pop` and `append` are
+atomic, so each message has one of its own. The other modes take a new context, about 4 us, for each message.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, CipherContext, modes
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from ...errors import InvalidValue
+from ...records import Buffer
+from .cbc import Cbc
+from .run import Run
+
+
+class WholeMode(Protocol):
+    """A mode that takes messages whole; `out` has 16 bytes more than the message."""
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int: ...
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int: ...
+
+
+class StreamMode(WholeMode, Protocol):
+    """A mode that takes messages in parts as well."""
+
+    def start(self, iv: Buffer, encrypt: bool) -> "Run | ChachaRun": ...
+
+
+class Ecb:
+    """ECB: contexts have no state at all."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._cipher = Cipher(algorithm, modes.ECB())
+        self._encryptors: list[CipherContext] = []
+        self._decryptors: list[CipherContext] = []
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        try:
+            context = self._encryptors.pop()
+        except IndexError:
+            context = self._cipher.encryptor()
+        written = context.update_into(data, out)
+        self._encryptors.append(context)
+        return written
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        try:
+            context = self._decryptors.pop()
+        except IndexError:
+            context = self._cipher.decryptor()
+        written = context.update_into(data, out)
+        self._decryptors.append(context)
+        return written
+
+    def start(self, iv: Buffer, encrypt: bool) -> Run:
+        # a pool is not worth it here: a message that was given up midway may leave bytes in its context
+        return Run(self._cipher.encryptor() if encrypt else self._cipher.decryptor())
+
+
+class Ctr:
+    """CTR: a context can be given another counter block, and encrypting is decrypting."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._algorithm = algorithm
+        self._pool: list[CipherContext] = []
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        context = self._take(iv)
+        written = context.update_into(data, out)
+        self._pool.append(context)
+        return written
+
+    decrypt = encrypt
+
+    def start(self, iv: Buffer, encrypt: bool) -> Run:
+        return Run(self._take(iv), self._pool)
+
+    def _take(self, iv: Buffer) -> CipherContext:
+        try:
+            context = self._pool.pop()
+        except IndexError:
+            return Cipher(self._algorithm, modes.CTR(bytes(iv))).encryptor()
+        context.reset_nonce(iv)  # type: ignore[arg-type]  # it takes any buffer
+        return context
+
+
+class Chacha:
+    """ChaCha20 with the kernel's IV: a 32-bit block counter, little-endian, then the 12-byte nonce.
+
+    The kernel's counter wraps to 0 and leaves the nonce as it is; pyca refuses to go that far, so a message is cut
+    there.
+    """
+
+    def __init__(self, secret: bytearray) -> None:
+        self._secret = secret
+        self._pool: list[CipherContext] = []
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        if _until_wrap(iv) < len(data):
+            run = self.start(iv, True)
+            written = run.update(data, True, out)
+            run.close()
+            return written
+        context = self._take(iv)
+        written = context.update_into(data, out)
+        self._pool.append(context)
+        return written
+
+    decrypt = encrypt
+
+    def start(self, iv: Buffer, encrypt: bool) -> "ChachaRun":
+        return ChachaRun(self._take(iv), self._pool, iv)
+
+    def _take(self, iv: Buffer) -> CipherContext:
+        try:
+            context = self._pool.pop()
+        except IndexError:
+            return Cipher(ChaCha20(self._secret, bytes(iv)), None).encryptor()
+        context.reset_nonce(iv)  # type: ignore[arg-type]  # it takes any buffer
+        return context
+
+
+def _until_wrap(iv: Buffer) -> int:
+    """How many bytes the counter of an IV can still count."""
+    return (0x1_0000_0000 - int.from_bytes(iv[:4], "little")) * 64
+
+
+class ChachaRun:
+    """A ChaCha20 message in parts."""
+
+    __slots__ = ("_context", "_left", "_nonce", "_run")
+
+    def __init__(self, context: CipherContext, pool: list[CipherContext], iv: Buffer) -> None:
+        self._context = context
+        self._run = Run(context, pool)
+        self._left = _until_wrap(iv)
+        self._nonce = bytes(iv[4:])
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        rest = memoryview(data)
+        written = 0
+        while len(rest) > self._left:
+            written += self._run.update(rest[: self._left], False, out[written:])
+            rest = rest[self._left :]
+            self._context.reset_nonce(bytes(4) + self._nonce)
+            self._left = 0x1_0000_0000 * 64
+        self._left -= len(rest)
+        return written + self._run.update(rest, last, out[written:])
+
+    def close(self) -> None:
+        self._run.close()
+
+
+_IvMode = modes.ModeWithInitializationVector | modes.ModeWithTweak
+
+
+class Fresh:
+    """A mode whose contexts serve one message each (ofb, cfb)."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm, mode: Callable[[bytes], _IvMode]) -> None:
+        self._algorithm = algorithm
+        self._mode = mode
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        return self.start(iv, True).update(data, True, out)
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        return self.start(iv, False).update(data, True, out)
+
+    def start(self, iv: Buffer, encrypt: bool) -> Run:
+        cipher = Cipher(self._algorithm, self._mode(bytes(iv)))
+        return Run(cipher.encryptor() if encrypt else cipher.decryptor())
+
+
+class Xts(Fresh):
+    """XTS: as `Fresh`, but a message is at least one block."""
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        _at_least_a_block(data)
+        return super().encrypt(iv, data, out)
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        _at_least_a_block(data)
+        return super().decrypt(iv, data, out)
+
+
+class Cts:
+    """CBC with ciphertext stealing as the kernel has it: CS3 of SP 800-38A's addendum, where the last two blocks
+    always change places; a message of one block is plain CBC."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._cbc = Cbc(algorithm)
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        _at_least_a_block(data)
+        size = len(data)
+        if size == _BLOCK:
+            return self._cbc.encrypt(iv, data, out)
+        cut = (size - 1) // _BLOCK * _BLOCK
+        self._cbc.encrypt(iv, memoryview(data)[:cut], out)
+        stolen = bytes(out[cut - _BLOCK : cut])
+        self._cbc.encrypt(stolen, bytes(data[cut:]).ljust(_BLOCK, b"\0"), out[cut - _BLOCK :])
+        out[cut:size] = stolen[: size - cut]
+        return size
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        _at_least_a_block(data)
+        size = len(data)
+        if size == _BLOCK:
+            return self._cbc.decrypt(iv, data, out)
+        cut = (size - 1) // _BLOCK * _BLOCK
+        head = cut - _BLOCK
+        scratch = memoryview(bytearray(3 * _BLOCK))
+        # the last block but one decrypts to the end of its predecessor's ciphertext, which was stolen for it
+        final = bytes(data[head:cut])
+        self._cbc.decrypt(bytes(_BLOCK), final, scratch)
+        stolen = bytes(data[cut:]) + bytes(scratch[size - cut : _BLOCK])
+        self._cbc.decrypt(iv, memoryview(data)[:head], out)
+        self._cbc.decrypt(data[head - _BLOCK : head] if head else iv, stolen + final, scratch)
+        out[head:size] = scratch[: size - head]
+        return size
+
+
+_BLOCK = 16
+
+
+def _at_least_a_block(data: Buffer) -> None:
+    if len(data) < _BLOCK:
+        raise InvalidValue(f"message of {len(data)} bytes: at least {_BLOCK}")

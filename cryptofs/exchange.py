@@ -1,0 +1,221 @@
+"""One context's protocol state, without I/O: what was accepted, in which order it runs, what is ready.
+
+    write -> parse -> admit -> enqueue -> (a job runs) -> finish -> ready -> take -> read
+
+The id of a request names its message. Records with the same id run in their order, on one lane; lanes are
+independent of each other. A message is a run of records with one id, all but the last flagged MORE, and it ends
+with its record without MORE whatever happened before: after a failed or cancelled part every later part
+answers the same error, so that the tail of a message is never taken for a message of its own.
+
+    lane state      part with MORE                 part without MORE
+    (none)          opens a message -> OPEN        a whole message -> (none)
+    OPEN            goes on -> OPEN                ends it -> (none)
+    FAILED          the same error -> FAILED       the same error -> (none)
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
+from .records import HEADER_SIZE, Attr, Buffer, Flag, Operation, Record
+
+QUEUE_REQUESTS = 4096
+"""Requests of one context that are accepted and whose answers are not read yet."""
+QUEUE_BYTES = 16 * 1024 * 1024
+"""Bytes that these and their answers may take."""
+OPEN_MESSAGES = 256
+"""Messages in parts that one context may have open."""
+
+MORE = int(Flag.MORE)
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The messages of one id. message: the engine's running message; failure: what ended it early."""
+
+    operation: Operation | None = None
+    message: Any = None
+    failure: CryptofsError | None = None
+    jobs: "deque[Job]" = field(default_factory=deque)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message has begun on this lane and its last part has not run."""
+        return self.message is not None or self.failure is not None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted request; cost: bytes counted against QUEUE_BYTES until its answer is read."""
+
+    record: Record
+    cost: int
+    lane: Lane
+    cancelled: bool = False
+
+
+def cost_of(record: Record) -> int:
+    """What a request and its answer take of QUEUE_BYTES."""
+    length = record.attributes.get(Attr.LENGTH, 0)
+    return 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
+
+
+class Exchange:
+    """The state of one context's `crypto` file."""
+
+    __slots__ = (
+        "_ready",
+        "_ready_first",
+        "bytes",
+        "completed",
+        "failed",
+        "in_flight",
+        "lanes",
+        "outstanding",
+    )
+
+    def __init__(self) -> None:
+        self._ready: deque[tuple[Buffer, int]] = deque()
+        self.lanes: dict[int, Lane] = {}
+        self.in_flight = 0
+        """Requests that are accepted and not answered yet."""
+        self.outstanding = 0
+        """Requests that are accepted and whose answers are not read yet."""
+        self.bytes = 0
+        self.completed = 0
+        self.failed = 0
+
+    # What comes in
+
+    def admit(self, records: Sequence[Record]) -> None:
+        """Take all of these into account, or none.
+
+        Errors: TooLarge for what would never fit, WouldBlock for what does not fit now.
+        """
+        cost = 0
+        for record in records:
+            cost += cost_of(record)
+        if len(records) > QUEUE_REQUESTS:
+            raise TooLarge(f"{len(records)} requests in one write: the queue takes {QUEUE_REQUESTS}")
+        if cost > QUEUE_BYTES:
+            raise TooLarge(f"{cost} bytes of requests and answers in one write: the queue takes {QUEUE_BYTES}")
+        if self.outstanding + len(records) > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
+            raise WouldBlock(f"queue full: {self.outstanding} requests and {self.bytes} bytes wait to be read")
+        self.outstanding += len(records)
+        self.in_flight += len(records)
+        self.bytes += cost
+
+    def enqueue(self, record: Record) -> Job:
+        """Put an admitted request on its lane. It may run at once if it is the first one there."""
+        lane = self.lanes.get(record.id)
+        if lane is None:
+            lane = self.lanes[record.id] = Lane()
+        job = Job(record, cost_of(record), lane)
+        lane.jobs.append(job)
+        return job
+
+    def open_lane(self) -> None:
+        """Check that one more message may open. Errors: OverQuota."""
+        if sum(lane.message is not None for lane in self.lanes.values()) >= OPEN_MESSAGES:
+            raise OverQuota(f"{OPEN_MESSAGES} messages in parts are open: no more on one context")
+
+    # What goes out
+
+    def answer(self, response: Buffer, cost: int, failed: bool = False) -> None:
+        """Make the one answer of an admitted request ready."""
+        self._ready.append((response, cost))
+        self.in_flight -= 1
+        self.completed += 1
+        self.failed += failed
+
+    def finish(self, job: Job, response: Buffer, failed: bool = False) -> Job | None:
+        """Answer a lane's first job; returns the one that runs next on that lane."""
+        lane = job.lane
+        assert lane.jobs[0] is job
+        lane.jobs.popleft()
+        self.answer(response, job.cost, failed)
+        if lane.jobs:
+            return lane.jobs[0]
+        if not lane.is_open and self.lanes.get(job.record.id) is lane:
+            del self.lanes[job.record.id]
+        return None
+
+    @property
+    def readable(self) -> bool:
+        """Whether an answer is ready."""
+        return bool(self._ready)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the queue takes a request."""
+        return self.outstanding < QUEUE_REQUESTS and self.bytes < QUEUE_BYTES
+
+    def take(self, size: int) -> Buffer | None:
+        """As many whole answers as fit into `size` bytes, or None if none is ready.
+
+        Errors: TooLarge if the first does not fit; it stays.
+        """
+        ready = self._ready
+        if not ready:
+            return None
+        first, cost = ready[0]
+        left = size - len(first)
+        if left < 0:
+            raise TooLarge(f"buffer of {size} bytes: the next answer has {len(first)}")
+        ready.popleft()
+        self.outstanding -= 1
+        self.bytes -= cost
+        if not ready or len(ready[0][0]) > left:
+            return first
+        batch = [first]
+        while ready and len(ready[0][0]) <= left:
+            response, cost = ready.popleft()
+            batch.append(response)
+            left -= len(response)
+            self.outstanding -= 1
+            self.bytes -= cost
+        return b"".join(batch)
+
+    # What ends early
+
+    def fail(self, lane: Lane, failure: CryptofsError, last: bool) -> None:
+        """End a lane's message: later parts answer `failure` until the one without MORE has come."""
+        if lane.message is not None:
+            lane.message.close()
+            lane.message = None
+        lane.operation = None
+        lane.failure = None if last else failure
+
+    def cancel(self, identity: int) -> None:
+        """Cancel what is not finished under an id: its jobs answer ECANCELED when their turn comes.
+
+        Errors: NoSuchTarget if nothing is unfinished there.
+        """
+        lane = self.lanes.get(identity)
+        if lane is None:
+            raise NoSuchTarget(f"request {identity}: nothing unfinished has this id")
+        for job in lane.jobs:
+            job.cancelled = True
+        if not lane.jobs:
+            self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
+
+    def reset(self) -> None:
+        """Drop unfinished messages. Accepted requests are still answered, as parts of nothing: ECANCELED."""
+        for identity, lane in list(self.lanes.items()):
+            if lane.jobs:
+                for job in lane.jobs:
+                    job.cancelled = True
+            else:
+                self.fail(lane, Cancelled("reset"), last=True)
+                del self.lanes[identity]
+
+    def close(self) -> None:
+        """Drop everything: the context's last handle has gone."""
+        for lane in self.lanes.values():
+            for job in lane.jobs:
+                job.cancelled = True
+            if not lane.jobs:
+                self.fail(lane, Cancelled("closed"), last=True)
+        self._ready.clear()

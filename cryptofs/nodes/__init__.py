@@ -1,0 +1,7 @@
+"""The tree and its open handles: everything that a program sees, without FUSE."""
+
+from .base import Caller, Directory, File, Handle, Node
+from .tree import ROOT_INODE, Tree
+from .waiting import WAIT_BOUND
+
+__all__ = ["ROOT_INODE", "WAIT_BOUND", "Caller", "Directory", "File", "Handle", "Node", "Tree"]

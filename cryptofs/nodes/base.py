@@ -1,0 +1,133 @@
+"""What the tree is made of: nodes that can be looked up and listed, handles that can be read and written."""
+
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import InvalidValue, NoSuchTarget
+from ..records import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who opens or looks up: uid, gid and the id of the calling thread."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+ROOT = Caller(0, 0, 0)
+
+
+class Handle:
+    """One open file. `read` and `write` wait at most the published bound."""
+
+    direct_io = True
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """Up to `size` bytes."""
+        raise InvalidValue("this file is not read")
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Take all of `data`; returns its size."""
+        raise InvalidValue("this file is not written")
+
+    def ready(self) -> tuple[bool, bool]:
+        """Whether a read and a write would go on without waiting."""
+        return True, True
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when `ready` may have changed; a later watch replaces an earlier one."""
+        return
+
+    def close(self) -> None:
+        """The last descriptor of the open file has gone."""
+        return
+
+
+@dataclass(frozen=True)
+class Node(ABC):
+    """A name in the tree. timeout: seconds that the kernel may remember it."""
+
+    inode: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    timeout: float = 300.0
+
+
+class File(Node):
+    """A file."""
+
+    @abstractmethod
+    def open(self, flags: int, caller: Caller) -> Handle:
+        """Open it. Errors: those of authorisation and quotas."""
+
+
+class Directory(Node):
+    """A directory."""
+
+    @abstractmethod
+    def lookup(self, name: str, caller: Caller) -> Node:
+        """The node of that name. Errors: NoSuchTarget."""
+
+    @abstractmethod
+    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
+        """All that this caller may see."""
+
+
+def missing(name: str) -> NoSuchTarget:
+    """The error for a name that a directory does not have."""
+    return NoSuchTarget(f"{name[:80]!r}: no such file or directory")
+
+
+class TextHandle(Handle):
+    """A text that was made when the file was opened."""
+
+    def __init__(self, text: str) -> None:
+        self._content = text.encode()
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        return self._content[offset : offset + size]
+
+    def ready(self) -> tuple[bool, bool]:
+        return True, False
+
+
+@dataclass(frozen=True)
+class TextFile(File):
+    """A read-only file whose text is made at each open."""
+
+    make: Callable[[], str] = str
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        return TextHandle(self.make())
+
+
+@dataclass(frozen=True)
+class StaticDirectory(Directory):
+    """A directory whose names never change."""
+
+    children: tuple[tuple[str, Node], ...] = ()
+
+    def lookup(self, name: str, caller: Caller) -> Node:
+        for child, node in self.children:
+            if child == name:
+                return node
+        raise missing(name)
+
+    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
+        return list(self.children)
+
+
+def access_mode(flags: int) -> tuple[bool, bool]:
+    """Whether open flags ask for reading and for writing."""
+    mode = flags & os.O_ACCMODE
+    return mode != os.O_WRONLY, mode != os.O_RDONLY
+
+
+DIRECTORY = stat.S_IFDIR | 0o755
+READ_ONLY = stat.S_IFREG | 0o444

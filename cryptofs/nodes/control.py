@@ -1,0 +1,72 @@
+"""`contexts/<id>/ctl`: one write is one control call, a read on the same handle gives its reply."""
+
+from dataclasses import dataclass
+
+from ..contexts import Context
+from ..errors import CryptofsError, Gone, InvalidValue
+from ..records import (
+    HEADER_SIZE,
+    Buffer,
+    Flag,
+    Record,
+    build,
+    error_response,
+    format_tags,
+    parse_line,
+    parse_requests,
+)
+from .base import Caller, File, Handle
+
+
+class ControlHandle(Handle):
+    """One open of `ctl`. The write fails with the call's errno; the reply tells more."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._reply: Buffer = b""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if self._context.closed:
+            raise Gone(f"context {self._context.number} was closed")
+        binary = len(data) >= HEADER_SIZE and int.from_bytes(data[:4], "little") == len(data)
+        self._reply = b""
+        request: Record | None = None
+        try:
+            request = self._one_record(data) if binary else parse_line(data)
+            attributes = self._context.control(request)
+        except CryptofsError as error:
+            if request is not None and binary:
+                self._reply = build(error_response(request, error.errno, error.message))
+            else:
+                self._reply = f"error: {error.symbol}\nmessage: {error.message}\n".encode()
+            raise
+        finally:
+            self._context.changed()
+        if binary:
+            self._reply = build(Record(request.operation, Flag.RESPONSE, request.id, 0, attributes))
+        else:
+            self._reply = format_tags(attributes).encode()
+        return len(data)
+
+    @staticmethod
+    def _one_record(data: bytes) -> Record:
+        records = parse_requests(data)
+        if len(records) != 1:
+            raise InvalidValue(f"{len(records)} records: one control call a write")
+        return records[0]
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        # the offset has run on with what was written, so it says nothing about the reply
+        piece, self._reply = self._reply[:size], self._reply[size:]
+        return piece
+
+
+@dataclass(frozen=True)
+class ControlFile(File):
+    """The ioctl-like control file of one context."""
+
+    context: Context | None = None
+
+    def open(self, flags: int, caller: Caller) -> ControlHandle:
+        assert self.context is not None
+        return ControlHandle(self.context)

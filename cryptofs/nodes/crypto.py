@@ -1,0 +1,96 @@
+"""`crypto`: each open makes a context; records in by write, records out by read."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..contexts import Context, ContextTable
+from ..errors import Gone, WouldBlock
+from ..records import Buffer, parse_requests
+from .base import Caller, File, Handle
+from .waiting import BoundReached, wait_for
+
+
+class CryptoHandle(Handle):
+    """The open file that a context lives as long as."""
+
+    def __init__(self, table: ContextTable, context: Context) -> None:
+        self._table = table
+        self.context = context
+        self._forget: Callable[[], None] | None = None
+
+    async def write(self, offset: int, data: bytes) -> int:
+        context = self.context
+        records = parse_requests(data)
+        try:
+            context.accept(records)
+        except WouldBlock:
+            if context.nonblocking:
+                raise
+
+            def attempt() -> bool | None:
+                self._check_open()
+                try:
+                    context.accept(records)
+                except WouldBlock:
+                    return None
+                return True
+
+            try:
+                await wait_for(attempt, context.watch, context.pid)
+            except BoundReached:
+                raise WouldBlock("the queue is full and nobody reads the answers") from None
+        return len(data)
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        context = self.context
+        exchange = context.exchange
+        response = exchange.take(size)
+        if response is not None:
+            context.changed()
+            return response
+        if exchange.in_flight:
+            return await self._wait_for_response(size)
+        if context.transform is None:
+            return f"{context.number}\n".encode()[offset : offset + size]
+        return b""
+
+    async def _wait_for_response(self, size: int) -> Buffer:
+        context = self.context
+        if context.nonblocking:
+            raise WouldBlock(f"{context.exchange.in_flight} requests are in flight, no answer is ready")
+
+        def attempt() -> Buffer | None:
+            self._check_open()
+            response = context.exchange.take(size)
+            return b"" if response is None and not context.exchange.in_flight else response
+
+        response: Buffer = await wait_for(attempt, context.watch, context.pid)
+        context.changed()
+        return response
+
+    def _check_open(self) -> None:
+        if self.context.closed:
+            raise Gone(f"context {self.context.number} was closed")
+
+    def ready(self) -> tuple[bool, bool]:
+        return self.context.exchange.readable, self.context.exchange.writable
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        if self._forget is not None:
+            self._forget()
+        self._forget = self.context.watch(callback)
+
+    def close(self) -> None:
+        self._table.close(self.context)
+
+
+@dataclass(frozen=True)
+class CryptoFile(File):
+    """The device file itself."""
+
+    table: ContextTable = field(default_factory=lambda: ContextTable(()))
+
+    def open(self, flags: int, caller: Caller) -> CryptoHandle:
+        context = self.table.open(caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK))
+        return CryptoHandle(self.table, context)

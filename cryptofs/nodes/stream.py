@@ -1,0 +1,82 @@
+"""`contexts/<id>/stream`: raw bytes for programs that know no records."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..contexts import Context, Stream
+from ..errors import Gone, WouldBlock
+from ..records import Buffer
+from .base import Caller, File, Handle, access_mode
+from .waiting import BoundReached, wait_for
+
+
+class StreamHandle(Handle):
+    """One open of `stream`."""
+
+    def __init__(self, context: Context, stream: Stream, flags: int, caller: Caller) -> None:
+        self._context = context
+        self._stream = stream
+        self._user = stream.attach(*access_mode(flags))
+        self._nonblocking = bool(flags & os.O_NONBLOCK)
+        self._pid = caller.pid
+        self._forget: Callable[[], None] | None = None
+
+    def _check_open(self) -> None:
+        if self._context.closed:
+            raise Gone(f"context {self._context.number} was closed")
+
+    async def write(self, offset: int, data: bytes) -> int:
+        def attempt() -> int | None:
+            self._check_open()
+            try:
+                self._stream.feed_nowait(self._user, data)
+            except WouldBlock:
+                return None
+            return len(data)
+
+        written = attempt()
+        if written is not None:
+            return written
+        if self._nonblocking:
+            raise WouldBlock("the output buffer is full")
+        try:
+            return await wait_for(attempt, self._context.watch, self._pid)
+        except BoundReached:
+            if self._stream.has_reader:
+                raise
+            raise WouldBlock("the output buffer is full and nobody reads") from None
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        def attempt() -> Buffer | None:
+            self._check_open()
+            return self._stream.drain_nowait(self._user, size)
+
+        data = attempt()
+        if data is not None:
+            return data
+        if self._nonblocking:
+            raise WouldBlock("no output is ready")
+        return await wait_for(attempt, self._context.watch, self._pid)
+
+    def ready(self) -> tuple[bool, bool]:
+        return self._stream.readable, self._stream.writable
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        if self._forget is not None:
+            self._forget()
+        self._forget = self._context.watch(callback)
+
+    def close(self) -> None:
+        self._stream.detach(self._user)
+
+
+@dataclass(frozen=True)
+class StreamFile(File):
+    """The stream of one context."""
+
+    context: Context | None = None
+
+    def open(self, flags: int, caller: Caller) -> StreamHandle:
+        assert self.context is not None
+        return StreamHandle(self.context, self.context.stream, flags, caller)

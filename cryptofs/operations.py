@@ -1,0 +1,205 @@
+"""pyfuse3's face: inode to node, error to errno, nothing else.
+
+Every handler is wrapped: an exception other than FUSEError would end the daemon, and with it every context, so
+what is not expected is logged and answered with EIO. Errnos of 512 and more would hang the client.
+"""
+
+import errno
+import functools
+import logging
+import select
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
+
+from .errors import CryptofsError
+from .nodes import Caller, Directory, File, Handle, Node, Tree
+
+log = logging.getLogger("cryptofs")
+
+_READABLE = select.POLLIN | select.POLLRDNORM
+_WRITABLE = select.POLLOUT | select.POLLWRNORM
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _fail(error: Exception, handler: str) -> NoReturn:
+    if isinstance(error, FUSEError):
+        raise error
+    if isinstance(error, CryptofsError):
+        raise FUSEError(error.errno) from None
+    log.error("%s failed", handler, exc_info=error)
+    raise FUSEError(errno.EIO) from None
+
+
+def _guarded(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    @functools.wraps(handler)
+    async def guarded(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return await handler(*arguments, **named)
+        except Exception as error:
+            _fail(error, handler.__name__)
+
+    return guarded
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
+
+
+def _attributes(node: Node) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(node.inode)
+    entry.st_mode = ModeT(node.mode)
+    entry.st_uid = node.uid
+    entry.st_gid = node.gid
+    entry.st_nlink = 2 if stat.S_ISDIR(node.mode) else 1
+    entry.st_blksize = 4096
+    entry.entry_timeout = node.timeout
+    entry.attr_timeout = node.timeout
+    return entry
+
+
+class Operations(pyfuse3.Operations):
+    """The file system's operations on a tree."""
+
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__()
+        self._tree = tree
+        self._handles: dict[int, Handle] = {}
+        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._last = 0
+
+    @property
+    def open_handles(self) -> int:
+        """Files and directories that are open now."""
+        return len(self._handles) + len(self._listings)
+
+    def _next(self) -> FileHandleT:
+        self._last += 1
+        return FileHandleT(self._last)
+
+    @_guarded
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        directory = self._directory(parent_inode)
+        try:
+            text = name.decode("ascii")
+        except UnicodeDecodeError:
+            raise FUSEError(errno.ENOENT) from None
+        if text in (".", ".."):
+            return _attributes(directory)
+        return _attributes(directory.lookup(text, _caller(ctx)))
+
+    def _directory(self, inode: InodeT) -> Directory:
+        node = self._tree.node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return node
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Nodes are found by number, so nothing is remembered for the kernel."""
+
+    @_guarded
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        return _attributes(self._tree.node(inode))
+
+    @_guarded
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> EntryAttributes:
+        # truncating and touching are what `>` and `cp` do to any file; modes and owners are fixed
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise FUSEError(errno.EPERM)
+        return _attributes(self._tree.node(inode))
+
+    @_guarded
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        node = self._tree.node(inode)
+        if not isinstance(node, File):
+            raise FUSEError(errno.EISDIR)
+        handle = node.open(flags, _caller(ctx))
+        number = self._next()
+        self._handles[number] = handle
+        return FileInfo(fh=number, direct_io=handle.direct_io)
+
+    # read and write are the short way: guarded in place, one call less for each request
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        try:
+            return await self._handles[fh].read(off, size)  # type: ignore[return-value]
+        except Exception as error:
+            _fail(error, "read")
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        try:
+            return await self._handles[fh].write(off, buf)
+        except Exception as error:
+            _fail(error, "write")
+
+    @_guarded
+    async def poll(
+        self,
+        inode: InodeT,
+        fh: FileHandleT,
+        poll_handle: pyfuse3.PollHandle | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> int:
+        handle = self._handles[fh]
+        if poll_handle is not None:
+            handle.watch(poll_handle.notify)
+        readable, writable = handle.ready()
+        return (_READABLE if readable else 0) | (_WRITABLE if writable else 0)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        # said once, it keeps the kernel from asking at every close, dup and exit
+        raise FUSEError(errno.ENOSYS)
+
+    @_guarded
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Nothing is stored, so there is nothing to wait for."""
+
+    @_guarded
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._handles.pop(fh, None)
+        if handle is not None:
+            handle.close()
+
+    @_guarded
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        entries = self._directory(inode).entries(_caller(ctx))
+        number = self._next()
+        self._listings[number] = entries
+        return number
+
+    @_guarded
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for index, (name, node) in enumerate(self._listings[fh][start_id:], start_id + 1):
+            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), _attributes(node), index):
+                break
+
+    @_guarded
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.pop(fh, None)
+
+    @_guarded
+    async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        return True
+
+    @_guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_namemax = 255
+        return data

@@ -1,0 +1,56 @@
+"""The wire format: its definition (`layout`), the codec derived from it, and the text form of control calls."""
+
+from .codec import (
+    Buffer,
+    Record,
+    Value,
+    attribute_bytes,
+    build,
+    build_many,
+    error_response,
+    pack_header,
+    parse_requests,
+    parse_responses,
+)
+from .layout import (
+    ATTRIBUTES,
+    ATTRIBUTES_MAX,
+    CONTROL_OPERATIONS,
+    HEADER_SIZE,
+    OPERATION_WORDS,
+    PAYLOAD_MAX,
+    RECORD_MAX,
+    VERSION,
+    Attr,
+    Flag,
+    Kind,
+    Operation,
+)
+from .text import format_tags, parse_line
+
+__all__ = [
+    "ATTRIBUTES",
+    "ATTRIBUTES_MAX",
+    "CONTROL_OPERATIONS",
+    "HEADER_SIZE",
+    "OPERATION_WORDS",
+    "PAYLOAD_MAX",
+    "RECORD_MAX",
+    "VERSION",
+    "Attr",
+    "Buffer",
+    "Flag",
+    "Kind",
+    "Operation",
+    "Record",
+    "Value",
+    "attribute_bytes",
+    "build",
+    "build_many",
+    "error_response",
+    "format_tags",
+    "pack_header",
+    "parse_line",
+    "parse_requests",
+    "parse_responses",
+]

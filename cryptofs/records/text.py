@@ -1,0 +1,84 @@
+"""The text form of control calls and replies: one line of `word key=value …`, and `tag: value` lines."""
+
+from collections.abc import Mapping
+
+from ..errors import InvalidValue, TooLarge
+from .codec import Record, Value, show_value
+from .layout import (
+    ATTRIBUTE_WORDS,
+    ATTRIBUTES,
+    CONTROL_OPERATIONS,
+    OPERATION_WORDS,
+    Kind,
+)
+
+LINE_MAX = 32_768
+"""Largest control line, bytes."""
+
+
+def parse_line(line: bytes) -> Record:
+    """A control line as a request: `configure type=skcipher name=cbc(aes) key=hex:0011`.
+
+    A bytes value is `hex:` and hexadecimal digits, or `text:` and the bytes themselves; integers are decimal.
+    Errors: InvalidValue, TooLarge; a message never repeats the value of a secret attribute.
+    """
+    if len(line) > LINE_MAX:
+        raise TooLarge(f"control line of {len(line)} bytes: at most {LINE_MAX}")
+    try:
+        words = line.decode("ascii").split()
+    except UnicodeDecodeError:
+        raise InvalidValue("control line: ASCII only") from None
+    if not words:
+        raise InvalidValue("control line: empty")
+    if "\n" in line.decode("ascii").strip():
+        raise InvalidValue("control line: one line a write")
+    operation = OPERATION_WORDS.get(words[0])
+    if operation not in CONTROL_OPERATIONS:
+        known = ", ".join(sorted(operation.word for operation in CONTROL_OPERATIONS))
+        raise InvalidValue(f"control call {words[0][:40]!r}: one of {known}")
+    assert operation is not None
+    attributes: dict[int, Value] = {}
+    for word in words[1:]:
+        name, separator, value = word.partition("=")
+        spec = ATTRIBUTE_WORDS.get(name)
+        if spec is None or not separator:
+            raise InvalidValue(f"attribute {name[:40]!r}: unknown; the form is name=value")
+        if spec.number in attributes:
+            raise InvalidValue(f"attribute {name}: given twice")
+        attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
+    return Record(operation, attributes=attributes)
+
+
+def _value(name: str, kind: Kind, largest: int, value: str) -> Value:
+    parsed: Value
+    if kind is Kind.TEXT:
+        parsed = value
+    elif kind is Kind.BYTES:
+        parsed = _bytes(name, value)
+    else:
+        size = 4 if kind is Kind.U32 else 8
+        if not value.isdecimal() or not 0 <= int(value[:21]) < 1 << 8 * size:
+            raise InvalidValue(f"{name} {value[:40]!r}: a decimal number below 2^{8 * size}")
+        return int(value)
+    if len(parsed) > largest:
+        raise InvalidValue(f"{name} of {len(parsed)} bytes: at most {largest}")
+    return parsed
+
+
+def _bytes(name: str, value: str) -> bytes:
+    scheme, separator, rest = value.partition(":")
+    if separator and scheme == "text":
+        return rest.encode("ascii")
+    if separator and scheme == "hex":
+        try:
+            return bytes.fromhex(rest)
+        except ValueError:
+            raise InvalidValue(f"{name}: hex: takes an even number of hexadecimal digits") from None
+    raise InvalidValue(f"{name}: hex:DIGITS or text:CHARACTERS")
+
+
+def format_tags(attributes: Mapping[int, Value]) -> str:
+    """Attributes as `tag: value` lines; secret ones show as (hidden)."""
+    return "".join(
+        f"{ATTRIBUTES[number].word}: {show_value(number, value)}\n" for number, value in attributes.items()
+    )
