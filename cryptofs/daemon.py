@@ -1,6 +1,7 @@
 """The daemon: mount, serve until asked to stop, unmount."""
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -25,6 +26,7 @@ log = logging.getLogger("cryptofs")
 # pyfuse3 runs one task a request; fewer tasks than blocked readers would freeze the mount
 _MAX_TASKS = 1_000_000
 _OPTIONS = frozenset({"allow_other", "allow_root", "auto_unmount", "debug", "nodev", "nosuid", "noexec", "ro"})
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 _MOUNT_PREFIXES = ("subtype=", "fsname=")
 
 
@@ -67,7 +69,7 @@ def prepare_mountpoint(path: Path) -> None:
     except NotADirectoryError:
         raise MountError(f"{path}: not a directory") from None
     except OSError as error:
-        if not is_stale(path):
+        if error.errno not in _DEAD:
             raise MountError(f"{path}: {error.strerror}") from None
         log.warning("%s: clearing the mount that a killed daemon left", path)
         unmount(path, lazy=True)
@@ -81,9 +83,10 @@ def prepare_mountpoint(path: Path) -> None:
 def is_stale(path: Path) -> bool:
     """Whether a FUSE mount whose daemon has gone is at this path."""
     try:
-        os.stat(path)
+        # not stat: the kernel may answer that from what it remembers
+        os.listdir(path)
     except OSError as error:
-        return error.errno in (107, 103)  # ENOTCONN, ECONNABORTED
+        return error.errno in _DEAD
     return False
 
 

@@ -122,7 +122,7 @@ def _aead(name: Name) -> Facts | None:
         case Name("authenc", (Name("hmac", (Name(digest, ()),)), Name("cbc", (Name("aes", ()),)))):
             if digest in _AUTHENC_DIGESTS:
                 size = _DIGESTS[digest][1]
-                # the blob: an 8-byte attribute that holds the cipher key's size, the HMAC key (may be empty), the cipher key
+                # the blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (or none), the cipher key
                 return Facts(
                     16, 0, 16, KeySizes(smallest=24, largest=8192), authsizes=tuple(range(1, size + 1))
                 )

@@ -206,11 +206,19 @@ def attribute_bytes(attributes: Mapping[int, Value]) -> bytes:
                 raise InvalidValue(f"{spec.word} {value}: an integer of {size or 0} bytes")
             encoded = value.to_bytes(size, "little")
         else:
-            encoded = value.encode("ascii", "replace") if isinstance(value, str) else value
-            if spec.kind not in (Kind.TEXT, Kind.BYTES) or len(encoded) > spec.largest:
-                raise InvalidValue(f"{spec.word} of {len(encoded)} bytes: at most {spec.largest}")
+            if spec.kind is not (Kind.TEXT if isinstance(value, str) else Kind.BYTES):
+                raise InvalidValue(f"{spec.word}: a value of kind {spec.kind.name.lower()}")
+            if len(value) > spec.largest:
+                raise InvalidValue(f"{spec.word} of {len(value)} bytes: at most {spec.largest}")
+            encoded = _encode(spec.word, value) if isinstance(value, str) else value
         parts += (_ATTRIBUTE.pack(number, len(encoded)), encoded, bytes(padding(len(encoded))))
     return b"".join(parts)
+
+
+def _encode(word: str, text: str) -> bytes:
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidValue(f"{word} {text[:40]!r}: printable ASCII only")
+    return text.encode("ascii")
 
 
 def build(record: Record) -> bytes:
@@ -231,11 +239,10 @@ def build_many(records: Iterable[Record]) -> bytes:
 
 
 def error_response(request: Record, number: int, message: str) -> Record:
-    """The response that tells of a failure: status `number` (an errno) and a message of at most 1,024 bytes."""
-    return Record(
-        request.operation,
-        Flag.RESPONSE,
-        request.id,
-        number,
-        {Attr.MESSAGE: message[:1024].encode("ascii", "replace").decode()},
-    )
+    """The response that tells of a failure: status `number` (an errno) and a message of at most 1,024 bytes.
+
+    What the message cannot hold as text stands as `?`.
+    """
+    text = "".join(character if " " <= character <= "~" else "?" for character in message[:1024])
+    flags = Flag.RESPONSE | request.flags & Flag.MORE
+    return Record(request.operation, flags, request.id, number, {Attr.MESSAGE: text})

@@ -14,6 +14,7 @@ from .layout import (
 
 LINE_MAX = 32_768
 """Largest control line, bytes."""
+_DIGITS_MAX = 20
 
 
 def parse_line(line: bytes) -> Record:
@@ -35,14 +36,15 @@ def parse_line(line: bytes) -> Record:
     operation = OPERATION_WORDS.get(words[0])
     if operation not in CONTROL_OPERATIONS:
         known = ", ".join(sorted(operation.word for operation in CONTROL_OPERATIONS))
-        raise InvalidValue(f"control call {words[0][:40]!r}: one of {known}")
+        raise InvalidValue(f"word 1 is no control call: one of {known}")
     assert operation is not None
     attributes: dict[int, Value] = {}
-    for word in words[1:]:
+    for at, word in enumerate(words[1:], start=2):
         name, separator, value = word.partition("=")
         spec = ATTRIBUTE_WORDS.get(name)
         if spec is None or not separator:
-            raise InvalidValue(f"attribute {name[:40]!r}: unknown; the form is name=value")
+            # the word itself may be a key whose name was forgotten
+            raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
         if spec.number in attributes:
             raise InvalidValue(f"attribute {name}: given twice")
         attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
@@ -52,14 +54,17 @@ def parse_line(line: bytes) -> Record:
 def _value(name: str, kind: Kind, largest: int, value: str) -> Value:
     parsed: Value
     if kind is Kind.TEXT:
+        if not value.isprintable():
+            raise InvalidValue(f"{name} {value[:40]!r}: printable ASCII only")
         parsed = value
     elif kind is Kind.BYTES:
         parsed = _bytes(name, value)
     else:
         size = 4 if kind is Kind.U32 else 8
-        if not value.isdecimal() or not 0 <= int(value[:21]) < 1 << 8 * size:
+        digits = value.lstrip("0") or value[:1]
+        if not value.isdecimal() or len(digits) > _DIGITS_MAX or int(digits) >= 1 << 8 * size:
             raise InvalidValue(f"{name} {value[:40]!r}: a decimal number below 2^{8 * size}")
-        return int(value)
+        return int(digits)
     if len(parsed) > largest:
         raise InvalidValue(f"{name} of {len(parsed)} bytes: at most {largest}")
     return parsed

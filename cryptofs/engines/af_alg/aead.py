@@ -1,20 +1,36 @@
 """Authenticated encryption."""
 
-from ...errors import EngineFault
+from ...algorithms import Description
+from ...errors import EngineFault, Overflow
 from ...records import Buffer, Operation
 from ..kinds import AeadTransform
-from .skcipher import OPERATIONS
+from .skcipher import number
+from .sockets import Bound
 from .transform import KernelTransform
 
 
 class AfAlgAead(KernelTransform, AeadTransform):
     """An AEAD of the kernel; every message goes whole."""
 
+    def __init__(self, description: Description, bound: Bound, authsize: int) -> None:
+        super().__init__(description, bound, authsize)
+        self._counts_length = description.name.startswith("ccm(")
+
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
-        return self._exchange(Operation.ENCRYPT, iv, assoclen, data, out[: len(data) - assoclen + self.authsize])
+        size = len(data) - assoclen
+        if self._counts_length:
+            self._check_count(iv, size)
+        return self._exchange(Operation.ENCRYPT, iv, assoclen, data, out[: size + self.authsize])
+
+    def _check_count(self, iv: Buffer, size: int) -> None:
+        """The kernel refuses a text longer than its CCM nonce can count, but for the first such length."""
+        if iv[0] == 1 and size == 1 << 16:
+            raise Overflow(f"text of {size} bytes: a nonce of 13 bytes leaves a count of at most {size - 1}")
 
     def unseal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
         text = out[: len(data) - assoclen - self.authsize]
+        if self._counts_length:
+            self._check_count(iv, len(text))
         try:
             return self._exchange(Operation.DECRYPT, iv, assoclen, data, text)
         except BaseException:
@@ -23,7 +39,7 @@ class AfAlgAead(KernelTransform, AeadTransform):
             raise
 
     def _exchange(self, operation: Operation, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
-        parameters = {"op": OPERATIONS[operation], "iv": iv, "assoclen": assoclen}
+        parameters = {"op": number(operation), "iv": iv, "assoclen": assoclen}
         expected = len(out)
         into: tuple[bytearray | memoryview, ...]
         if assoclen:
@@ -34,8 +50,11 @@ class AfAlgAead(KernelTransform, AeadTransform):
         else:
             # receiving into nothing would not compare the tag
             into = (bytearray(1),)
-        subject = f"message of {len(data)} bytes with assoclen {assoclen} and tag {self.authsize}"
-        received = self._bound.exchange(data, parameters, into, subject)
+        received = self._bound.exchange(data, parameters, into, self._subject)
         if received != assoclen + expected:
-            raise EngineFault(f"{subject}: {received} bytes came out instead of {assoclen + expected}")
+            message = self._subject(len(data), assoclen)
+            raise EngineFault(f"{message}: {received} bytes came out instead of {assoclen + expected}")
         return expected
+
+    def _subject(self, size: int, assoclen: int) -> str:
+        return f"message of {size} bytes with assoclen {assoclen} and tag {self.authsize}"

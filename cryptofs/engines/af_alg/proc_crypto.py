@@ -69,7 +69,8 @@ def parse(text: str) -> list[Entry]:
 def read() -> list[Entry]:
     """The implementations that are registered now; none where the file is not there or not readable."""
     try:
-        return parse(PATH.read_text(encoding="ascii", errors="replace"))
+        # bytes.decode knows latin-1 without importing it, which a daemon that has dropped its rights may not do
+        return parse(PATH.read_bytes().decode("latin-1"))
     except OSError:
         return []
 

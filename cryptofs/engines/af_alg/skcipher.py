@@ -9,15 +9,25 @@ from ..kinds import CipherTransform, RunningCipher, WholeTransform
 from .sockets import PIECE, Bound, data_fault
 from .transform import KernelTransform
 
-OPERATIONS = {Operation.ENCRYPT: int(socket.ALG_OP_ENCRYPT), Operation.DECRYPT: int(socket.ALG_OP_DECRYPT)}
-"""The kernel's number of an operation."""
+_ENCRYPT = int(socket.ALG_OP_ENCRYPT)
+_DECRYPT = int(socket.ALG_OP_DECRYPT)
+
+
+def number(operation: Operation) -> int:
+    """The kernel's number of an operation."""
+    return _ENCRYPT if operation is Operation.ENCRYPT else _DECRYPT
+
+
+def subject(size: int, assoclen: int) -> str:
+    """What messages of errors call a message."""
+    return f"message of {size} bytes"
 
 
 def parameters(operation: Operation, iv: Buffer | None) -> dict[str, Any]:
     """The parameters of a cipher message for sendmsg_afalg, which takes no None for an IV."""
     if iv is None:
-        return {"op": OPERATIONS[operation]}
-    return {"op": OPERATIONS[operation], "iv": iv}
+        return {"op": number(operation)}
+    return {"op": number(operation), "iv": iv}
 
 
 class KernelCipher:
@@ -32,6 +42,12 @@ class KernelCipher:
         self._parameters: dict[str, Any] | None = parameters(operation, iv)
         self._block_size = block_size
         self._operation: socket.socket | None = None
+
+    def _send(self, operation: socket.socket, piece: memoryview, flags: int) -> int:
+        parameters, self._parameters = self._parameters, None
+        if parameters is None:
+            return operation.send(piece, flags)
+        return operation.sendmsg_afalg((piece,), flags=flags, **parameters)
 
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         view = memoryview(data)
@@ -64,11 +80,7 @@ class KernelCipher:
             end = min(begin + step, size)
             flags = 0 if last and end == size else socket.MSG_MORE
             piece = view[begin:end]
-            if self._parameters is None:
-                sent = operation.send(piece, flags)
-            else:
-                sent = operation.sendmsg_afalg((piece,), flags=flags, **self._parameters)
-                self._parameters = None
+            sent = self._send(operation, piece, flags)
             received = operation.recv_into(out[begin:end]) if sent == len(piece) else 0
             if received != len(piece):
                 raise _short(self._bound.name, len(piece), sent, received)
@@ -77,6 +89,30 @@ class KernelCipher:
         if self._operation is not None:
             self._operation.close()
             self._operation = None
+
+
+CHACHA_COUNTERS = {"chacha20": 0, "xchacha20": 24, "xchacha12": 24}
+"""Where in the IV the block counter is (32 bits, little-endian): the kernel's ChaCha does not chain.
+
+After a part sent with MSG_MORE it starts again at the IV, and so uses the same key stream twice, without an error.
+"""
+_CHACHA_BLOCK = 64
+
+
+class ChachaCipher(KernelCipher):
+    """A ChaCha message: every piece is a whole message to the kernel, with the counter moved on in its IV."""
+
+    def __init__(self, bound: Bound, operation: Operation, iv: bytes, counter_at: int) -> None:
+        super().__init__(bound, operation, iv, 1)
+        self._number = number(operation)
+        self._iv = bytearray(iv)
+        self._counter = slice(counter_at, counter_at + 4)
+
+    def _send(self, operation: socket.socket, piece: memoryview, flags: int) -> int:
+        sent = operation.sendmsg_afalg((piece,), op=self._number, iv=self._iv)
+        blocks = int.from_bytes(self._iv[self._counter], "little") + len(piece) // _CHACHA_BLOCK
+        self._iv[self._counter] = (blocks & 0xFFFF_FFFF).to_bytes(4, "little")
+        return sent
 
 
 def _short(name: str, size: int, sent: int, received: int) -> EngineFault:
@@ -89,6 +125,9 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
     def begin_cipher(self, operation: Operation, iv: Buffer | None) -> RunningCipher:
         # a copy, for the message may go on after the request that brought its IV
         held = None if iv is None else bytes(iv)
+        counter_at = CHACHA_COUNTERS.get(self.description.name)
+        if held is not None and counter_at is not None:
+            return ChachaCipher(self._bound, operation, held, counter_at)
         return KernelCipher(self._bound, operation, held, self.description.block_size)
 
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
@@ -100,7 +139,6 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
         block_size = self.description.block_size
         if size % block_size:
             raise InvalidValue(f"message of {size} bytes: a multiple of {block_size}")
-        subject = f"message of {size} bytes"
         received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), subject)
         if received != size:
             raise _short(self.description.name, size, size, received)
@@ -114,8 +152,10 @@ class AfAlgWholeCipher(KernelTransform, WholeTransform):
         size = len(data)
         if not size:
             return 0
-        subject = f"message of {size} bytes in blocks of {self.description.block_size}"
-        received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), subject)
+        received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), self._subject)
         if received != size:
             raise _short(self.description.name, size, size, received)
         return size
+
+    def _subject(self, size: int, assoclen: int) -> str:
+        return f"message of {size} bytes in blocks of {self.description.block_size}"

@@ -7,7 +7,7 @@ All of them are non-blocking: nothing here may ever make the daemon wait.
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -237,19 +237,24 @@ class Bound:
             self._drop_kept()
 
     def exchange(
-        self, data: Buffer, parameters: dict[str, Any], into: Iterable[bytearray | memoryview], subject: str
+        self,
+        data: Buffer,
+        parameters: dict[str, Any],
+        into: Iterable[bytearray | memoryview],
+        subject: Callable[[int, int], str],
     ) -> int:
         """Send a message whole and receive its output; returns the bytes received.
 
-        parameters: those of sendmsg_afalg; subject: what messages of errors call it. Errors: TooLarge over the
-        limit, and what `data_fault` tells.
+        parameters: those of sendmsg_afalg; subject: what messages of errors call a message of so many bytes with
+        so many of associated data. Errors: TooLarge over the limit, and what `data_fault` tells.
         """
         operation = self.take()
         size = len(data)
         if size > self.limit:
             self.keep(operation)
             raise TooLarge(
-                f"{subject}: {self.name} takes it whole, at most {self.limit} bytes with this net.core.wmem_max"
+                f"{subject(size, parameters.get('assoclen', 0))}: {self.name} takes it whole, "
+                f"at most {self.limit} bytes with this net.core.wmem_max"
             )
         try:
             sent = operation.sendmsg_afalg((data,), **parameters)
@@ -260,21 +265,22 @@ class Bound:
                 self.keep(operation)
             else:
                 operation.close()
+            message = subject(size, parameters.get("assoclen", 0))
             if error.errno in _SHORTAGES and size > PIECE:
-                raise TooLarge(f"{subject}: {self.name} takes it whole, more than net.core.optmem_max allows") from None
-            raise data_fault(error, subject, self.name) from None
+                raise self._over_optmem(message) from None
+            raise data_fault(error, message, self.name) from None
         except BaseException:
             operation.close()
             raise
         if sent != size:
             # a shortage after the first page shows as a short send
             operation.close()
-            raise self._over_optmem(subject)
+            raise self._over_optmem(subject(size, parameters.get("assoclen", 0)))
         self.keep(operation)
         return received
 
-    def _over_optmem(self, subject: str) -> TooLarge:
-        return TooLarge(f"{subject}: {self.name} takes it whole, and net.core.optmem_max has no room for its pages")
+    def _over_optmem(self, message: str) -> TooLarge:
+        return TooLarge(f"{message}: {self.name} takes it whole, and net.core.optmem_max has no room for its pages")
 
     def close(self) -> None:
         """Close all but the operation sockets that are taken; calling it twice is allowed."""

@@ -53,9 +53,10 @@ class Cbc:
             context, chain = self._decryptors.pop()
         except IndexError:
             context, chain = self._new(bytes(block), False), 0
+        seen = _int(data[size - block :])  # before the update: `out` may be the same buffer
         context.update_into(data, out)
         out[:block] = (_int(out[:block]) ^ _int(iv) ^ chain).to_bytes(block)
-        self._decryptors.append((context, _int(data[size - block :])))
+        self._decryptors.append((context, seen))
         return size
 
     def start(self, iv: Buffer, encrypt: bool) -> Run:

@@ -218,8 +218,9 @@ class Cts:
         final = bytes(data[head:cut])
         self._cbc.decrypt(bytes(_BLOCK), final, scratch)
         stolen = bytes(data[cut:]) + bytes(scratch[size - cut : _BLOCK])
+        before = bytes(data[head - _BLOCK : head]) if head else iv
         self._cbc.decrypt(iv, memoryview(data)[:head], out)
-        self._cbc.decrypt(data[head - _BLOCK : head] if head else iv, stolen + final, scratch)
+        self._cbc.decrypt(before, stolen + final, scratch)
         out[head:size] = scratch[: size - head]
         return size
 

@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: messages, and the things they need on the machine.
+#
+#   say, warn, die       messages; die ends the script (status $DIE_STATUS, else 1)
+#   quietly COMMAND…     shows COMMAND's output only where it fails
+#   need_packages PKG…   Debian packages
+#   need_venv            the project and its locked requirements in $VENV
+#   need_fuse            a usable /dev/fuse
+
+set -euo pipefail
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+VENV=$ROOT/.venv
+export ROOT VENV
+
+say() { printf '==> %s\n' "$*"; }
+warn() { printf '%s: WARNING: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit "${DIE_STATUS:-1}"
+}
+
+quietly() {
+  local log status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  ((status == 0)) || tail -n 30 -- "$log" >&2
+  rm -f -- "$log"
+  return "$status"
+}
+
+_installed() {
+  [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+need_packages() {
+  local package missing=() as_root=()
+  for package; do
+    _installed "$package" || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+
+  type -P apt-get >/dev/null || die "install these first, there is no apt-get to do it: ${missing[*]}"
+  if ((EUID != 0)); then
+    # -n: a password prompt would look like a hang.
+    sudo -n true 2>/dev/null || die "install these first as root: apt-get install ${missing[*]}"
+    as_root=(sudo -n)
+  fi
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  local install=("${apt[@]}" install --no-install-recommends "${missing[@]}")
+
+  say "installing ${missing[*]}" >&2
+  # The lists may be missing or old; asking the network is only worth it then.
+  if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then
+    quietly "${apt[@]}" update || die "apt-get update failed; needed packages: ${missing[*]}"
+    quietly "${install[@]}" || die "apt-get could not install: ${missing[*]}"
+  fi
+}
+
+_find_python() {
+  local python
+  for python in python3 python3.13 python3.12 python3.11; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      # Not the name: it may be a version manager's shim, or in the venv made anew.
+      "$python" -c 'import sys; print(sys._base_executable)'
+      return
+    fi
+  done
+  die "Python 3.11 or newer is missing: install it and have python3 in PATH"
+}
+
+need_venv() {
+  local python stamp lock file version
+  python=$(_find_python)
+  for file in requirements.lock pyproject.toml; do
+    [[ -f $ROOT/$file ]] || die "$file is missing in $ROOT: take a complete checkout"
+  done
+  # ROOT: the editable install and the venv's scripts hold absolute paths.
+  stamp=$({
+    "$python" -VV
+    printf '%s\n' "$python" "$ROOT"
+    cat -- "$ROOT/requirements.lock" "$ROOT/pyproject.toml"
+  } | sha256sum)
+
+  # Locking the directory itself leaves no lock file behind.
+  exec {lock}<"$ROOT"
+  flock "$lock"
+  if [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]]; then
+    need_packages gcc libc6-dev libfuse3-dev pkg-config fuse3
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    # Debian splits its Python; one that was built by hand is whole.
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || need_packages "python$version-venv"
+    "$python" -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null ||
+      need_packages "python$version-dev"
+
+    say "making $VENV" >&2
+    # Nothing stays of an older one: a dropped requirement must be gone.
+    quietly "$python" -m venv --clear "$VENV" {lock}<&- || die "could not make $VENV with $python"
+    local pip=("$VENV/bin/python" -m pip --disable-pip-version-check install --no-input)
+    quietly "${pip[@]}" --require-hashes -r "$ROOT/requirements.lock" {lock}<&- ||
+      die "pip could not install requirements.lock (see above)"
+    quietly "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT" {lock}<&- ||
+      die "pip could not install the project itself (see above)"
+    printf '%s\n' "$stamp" >"$VENV/stamp"
+  fi
+  exec {lock}<&-
+}
+
+need_fuse() {
+  type -P fusermount3 >/dev/null || need_packages fuse3
+  if [[ ! -c /dev/fuse ]] && ((EUID == 0)); then
+    modprobe fuse 2>/dev/null || :
+  fi
+  [[ -c /dev/fuse ]] || die "/dev/fuse is missing: load the kernel module fuse (a container needs --device /dev/fuse)"
+  # Opening is the test: a container may show the device and still refuse it.
+  { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: run as a user who may (a container needs --device /dev/fuse)"
+}
