@@ -37,6 +37,7 @@ class Runner:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._transforms: dict[tuple[str, int], Transform | None] = {}
+        self._keys: dict[tuple[str, int], bytes] = {}
 
     def transform(self, case: Case) -> Transform | None:
         """With the case's key set; None where the engine does not offer the name."""
@@ -45,8 +46,10 @@ class Runner:
             description = self._engine.describe(case.type, case.name)
             self._transforms[slot] = description and self._engine.open(description, case.authsize or None)
         transform = self._transforms[slot]
-        if transform is not None and case.key is not None:
+        # a key is not set twice in a row, so that what an engine keeps from message to message is tested
+        if transform is not None and case.key is not None and self._keys.get(slot) != case.key:
             transform.set_key(case.key)
+            self._keys[slot] = case.key
         return transform
 
     def close(self) -> None:

@@ -71,9 +71,7 @@ def _hash(name: Name) -> Facts | None:
     match name:
         case Name(template, ()) if template in _DIGESTS:
             block_size, digest_size = _DIGESTS[template]
-            keys = (
-                KeySizes(smallest=1, largest=64, required=False) if template.startswith("blake2b") else NO_KEY
-            )
+            keys = KeySizes(smallest=1, largest=64, required=False) if template.startswith("blake2b") else NO_KEY
             return Facts(block_size, key_sizes=keys, digest_size=digest_size)
         case Name(template, ()) if template in _CHECKSUMS:
             return Facts(key_sizes=KeySizes((4,), required=False), digest_size=4)
@@ -123,18 +121,12 @@ def _aead(name: Name) -> Facts | None:
             if digest in _AUTHENC_DIGESTS:
                 size = _DIGESTS[digest][1]
                 # the blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (or none), the cipher key
-                return Facts(
-                    16, 0, 16, KeySizes(smallest=24, largest=8192), authsizes=tuple(range(1, size + 1))
-                )
+                return Facts(16, 0, 16, KeySizes(smallest=24, largest=8192), authsizes=tuple(range(1, size + 1)))
     return None
 
 
 def _rng(name: Name) -> Facts | None:
-    return (
-        Facts(key_sizes=KeySizes(smallest=0, largest=8192, required=False))
-        if name == Name("stdrng")
-        else None
-    )
+    return Facts(key_sizes=KeySizes(smallest=0, largest=8192, required=False)) if name == Name("stdrng") else None
 
 
 _LOOK_UPS = {Type.HASH: _hash, Type.SKCIPHER: _skcipher, Type.AEAD: _aead, Type.RNG: _rng}
