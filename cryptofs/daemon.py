@@ -14,7 +14,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from .contexts import ContextTable
+from .contexts import ContextTable, Workers
 from .engines import open_engines
 from .engines.base import Engine
 from .errors import CryptofsError
@@ -124,7 +124,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     raise_descriptor_limit()
     engines = open_engines(settings.engines)
     warm_up(engines)
-    table = ContextTable(engines)
+    workers = Workers()
+    table = ContextTable(engines, workers)
     operations = Operations(Tree(table))
     prepare_mountpoint(settings.mountpoint)
     try:
@@ -132,6 +133,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     except RuntimeError as error:
         raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?") from None
     unmount_at_end = False
+    workers.start()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
@@ -143,6 +145,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
                 nursery.cancel_scope.cancel()
         unmount_at_end = True
     finally:
+        workers.stop()
         table.close_all()
         pyfuse3.close(unmount=True)
         log.info("%s: %s", settings.mountpoint, "unmounted" if unmount_at_end else "ended by an error")

@@ -185,6 +185,8 @@ class Exchange:
         if lane.message is not None:
             lane.message.close()
             lane.message = None
+        # its frames hold the request, and with it the data
+        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         lane.operation = None
         lane.failure = None if last else failure
 
@@ -203,13 +205,12 @@ class Exchange:
 
     def reset(self) -> None:
         """Drop unfinished messages. Accepted requests are still answered, as parts of nothing: ECANCELED."""
-        for identity, lane in list(self.lanes.items()):
-            if lane.jobs:
-                for job in lane.jobs:
-                    job.cancelled = True
-            else:
+        lanes, self.lanes = self.lanes, {}
+        for lane in lanes.values():
+            for job in lane.jobs:
+                job.cancelled = True
+            if not lane.jobs:
                 self.fail(lane, Cancelled("reset"), last=True)
-                del self.lanes[identity]
 
     def close(self) -> None:
         """Drop everything: the context's last handle has gone."""

@@ -96,7 +96,7 @@ need_venv() {
     say "making $VENV" >&2
     # Nothing stays of an older one: a dropped requirement must be gone.
     quietly "$python" -m venv --clear "$VENV" {lock}<&- || die "could not make $VENV with $python"
-    local pip=("$VENV/bin/python" -m pip --disable-pip-version-check install --no-input)
+    local pip=("$VENV/bin/python" -m pip --disable-pip-version-check install -q --no-input)
     quietly "${pip[@]}" --require-hashes -r "$ROOT/requirements.lock" {lock}<&- ||
       die "pip could not install requirements.lock (see above)"
     quietly "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT" {lock}<&- ||

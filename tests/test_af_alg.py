@@ -93,8 +93,12 @@ def open_(
     engine: AfAlgEngine, type_: Type, name: str, key: bytes | None = None, authsize: int | None = None
 ) -> "closing[Transform]":
     transform = engine.open(describe(engine, type_, name), authsize)
-    if key is not None:
-        transform.set_key(key)
+    try:
+        if key is not None:
+            transform.set_key(key)
+    except BaseException:
+        transform.close()
+        raise
     return closing(transform)
 
 
@@ -129,6 +133,12 @@ def in_parts(
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(place % (len(data) + 1) for place in cuts), len(data)]
     return [data[begin:end] for begin, end in itertools.pairwise(places)]
+
+
+def largest_whole() -> int:
+    """The largest message that must go whole which this kernel takes from root, bytes: half a one on old kernels."""
+    optmem = int(Path("/proc/sys/net/core/optmem_max").read_text())
+    return PAYLOAD_MAX if optmem >= sockets.OPTMEM_ENOUGH else 524_288
 
 
 ### References
@@ -278,7 +288,7 @@ def test_catalogue_is_right(engine: AfAlgEngine, type_: Type, name: str) -> None
         if name.startswith("authenc("):
             assert not accepted  # only a blob does
         elif name.startswith("blake2b-"):
-            assert accepted == [0, *expected]  # to the kernel an empty key is none
+            assert accepted in (expected, [0, *expected])  # to newer kernels an empty key is none
         elif name == "xts(aes)":
             assert accepted == [32, 48, 64]  # no standard has XTS with AES-192
         else:
@@ -375,7 +385,7 @@ def test_cipher_sizes(engine: AfAlgEngine, name: str, size: int) -> None:
     if name == "cbc(aes)":
         size = max(size - size % 16, 16)
     if name == "xts(aes)":
-        size = max(size, 16)
+        size = min(max(size, 16), largest_whole())
     key, iv, data = os.urandom(32), bytes(4) + os.urandom(12), BIG[:size]
     with open_(engine, Type.SKCIPHER, name, key) as transform:
         expected = reference_cipher(name, key, iv, data)
@@ -428,7 +438,7 @@ def test_chacha_counter_runs_over(engine: AfAlgEngine, name: str, counter_at: in
 def test_gcm_sizes(engine: AfAlgEngine, size: int) -> None:
     key, iv = os.urandom(16), os.urandom(12)
     for assoclen in {0, 13, min(size, 70_001)}:
-        total = min(size + assoclen, PAYLOAD_MAX - 16)
+        total = min(size + assoclen, largest_whole() - 16)
         data = BIG[: max(total, assoclen)]
         with open_(engine, Type.AEAD, "gcm(aes)", key) as transform:
             sealed = AESGCM(key).encrypt(iv, data[assoclen:], data[:assoclen])
@@ -440,7 +450,8 @@ def test_gcm_sizes(engine: AfAlgEngine, size: int) -> None:
 def test_gcm_of_the_largest_message(engine: AfAlgEngine) -> None:
     key, iv = os.urandom(16), os.urandom(12)
     with open_(engine, Type.AEAD, "gcm(aes)", key) as transform:
-        assert once(transform, ENCRYPT, BIG, iv) == AESGCM(key).encrypt(iv, BIG, None)
+        data = BIG[: largest_whole()]
+        assert once(transform, ENCRYPT, data, iv) == AESGCM(key).encrypt(iv, data, None)
 
 
 @kernel
@@ -462,7 +473,13 @@ def test_empty_messages(engine: AfAlgEngine) -> None:
         assert once(transform, DIGEST, b"") == hashlib.sha256().digest()
         assert in_parts(transform, DIGEST, []) == hashlib.sha256().digest()
         assert in_parts(transform, DIGEST, [b"", b""]) == hashlib.sha256().digest()
-    for name in ("cbc(aes)", "ctr(aes)", "xts(aes)"):
+    for name in ("xts(aes)", "cts(cbc(aes))"):
+        with open_(engine, Type.SKCIPHER, name, os.urandom(32)) as transform:
+            assert (
+                "message of 0 bytes in blocks of 16" in wrong(lambda: once(transform, ENCRYPT, b"", bytes(16))).message
+            )
+            assert len(once(transform, ENCRYPT, bytes(16), bytes(16))) == 16
+    for name in ("cbc(aes)", "ctr(aes)", "lrw(aes)"):
         with open_(engine, Type.SKCIPHER, name, os.urandom(32)) as transform:
             assert once(transform, ENCRYPT, b"", bytes(16)) == b""
             assert in_parts(transform, ENCRYPT, [b"", b""], bytes(16)) == b""
@@ -579,8 +596,8 @@ def test_names_that_the_catalogue_lacks(engine: AfAlgEngine) -> None:
         if description is None or look_up(type_, name) is not None or type_ is Type.RNG:
             continue
         sizes = description.key_sizes
-        if sizes == ANY_KEY and type_ is Type.AEAD:
-            continue
+        if sizes == ANY_KEY and not name.startswith("hmac("):
+            continue  # its keys are nothing that can be guessed: structures, or 1,072 bytes
         key = os.urandom(sizes.listed[-1] if sizes.listed else min(sizes.largest, 64)) if sizes.takes_key else None
         iv = os.urandom(description.iv_size) if description.iv_size else None
         with open_(engine, type_, name, key) as transform:
@@ -598,7 +615,7 @@ def test_names_that_the_catalogue_lacks(engine: AfAlgEngine) -> None:
 @kernel
 def test_probed_key_sizes(engine: AfAlgEngine) -> None:
     expected = {
-        (Type.HASH, "xcbc(aes)"): KeySizes((16,)),
+        (Type.HASH, "poly1305"): NO_KEY,
         (Type.HASH, "rmd160"): NO_KEY,
         (Type.HASH, "hmac(rmd160)"): ANY_KEY,
         (Type.SKCIPHER, "ecb(cipher_null)"): NO_KEY,
@@ -730,6 +747,26 @@ def test_abandoned_messages(engine: AfAlgEngine) -> None:
 
 
 @kernel
+def test_nothing_follows_the_end(engine: AfAlgEngine) -> None:
+    with (
+        open_(engine, Type.SKCIPHER, "cbc(aes)", bytes(16)) as cipher,
+        open_(engine, Type.SKCIPHER, "chacha20", bytes(32)) as chacha,
+        open_(engine, Type.HASH, "sha256") as digest,
+    ):
+        for transform, operation, iv in (
+            (cipher, ENCRYPT, bytes(16)),
+            (chacha, ENCRYPT, bytes(16)),
+            (digest, DIGEST, None),
+        ):
+            for data in (bytes(16), b""):
+                message = transform.start(operation, iv, 0)
+                part(message, data, True)
+                with pytest.raises(EngineFault, match="the message has ended"):
+                    part(message, bytes(16), True)
+                message.close()
+
+
+@kernel
 def test_message_that_outlives_its_transform(engine: AfAlgEngine) -> None:
     transform = engine.open(describe(engine, Type.HASH, "sha256"), None)
     message = transform.start(DIGEST, None, 0)
@@ -767,6 +804,66 @@ def test_out_of_descriptors(engine: AfAlgEngine) -> None:
             os.close(descriptor)
     assert len(once(transform, ENCRYPT, bytes(16), bytes(16))) == 16
     transform.close()
+
+
+def outcome(call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except CryptofsError as error:
+        return error.symbol
+
+
+@kernel
+@pytest.mark.parametrize(("type_", "name"), [each for each in CATALOGUE if each[0] is not Type.RNG])
+def test_same_answers_as_openssl(engine: AfAlgEngine, type_: Type, name: str) -> None:
+    """The same output and the same errno for the same values, right and wrong ones."""
+    other = pytest.importorskip("cryptofs.engines.openssl").OpensslEngine()
+    ours, theirs = describe(engine, type_, name), other.describe(type_, name)
+    if theirs is None:
+        pytest.skip(f"OpenSSL does not offer {name}")
+    for field in ("name", "block_size", "chunk_size", "iv_size", "key_sizes", "digest_size", "max_authsize"):
+        assert getattr(ours, field) == getattr(theirs, field), field
+    aead = type_ is Type.AEAD
+    for authsize in (None, 0, 1, 4, 8, 12, 16, 17, 32, 33, 64, 65, 1 << 31) if aead else (None, 0, 16):
+        transforms = [outcome(lambda: engine.open(ours, authsize)), outcome(lambda: other.open(theirs, authsize))]  # noqa: B023
+        try:
+            if not all(isinstance(transform, Transform) for transform in transforms):
+                assert transforms[0] == transforms[1], f"authsize {authsize}"
+                continue
+            keys: list[bytes | None] = [
+                None,
+                *(bytes(range(size)) for size in (0, 1, 4, 16, 17, 20, 24, 28, 32, 64, 65)),
+            ]
+            if name.startswith("authenc("):
+                keys += [
+                    authenc_key(bytes(20), bytes(16)),
+                    authenc_key(bytes(20), bytes(15)),
+                    authenc_key(b"", bytes(32)),
+                ]
+            for key in keys:
+                if key is not None:
+                    answers = [outcome(lambda: transform.set_key(key)) for transform in transforms]  # type: ignore[union-attr]  # noqa: B023
+                    assert answers[0] == answers[1], f"key of {len(key)} bytes"
+                for size in (0, 1, 12, 15, 16, 17, 31, 32, 40, 64, 100):
+                    for iv_size in {ours.iv_size, 17}:
+                        iv = bytes([1]) + bytes(iv_size - 1) if iv_size else None
+                        for assoclen in (0, 16, 20, 33) if aead else (0, 1):
+                            operations = (DIGEST,) if type_ is Type.HASH else (ENCRYPT, DECRYPT)
+                            for operation in (*operations, GENERATE):
+                                answers = [
+                                    outcome(lambda: into_plenty(transform, operation, BIG[:size], iv, assoclen))  # type: ignore[arg-type]  # noqa: B023
+                                    for transform in transforms
+                                ]
+                                assert answers[0] == answers[1], (authsize, key, operation, size, iv_size, assoclen)
+        finally:
+            for transform in transforms:
+                if isinstance(transform, Transform):
+                    transform.close()
+
+
+def into_plenty(transform: Transform, operation: Operation, data: bytes, iv: bytes | None, assoclen: int) -> bytes:
+    out = bytearray(len(data) + 200)
+    return bytes(out[: transform.once(operation, iv, assoclen, data, memoryview(out))])
 
 
 ### Threads and privileges
@@ -896,7 +993,8 @@ def test_small_buffers(engine: AfAlgEngine, sysctl: Callable[[str, int], None]) 
                 assert "at most 421888" in str(text)
     # root may pass over the limit
     with open_(engine, Type.AEAD, "gcm(aes)", bytes(16)) as transform:
-        assert len(once(transform, ENCRYPT, BIG, bytes(12))) == PAYLOAD_MAX + 16
+        size = largest_whole()
+        assert len(once(transform, ENCRYPT, BIG[:size], bytes(12))) == size + 16
 
 
 @kernel
@@ -924,6 +1022,7 @@ def test_small_optmem(engine: AfAlgEngine, sysctl: Callable[[str, int], None], a
                 refusal = error
             print(f"\noptmem_max {allowed}, {size}: {refusal or 'done'}")
             assert refusal is None or isinstance(refusal, TooLarge) == (size > 131_072)
+            assert refusal is None or size <= 131_072 or f"optmem_max ({allowed})" in refusal.message
 
 
 ### Descriptions that are refused; these need no AF_ALG

@@ -6,6 +6,7 @@ import click
 
 from .. import __version__
 from ..errors import CryptofsError
+from .benchmark import benchmark
 from .files import decrypt, encrypt, hash_, open_, seal
 from .mount import mount, umount
 from .show import algorithms
@@ -17,7 +18,7 @@ def commands() -> None:
     """The Linux kernel's cryptography, for every program that can open a file."""
 
 
-for command in (mount, umount, algorithms, hash_, encrypt, decrypt, seal, open_):
+for command in (mount, umount, algorithms, benchmark, hash_, encrypt, decrypt, seal, open_):
     commands.add_command(command)
 
 

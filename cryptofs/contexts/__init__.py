@@ -3,6 +3,7 @@
 from .context import Context
 from .stream import STREAM_BUFFER, Stream, StreamUser
 from .table import CONTEXTS_MAX, CONTEXTS_PER_USER, ContextTable
+from .workers import Workers
 
 __all__ = [
     "CONTEXTS_MAX",
@@ -12,4 +13,5 @@ __all__ = [
     "ContextTable",
     "Stream",
     "StreamUser",
+    "Workers",
 ]

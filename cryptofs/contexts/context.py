@@ -1,43 +1,23 @@
 """One crypto context: a transform, the protocol state in front of it, and the work in between."""
 
-import logging
+import functools
+from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from ..algorithms import Type
-from ..engines.base import OUT_SLACK, Engine, Transform
-from ..errors import (
-    Cancelled,
-    CryptofsError,
-    EngineFault,
-    InvalidValue,
-    NotConfigured,
-)
-from ..exchange import MORE, Exchange, Job, Lane, cost_of
-from ..records import (
-    CONTROL_OPERATIONS,
-    HEADER_SIZE,
-    PAYLOAD_MAX,
-    VERSION,
-    Attr,
-    Buffer,
-    Flag,
-    Operation,
-    Record,
-    Value,
-    build,
-    error_response,
-    pack_header,
-    parse_requests,
-)
+from ..engines.base import Engine, Transform
+from ..errors import CryptofsError, InvalidValue, NotConfigured
+from ..exchange import MORE, Exchange, Job, cost_of
+from ..records import Buffer, Flag, Operation, Record, Value, build, error_response, parse_requests
+from . import work
 from .control import CONTROLS
 from .stream import Stream
-
-log = logging.getLogger("cryptofs")
+from .workers import LONG_NS, Workers
 
 _RESPONSE = int(Flag.RESPONSE)
-_DATA_ATTRIBUTES = frozenset({Attr.IV, Attr.ASSOCLEN, Attr.LENGTH})
-_GENERATE = Operation.GENERATE
+_FIRST_DATA_OPERATION = int(Operation.ENCRYPT)
+# what one write may compute in the event loop before workers take over, nanoseconds
+_INLINE_NS = 5 * LONG_NS
 
 
 class Context:
@@ -48,8 +28,11 @@ class Context:
     """
 
     __slots__ = (
+        "_running",
         "_stream",
+        "_waiting",
         "_watchers",
+        "_workers",
         "closed",
         "engines",
         "exchange",
@@ -69,6 +52,7 @@ class Context:
         engines: tuple[Engine, ...],
         peers: Callable[[int], "Context | None"],
         nonblocking: bool,
+        workers: Workers | None = None,
     ) -> None:
         self.number = number
         self.uid, self.gid, self.pid = caller
@@ -80,6 +64,9 @@ class Context:
         self.closed = False
         self._stream: Stream | None = None
         self._watchers: list[Callable[[], None]] = []
+        self._workers = workers
+        self._running = 0
+        self._waiting: deque[work.Task] | None = None
 
     # Requests
 
@@ -92,18 +79,39 @@ class Context:
         self.accept(parse_requests(buffer))
 
     def accept(self, records: list[Record]) -> None:
-        """Accept parsed requests, all or none, and run them."""
+        """Accept parsed requests, all or none. Short ones are done when this returns, long ones by workers."""
         exchange = self.exchange
         exchange.admit(records)
+        lanes = exchange.lanes
+        planned = 0.0
         for record in records:
-            if record.operation in CONTROL_OPERATIONS:
+            if record.operation < _FIRST_DATA_OPERATION:
                 self._answer_control(record)
+                continue
+            transform = self.transform
+            if transform is not None:
+                planned += work.estimate_ns(transform, record)
+            if planned > _INLINE_NS or record.id in lanes or record.flags or transform is None:
+                self._advance(exchange.enqueue(record), planned > _INLINE_NS)
+            elif planned > LONG_NS and work.estimate_ns(transform, record) > LONG_NS:
+                self._advance(exchange.enqueue(record), True)
             else:
-                job: Job | None = exchange.enqueue(record)
-                if job is not None and job.lane.jobs[0] is job:
-                    while job is not None:
-                        job = self._run(job)
-        self.changed()
+                self._answer_whole(transform, record)
+        if self._watchers:
+            self.changed()
+
+    def _answer_whole(self, transform: Transform, record: Record) -> None:
+        failed = False
+        try:
+            response = work.respond_whole(transform, record)
+        except CryptofsError as error:
+            failed = True
+            response = work.refuse(record, error)
+        except Exception:
+            failed = True
+            work.log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
+            response = work.refuse(record, work.engine_fault(record))
+        self.exchange.answer(response, cost_of(record), failed)
 
     def _answer_control(self, record: Record) -> None:
         try:
@@ -126,75 +134,69 @@ class Context:
         call.check(record)
         return call.run(self, record)
 
-    # Jobs
+    def take(self, size: int) -> Buffer | None:
+        """As many whole answers as fit into `size` bytes, or None if none is ready. Errors: TooLarge."""
+        response = self.exchange.take(size)
+        if response is not None:
+            work.buffers.lend(response)
+            if self._watchers:
+                self.changed()
+        return response
 
-    def _run(self, job: Job) -> Job | None:
-        """Run a lane's first job, answer it, and return the lane's next."""
-        record = job.record
-        failed = False
+    # Jobs: a lane's first job runs, here or in a worker, and when it is answered the next one does
+
+    def _advance(self, first: Job, long: bool) -> None:
+        if first.lane.jobs[0] is not first:
+            return
+        job: Job | None = first
+        while job is not None:
+            try:
+                task = work.prepare(self.require_transform(), self.exchange, job)
+            except CryptofsError as error:
+                job = self._fail(job, error)
+                continue
+            if self._workers is not None and self._workers.running and (long or self._is_long(task)):
+                self._hand_over(task)
+                return
+            job = self._settle(work.compute(task))
+
+    @staticmethod
+    def _is_long(task: work.Task) -> bool:
+        return work.estimate_ns(task.transform, task.record) > LONG_NS
+
+    def _hand_over(self, task: work.Task) -> None:
+        assert self._workers is not None
+        # a context with many requests waits in its own queue, not in everybody's
+        if self._running >= self._workers.threads:
+            if self._waiting is None:
+                self._waiting = deque()
+            self._waiting.append(task)
+            return
+        self._running += 1
+        self._workers.submit(functools.partial(work.compute, task), self._handed_back)
+
+    def _handed_back(self, task: work.Task) -> None:
+        self._running -= 1
+        following = self._settle(task)
+        if self._waiting:
+            self._hand_over(self._waiting.popleft())
+        if following is not None:
+            self._advance(following, False)
+        if self.closed and not self._running:
+            self._release()
+        self.changed()
+
+    def _settle(self, task: work.Task) -> Job | None:
+        assert task.job is not None
         try:
-            response: Buffer = self._perform(job.lane, record, job)
+            response = work.settle(task)
         except CryptofsError as error:
-            failed = True
-            self.exchange.fail(job.lane, error, last=not record.flags & MORE)
-            response = build(error_response(record, error.errno, error.message))
-        except Exception:
-            failed = True
-            log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
-            fault = EngineFault(f"{record.operation.word}: the engine failed; the daemon's log says more")
-            self.exchange.fail(job.lane, fault, last=not record.flags & MORE)
-            response = build(error_response(record, fault.errno, fault.message))
-        return self.exchange.finish(job, response, failed)
+            return self._fail(task.job, error)
+        return self.exchange.finish(task.job, response)
 
-    def _perform(self, lane: Lane, record: Record, job: Job) -> Buffer:
-        if job.cancelled:
-            raise Cancelled(f"request {record.id} was cancelled")
-        if lane.failure is not None:
-            raise lane.failure
-        transform = self.require_transform()
-        attributes = record.attributes
-        if attributes and not attributes.keys() <= _DATA_ATTRIBUTES:
-            raise InvalidValue(f"{record.operation.word} takes no attributes but iv, assoclen and length")
-        operation = record.operation
-        last = not record.flags & MORE
-        if lane.message is None and last:
-            return self._whole(transform, record)
-        if lane.message is None:
-            self.exchange.open_lane()
-            iv: Any = attributes.get(Attr.IV)
-            lane.message = transform.start(operation, iv, _assoclen(record))
-            lane.operation = operation
-        elif attributes:
-            raise InvalidValue("attributes belong to the first part of a message")
-        elif lane.operation is not operation:
-            raise InvalidValue(f"{operation.word}: the message under id {record.id} is another operation's")
-        if operation is _GENERATE:
-            raise InvalidValue("generate takes no parts")
-        message = lane.message
-        out = bytearray(HEADER_SIZE + message.room(len(record.payload), last) + OUT_SLACK)
-        size = message.update(record.payload, last, memoryview(out)[HEADER_SIZE:])
-        if last:
-            lane.message = None
-            lane.operation = None
-            message.close()
-        return _response(out, size, record)
-
-    def _whole(self, transform: Transform, record: Record) -> Buffer:
-        operation = record.operation
-        payload = record.payload
-        attributes = record.attributes
-        if operation is _GENERATE:
-            length = _length(record)
-            if length > PAYLOAD_MAX:
-                raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
-            out = bytearray(HEADER_SIZE + length)
-            size = transform.once(operation, None, 0, payload, memoryview(out)[HEADER_SIZE:])
-            return _response(out, size, record)
-        iv: Any = attributes.get(Attr.IV) if attributes else None
-        assoclen = _assoclen(record) if attributes else 0
-        out = bytearray(HEADER_SIZE + transform.room(operation, len(payload)) + OUT_SLACK)
-        size = transform.once(operation, iv, assoclen, payload, memoryview(out)[HEADER_SIZE:])
-        return _response(out, size, record)
+    def _fail(self, job: Job, error: CryptofsError) -> Job | None:
+        self.exchange.fail(job.lane, error, last=not job.record.flags & MORE)
+        return self.exchange.finish(job, work.refuse(job.record, error), True)
 
     # State
 
@@ -218,7 +220,7 @@ class Context:
     @property
     def busy(self) -> str | None:
         """What is in flight, in words, or None: a key must not change under it."""
-        if self.exchange.lanes:
+        if self.exchange.lanes or self._running:
             return f"{len(self.exchange.lanes)} messages are in flight"
         if self._stream is not None and self._stream.busy:
             return "a stream is in flight"
@@ -273,34 +275,19 @@ class Context:
         return "".join(f"{tag}: {value}\n" for tag, value in rows)
 
     def close(self) -> None:
-        """Free everything: pending work is dropped, the key is wiped with its transform."""
+        """Free everything: pending work is dropped, the key is wiped with its transform once no worker uses it."""
         if self.closed:
             return
         self.closed = True
         self.exchange.close()
+        self._waiting = None
         if self._stream is not None:
             self._stream.close()
+        if not self._running or self._workers is None or not self._workers.running:
+            self._release()
+        self.changed()
+
+    def _release(self) -> None:
         if self.transform is not None:
             self.transform.close()
             self.transform = None
-        self.changed()
-
-
-def _length(record: Record) -> int:
-    length = record.attributes.get(Attr.LENGTH, 0)
-    assert isinstance(length, int)
-    return length
-
-
-def _assoclen(record: Record) -> int:
-    assoclen = record.attributes.get(Attr.ASSOCLEN, 0)
-    assert isinstance(assoclen, int)
-    return assoclen
-
-
-def _response(out: bytearray, size: int, record: Record) -> Buffer:
-    """Turn an output buffer with HEADER_SIZE bytes of room in front into the answer to `record`."""
-    total = HEADER_SIZE + size
-    pack_header(out, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
-    del out[total:]
-    return out

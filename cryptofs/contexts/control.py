@@ -54,9 +54,7 @@ def _key(record: Record) -> bytes | bytearray | memoryview | None:
     return value
 
 
-def _stream_parameters(
-    record: Record, transform: Transform
-) -> tuple[Operation | None, bytes | None, int | None]:
+def _stream_parameters(record: Record, transform: Transform) -> tuple[Operation | None, bytes | None, int | None]:
     word = _text(record, Attr.OPERATION)
     allowed = OPERATIONS[transform.description.type]
     operation = None if word is None else OPERATION_WORDS.get(word)

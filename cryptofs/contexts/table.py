@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ..engines.base import Engine
 from ..errors import OverQuota
 from .context import Context
+from .workers import Workers
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""
@@ -16,8 +17,9 @@ CONTEXTS_PER_USER = 16_384
 class ContextTable:
     """The open contexts by number; numbers are never used twice."""
 
-    def __init__(self, engines: tuple[Engine, ...]) -> None:
+    def __init__(self, engines: tuple[Engine, ...], workers: Workers | None = None) -> None:
         self.engines = engines
+        self.workers = workers
         self._contexts: dict[int, Context] = {}
         self._by_uid: Counter[int] = Counter()
         self._last = 0
@@ -47,7 +49,7 @@ class ContextTable:
                 f"the daemon {len(self._contexts)} of {CONTEXTS_MAX}"
             )
         self._last += 1
-        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking)
+        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers)
         self._contexts[self._last] = context
         self._by_uid[uid] += 1
         return context

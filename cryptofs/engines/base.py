@@ -54,6 +54,8 @@ class Transform(ABC):
         self.description = description
         self.authsize = authsize
         self.keyed = not description.key_sizes.required
+        self.pace = 1.0
+        """Nanoseconds that a byte takes, by what was seen so far: who plans work reads it."""
 
     def set_key(self, key: Buffer) -> None:
         """Replace the key. Errors: InvalidValue naming the sizes that would do. Only while no message is open."""
@@ -62,6 +64,10 @@ class Transform(ABC):
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
         self.replace_key(key)
         self.keyed = True
+
+    def note_pace(self, size: int, nanoseconds: int) -> None:
+        """A message or part of `size` bytes took so long."""
+        self.pace += (nanoseconds / size - self.pace) / 4
 
     def refuse_key(self, key: Buffer) -> InvalidValue:
         """The error for a key of the wrong size."""
@@ -90,9 +96,7 @@ class Transform(ABC):
         if assoclen and description.type is not Type.AEAD:
             raise InvalidValue(f"assoclen {assoclen}: {description.name} has no associated data")
 
-    def once(
-        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
-    ) -> int:
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         """A whole message in one part: `start`, `update` and `close` in one, for the short way."""
         message = self.start(operation, iv, assoclen)
         try:

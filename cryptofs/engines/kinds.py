@@ -101,9 +101,7 @@ class ChunkedMessage(Message):
 class WholeMessage(Message):
     """A message that can only be computed whole: its parts are gathered up to PAYLOAD_MAX bytes."""
 
-    def __init__(
-        self, transform: "WholeTransform", operation: Operation, iv: Buffer | None, assoclen: int
-    ) -> None:
+    def __init__(self, transform: "WholeTransform", operation: Operation, iv: Buffer | None, assoclen: int) -> None:
         self._transform = transform
         self._operation = operation
         self._iv = None if iv is None else bytes(iv)
@@ -119,8 +117,7 @@ class WholeMessage(Message):
         total = len(self._gathered) + len(data)
         if total > PAYLOAD_MAX:
             raise TooLarge(
-                f"message of {total} bytes: {self._transform.description.name} takes it whole, "
-                f"at most {PAYLOAD_MAX}"
+                f"message of {total} bytes: {self._transform.description.name} takes it whole, at most {PAYLOAD_MAX}"
             )
         if not last:
             self._gathered += data
@@ -162,17 +159,13 @@ class WholeTransform(Transform):
     """An AEAD, or a skcipher that AF_ALG or the standard takes whole (xts, cts)."""
 
     @abstractmethod
-    def crypt(
-        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
-    ) -> int:
+    def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         """The whole message at once; the output leaves the associated data out. Returns bytes written."""
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         return WholeMessage(self, operation, iv, assoclen)
 
-    def once(
-        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
-    ) -> int:
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         self.check(operation, iv, assoclen)
         return self.crypt(operation, iv, assoclen, data, out)
 
@@ -180,9 +173,7 @@ class WholeTransform(Transform):
 class AeadTransform(WholeTransform):
     """An AEAD: data is associated data, then text, then, to decrypt, the tag."""
 
-    def crypt(
-        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
-    ) -> int:
+    def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         if assoclen > len(data):
             raise InvalidValue(f"assoclen {assoclen}: the message has {len(data)} bytes")
         if operation is Operation.ENCRYPT:
@@ -213,9 +204,7 @@ class RngTransform(Transform):
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         return RngMessage(self)
 
-    def once(
-        self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview
-    ) -> int:
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         self.check(operation, iv, assoclen)
         return RngMessage(self).update(data, True, out)
 

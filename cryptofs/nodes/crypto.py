@@ -44,12 +44,10 @@ class CryptoHandle(Handle):
 
     async def read(self, offset: int, size: int) -> Buffer:
         context = self.context
-        exchange = context.exchange
-        response = exchange.take(size)
+        response = context.take(size)
         if response is not None:
-            context.changed()
             return response
-        if exchange.in_flight:
+        if context.exchange.in_flight:
             return await self._wait_for_response(size)
         if context.transform is None:
             return f"{context.number}\n".encode()[offset : offset + size]
@@ -62,12 +60,10 @@ class CryptoHandle(Handle):
 
         def attempt() -> Buffer | None:
             self._check_open()
-            response = context.exchange.take(size)
+            response = context.take(size)
             return b"" if response is None and not context.exchange.in_flight else response
 
-        response: Buffer = await wait_for(attempt, context.watch, context.pid)
-        context.changed()
-        return response
+        return await wait_for(attempt, context.watch, context.pid)
 
     def _check_open(self) -> None:
         if self.context.closed:

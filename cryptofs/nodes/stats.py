@@ -41,7 +41,6 @@ def format_stats(table: ContextTable, uptime: float) -> str:
         "# TYPE cryptofs_contexts_configured gauge\n"
     )
     lines += [
-        f'cryptofs_contexts_configured{{engine="{engine}"}} {count}\n'
-        for engine, count in sorted(by_engine.items())
+        f'cryptofs_contexts_configured{{engine="{engine}"}} {count}\n' for engine, count in sorted(by_engine.items())
     ]
     return "".join(lines)

@@ -68,9 +68,7 @@ class Tree:
         types = tuple(
             (
                 str(type_),
-                self._keep(
-                    TypeDirectory(_FIRST_TYPE + index, DIRECTORY, self._uid, self._gid, type=type_, tree=self)
-                ),
+                self._keep(TypeDirectory(_FIRST_TYPE + index, DIRECTORY, self._uid, self._gid, type=type_, tree=self)),
             )
             for index, type_ in enumerate(Type)
         )
@@ -187,9 +185,7 @@ class TypeDirectory(Directory):
 class AlgorithmNodes:
     """The files below `algorithms/`, made when they are first looked up."""
 
-    def __init__(
-        self, engines: tuple[Engine, ...], make_node: Callable[[int, Callable[[], str]], Node]
-    ) -> None:
+    def __init__(self, engines: tuple[Engine, ...], make_node: Callable[[int, Callable[[], str]], Node]) -> None:
         self._engines = engines
         self._make_node = make_node
         self._by_name: dict[tuple[Type, str], Node] = {}

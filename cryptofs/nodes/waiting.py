@@ -21,7 +21,6 @@ SIGNAL_CHECK = 0.1
 _THREADS_LOOKED_AT = 64
 
 
-
 class BoundReached(Interrupted):
     """Nothing happened for WAIT_BOUND seconds."""
 

@@ -33,6 +33,7 @@ Value = int | str | Buffer
 
 _HEADER = struct.Struct(field_format(HEADER))
 _ATTRIBUTE = struct.Struct(field_format(ATTRIBUTE_HEADER))
+_NOT_OF_REQUESTS = 0xFFFF & ~int(REQUEST_FLAGS)
 _NO_ATTRIBUTES: Mapping[int, Value] = {}
 _OPERATIONS: Mapping[int, Operation] = {int(operation): operation for operation in Operation}
 _INTEGER_SIZES = {Kind.U32: 4, Kind.U64: 8}
@@ -61,10 +62,7 @@ class Record:
         return bool(self.flags & Flag.MORE)
 
     def __repr__(self) -> str:
-        shown = [
-            f"{ATTRIBUTES[number].word}={show_value(number, value)}"
-            for number, value in self.attributes.items()
-        ]
+        shown = [f"{ATTRIBUTES[number].word}={show_value(number, value)}" for number, value in self.attributes.items()]
         attributes = " ".join(shown)
         return (
             f"<Record {self.operation.word} id={self.id} flags={self.flags:#x} status={self.status} "
@@ -88,7 +86,7 @@ def parse_requests(buffer: Buffer) -> list[Record]:
     """
     requests = _parse(buffer)
     for request in requests:
-        if request.flags & ~REQUEST_FLAGS or request.status:
+        if request.flags & _NOT_OF_REQUESTS or request.status:
             _check_request(request)
     return requests
 
@@ -118,16 +116,12 @@ def _parse(buffer: Buffer) -> list[Record]:
     position = 0
     while position < end:
         if end - position < HEADER_SIZE:
-            raise MalformedRecord(
-                f"{end - position} bytes left at offset {position}: a header is {HEADER_SIZE}"
-            )
+            raise MalformedRecord(f"{end - position} bytes left at offset {position}: a header is {HEADER_SIZE}")
         size, version, number, flags, identity, status, attributes_size = _HEADER.unpack_from(view, position)
         if version != VERSION:
             raise InvalidValue(f"version {version} at offset {position}: this is version {VERSION}")
         if size > end - position:
-            raise MalformedRecord(
-                f"record of {size} bytes at offset {position}: only {end - position} follow"
-            )
+            raise MalformedRecord(f"record of {size} bytes at offset {position}: only {end - position} follow")
         payload_at = position + HEADER_SIZE + attributes_size
         if position + size < payload_at:
             raise MalformedRecord(
@@ -139,9 +133,7 @@ def _parse(buffer: Buffer) -> list[Record]:
             raise InvalidValue(f"operation {number} at offset {position}: unknown")
         if position + size - payload_at > PAYLOAD_MAX:
             raise TooLarge(f"payload of {position + size - payload_at} bytes: at most {PAYLOAD_MAX}")
-        attributes = (
-            _parse_attributes(view, position + HEADER_SIZE, payload_at) if attributes_size else _NO_ATTRIBUTES
-        )
+        attributes = _parse_attributes(view, position + HEADER_SIZE, payload_at) if attributes_size else _NO_ATTRIBUTES
         position += size
         records.append(Record(operation, flags, identity, status, attributes, view[payload_at:position]))
     if not records:
@@ -227,9 +219,7 @@ def build(record: Record) -> bytes:
     size = HEADER_SIZE + len(attributes) + len(record.payload)
     if size > RECORD_MAX:
         raise TooLarge(f"record of {size} bytes: at most {RECORD_MAX}")
-    header = _HEADER.pack(
-        size, VERSION, record.operation, record.flags, record.id, record.status, len(attributes)
-    )
+    header = _HEADER.pack(size, VERSION, record.operation, record.flags, record.id, record.status, len(attributes))
     return b"".join((header, attributes, record.payload))
 
 

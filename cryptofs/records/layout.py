@@ -179,9 +179,7 @@ ATTRIBUTE: Any = Struct(
 RECORD: Any = Struct(
     "header" / HEADER,
     "attributes"
-    / FixedSized(
-        this.header.attributes_size, FocusedSeq("list", "list" / GreedyRange(ATTRIBUTE), Terminated)
-    ),
+    / FixedSized(this.header.attributes_size, FocusedSeq("list", "list" / GreedyRange(ATTRIBUTE), Terminated)),
     "payload" / Bytes(lambda this: this.header.size - HEADER_SIZE - this.header.attributes_size),
 )
 

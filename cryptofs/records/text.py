@@ -84,6 +84,4 @@ def _bytes(name: str, value: str) -> bytes:
 
 def format_tags(attributes: Mapping[int, Value]) -> str:
     """Attributes as `tag: value` lines; secret ones show as (hidden)."""
-    return "".join(
-        f"{ATTRIBUTES[number].word}: {show_value(number, value)}\n" for number, value in attributes.items()
-    )
+    return "".join(f"{ATTRIBUTES[number].word}: {show_value(number, value)}\n" for number, value in attributes.items())

@@ -62,7 +62,8 @@ class AfAlgEngine(Engine):
     def describe(self, type_: Type, name: str) -> KernelDescription | None:
         """See Engine. Errors: OutOfResources, EngineFault.
 
-        Descriptions are remembered, refusals for MISS_SECONDS.
+        Descriptions are remembered, refusals for MISS_SECONDS. A driver of higher priority that is registered
+        later serves what is opened from then on, while the description still names the old one.
         """
         if not self.available:
             return None

@@ -7,7 +7,6 @@ import errno
 import socket
 
 from ...algorithms import ANY_KEY, NO_KEY, KeySizes, Type
-from ...records import PAYLOAD_MAX
 from .proc_crypto import Entry
 from .sockets import set_key, system_fault
 
@@ -15,7 +14,6 @@ _LARGEST_TRIED = 136
 """The largest key size tried where the kernel names none, bytes: past the block of every SHA-2."""
 _LARGEST_LISTED = 256
 _LONGEST_KEY = ANY_KEY.largest
-assert _LONGEST_KEY < PAYLOAD_MAX
 
 
 def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None) -> KeySizes:
@@ -30,6 +28,8 @@ def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None)
     else:
         tried = range(_LARGEST_TRIED + 1)
     needs = _needs_key(bound, type_, name)
+    if _has_no_setkey(bound):
+        return NO_KEY
     # counting bytes: some refuse a key whose halves are equal
     accepted = [size for size in tried if set_key(bound, bytes(range(size)), name)]
     if not accepted:
@@ -42,6 +42,15 @@ def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None)
             largest = entry.max_key if entry is not None and entry.max_key else _LONGEST_KEY
         return KeySizes(smallest=smallest, largest=largest, required=required)
     return KeySizes(tuple(accepted), required=required)
+
+
+def _has_no_setkey(bound: socket.socket) -> bool:
+    """True of a hash without keys, and of old kernels' poly1305, whose key is the first part of its message."""
+    try:
+        bound.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, bytes(16))
+    except OSError as error:
+        return error.errno in (errno.ENOSYS, errno.ENOPROTOOPT)
+    return False
 
 
 def _needs_key(bound: socket.socket, type_: Type, name: str) -> bool:

@@ -42,6 +42,7 @@ class KernelCipher:
         self._parameters: dict[str, Any] | None = parameters(operation, iv)
         self._block_size = block_size
         self._operation: socket.socket | None = None
+        self._ended = False
 
     def _send(self, operation: socket.socket, piece: memoryview, flags: int) -> int:
         parameters, self._parameters = self._parameters, None
@@ -52,6 +53,9 @@ class KernelCipher:
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         view = memoryview(data)
         size = len(view)
+        if self._ended:
+            # a new operation socket would go on with the IV of whatever ran on it before
+            raise EngineFault(f"{self._bound.name}: the message has ended")
         if size:
             if self._operation is None:
                 self._operation = self._bound.take()
@@ -68,6 +72,7 @@ class KernelCipher:
             if last:
                 self._bound.keep(self._operation)
                 self._operation = None
+                self._ended = True
         elif last:
             # the kernel still awaits more on it
             self.close()
@@ -86,6 +91,7 @@ class KernelCipher:
                 raise _short(self._bound.name, len(piece), sent, received)
 
     def close(self) -> None:
+        self._ended = True
         if self._operation is not None:
             self._operation.close()
             self._operation = None
@@ -150,9 +156,9 @@ class AfAlgWholeCipher(KernelTransform, WholeTransform):
 
     def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         size = len(data)
-        if not size:
-            return 0
-        received = self._bound.exchange(data, parameters(operation, iv), (out[:size],), self._subject)
+        # Receiving into nothing would not compute: xts and its like refuse a message of less than a block.
+        into = out[:size] if size else bytearray(1)
+        received = self._bound.exchange(data, parameters(operation, iv), (into,), self._subject)
         if received != size:
             raise _short(self.description.name, size, size, received)
         return size

@@ -9,6 +9,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ...algorithms import NAME_MAX, Type
@@ -30,10 +31,13 @@ PIECE = 131_072
 """Largest piece that a message in parts hands to the kernel at once, bytes."""
 WHOLE = PAYLOAD_MAX + 4096
 """What the buffers of a message that must go whole are raised to, bytes: the largest message and its tag."""
+OPTMEM_ENOUGH = 131_072
+"""The net.core.optmem_max that does for every message, bytes."""
 KEPT_MAX = 4
 """Operation sockets kept for the next message, per bound socket."""
 
 _PAGE = 4096
+_OPTMEM_MAX = Path("/proc/sys/net/core/optmem_max")
 # include/uapi/asm-generic/socket.h; the socket module does not name them
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
@@ -280,7 +284,15 @@ class Bound:
         return received
 
     def _over_optmem(self, message: str) -> TooLarge:
-        return TooLarge(f"{message}: {self.name} takes it whole, and net.core.optmem_max has no room for its pages")
+        # Lists of pages count against it: 20,480 bytes, the default before Linux 6.9, do for about half a megabyte.
+        try:
+            allowed = _OPTMEM_MAX.read_bytes().strip().decode("latin-1")
+        except OSError:
+            allowed = "unknown"
+        return TooLarge(
+            f"{message}: {self.name} takes it whole, and net.core.optmem_max ({allowed}) has no room for it; "
+            f"{OPTMEM_ENOUGH} has"
+        )
 
     def close(self) -> None:
         """Close all but the operation sockets that are taken; calling it twice is allowed."""

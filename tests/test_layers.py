@@ -1,0 +1,173 @@
+"""The shape of the code: which module may import which, how long a file is, and that what is public is documented."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cryptofs
+
+PACKAGE = Path(cryptofs.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+LINES_MAX = 400
+
+LOW = {"errors", "algorithms", "records"}
+BELOW_ENGINES = LOW | {"exchange"}
+ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds"}
+ENGINES = {"engines.af_alg", "engines.openssl"}
+BELOW_NODES = ENGINE_PARTS | {"engines", "contexts"}
+BELOW_CLI = BELOW_NODES | {"nodes", "operations", "daemon", "client", "benchmark"}
+
+# what each unit may import of the package, beside itself and the version
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "algorithms": {"errors"},
+    "records": {"errors", "algorithms"},
+    "exchange": LOW,
+    "engines.base": BELOW_ENGINES,
+    "engines.kinds": BELOW_ENGINES | {"engines.base"},
+    "engines.af_alg": ENGINE_PARTS,
+    "engines.openssl": ENGINE_PARTS,
+    "engines": ENGINE_PARTS | ENGINES,
+    "contexts": ENGINE_PARTS | {"engines"},
+    "nodes": BELOW_NODES,
+    "operations": BELOW_NODES | {"nodes"},
+    "daemon": BELOW_NODES | {"nodes", "operations"},
+    "client": LOW,
+    "benchmark": LOW | {"client"},
+    "benchmark.empty": set(),
+    "cli": BELOW_CLI,
+    "__main__": {"cli"},
+    "": set(),
+}
+# the floor of the benchmark is a file system of its own, and nothing of this one
+SEES_FUSE = {"operations", "daemon", "benchmark.empty"}
+
+
+def module_name(path: Path) -> str:
+    """`engines.base` for engines/base.py, `engines` for engines/__init__.py, nothing for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def unit_of(module: str) -> str:
+    """The unit that a module of the package belongs to: its longest known prefix."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in ALLOWED:
+            return ".".join(parts[:length])
+    raise AssertionError(f"module {module!r} belongs to no layer: give it one")
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """Full names of all that a module imports, wherever in it; `cryptofs.x.y` for `from .x import y`."""
+    here = ["cryptofs", *(module.split(".") if module else [])]
+    if not is_package:
+        here = here[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            target = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{target}.{alias.name}" for alias in node.names)
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What a module imports and must not."""
+    unit = unit_of(module)
+    found = []
+    for name in imports(source, module, is_package):
+        first, _, inner = name.partition(".")
+        if first == "pyfuse3" and unit not in SEES_FUSE:
+            found.append(name)
+        if first != "cryptofs" or inner == "__version__":
+            continue
+        imported = unit_of(inner)
+        if imported != unit and imported not in ALLOWED[unit]:
+            found.append(name)
+    return found
+
+
+def undocumented(source: str) -> list[str]:
+    """Public classes and functions of a module that have no docstring, and the module itself."""
+    tree = ast.parse(source)
+    found = [] if ast.get_docstring(tree) else ["the module"]
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if not node.name.startswith("_") and not ast.get_docstring(node):
+            found.append(node.name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_file(path: Path) -> None:
+    """Each file imports only from layers below its own, is short, and documents what is public."""
+    source = path.read_text()
+    module = module_name(path)
+    assert violations(source, module, path.name == "__init__.py") == []
+    assert len(source.splitlines()) <= LINES_MAX
+    assert undocumented(source) == []
+
+
+def test_every_layer_has_files() -> None:
+    """The table above is of this package: no layer is left that has no file."""
+    assert {unit_of(module_name(path)) for path in FILES} == set(ALLOWED)
+
+
+# The checks can fail
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("records.codec", "from ..contexts import Context", ["cryptofs.contexts.Context"]),
+        ("records.codec", "from .. import contexts", ["cryptofs.contexts"]),
+        ("records.codec", "import cryptofs.nodes.tree", ["cryptofs.nodes.tree"]),
+        ("errors", "def late():\n    from . import records", ["cryptofs.records"]),
+        ("algorithms.names", "from ..records import Attr", ["cryptofs.records.Attr"]),
+        ("engines.af_alg.hash", "from ..openssl.hash import x", ["cryptofs.engines.openssl.hash.x"]),
+        ("engines.openssl.hash", "from ...exchange import Exchange", []),
+        ("engines.openssl.hash", "from .. import af_alg", ["cryptofs.engines.af_alg"]),
+        ("engines.openssl.hash", "from ...engines import open_engines", ["cryptofs.engines.open_engines"]),
+        ("engines.base", "from .kinds import HashTransform", ["cryptofs.engines.kinds.HashTransform"]),
+        ("engines.kinds", "from .base import Transform\nfrom ..records import Buffer", []),
+        ("contexts.context", "from ..engines.openssl import x", ["cryptofs.engines.openssl.x"]),
+        ("contexts.context", "from ..engines.base import Engine\nfrom .stream import Stream", []),
+        ("nodes.tree", "import pyfuse3", ["pyfuse3"]),
+        ("nodes.tree", "from pyfuse3 import FUSEError", ["pyfuse3.FUSEError"]),
+        ("nodes.tree", "from .. import __version__", []),
+        ("operations", "import pyfuse3\nfrom .nodes import Tree", []),
+        ("operations", "from .daemon import serve", ["cryptofs.daemon.serve"]),
+        ("client.context", "from ..contexts import Context", ["cryptofs.contexts.Context"]),
+        ("client.context", "from ..records import build\nimport os", []),
+        ("cli.files", "from ..client import Context\nfrom ..daemon import serve", []),
+        ("daemon", "from .client import Context", ["cryptofs.client.Context"]),
+    ],
+)
+def test_imports_of_made_up_modules(module: str, source: str, found: list[str]) -> None:
+    """The check finds what it must in modules made up for it, and nothing else."""
+    assert violations(source, module) == found
+
+
+def test_imports_of_made_up_packages() -> None:
+    """One dot means another thing in an __init__.py."""
+    assert violations("from .af_alg import x", "engines", is_package=True) == []
+    assert violations("from ..contexts import x", "engines", is_package=True) == ["cryptofs.contexts.x"]
+    assert violations("from .contexts import x", "engines", is_package=False) == ["cryptofs.contexts.x"]
+    assert violations("import pyfuse3", "", is_package=True) == ["pyfuse3"]
+
+
+def test_a_module_without_a_layer_is_noticed() -> None:
+    """A new top-level module has to be given a place first."""
+    with pytest.raises(AssertionError, match="no layer"):
+        violations("", "helpers")
+
+
+def test_missing_docstrings_are_noticed() -> None:
+    """The docstring check finds a bare module, class, function and coroutine, and leaves private ones alone."""
+    bare = "class A:\n    pass\ndef b():\n    pass\nasync def c():\n    pass\ndef _d():\n    pass"
+    assert undocumented(bare) == ["the module", "A", "b", "c"]
+    assert undocumented('"""Doc."""\ndef b():\n    """Doc."""') == []
