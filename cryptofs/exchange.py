@@ -200,7 +200,7 @@ class Exchange:
             raise NoSuchTarget(f"request {identity}: nothing unfinished has this id")
         for job in lane.jobs:
             job.cancelled = True
-        if not lane.jobs:
+        if not lane.jobs and lane.failure is None:
             self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
 
     def reset(self) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from fake_engine import CANARY, FakeEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_records import table_of
 
 from cryptofs import exchange
 from cryptofs.algorithms import Type
-from cryptofs.contexts import STREAM_BUFFER, Context, ContextTable, table
+from cryptofs.contexts import STREAM_BUFFER, Context, ContextTable, Workers, table
+from cryptofs.contexts import context as context_module
 from cryptofs.contexts import stream as stream_module
 from cryptofs.contexts.control import CONTROLS
 from cryptofs.engines import open_engines
@@ -76,13 +79,36 @@ def symbol_of(number: int) -> str:
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, "success")
 
 
+class HandWorkers(Workers):
+    """Workers whose work is done when a test says so, in the order that it says."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=2)
+        self.given: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+
+    @property
+    def running(self) -> bool:
+        """Always."""
+        return True
+
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Keep it."""
+        self.given.append((work, done))
+
+    def do(self, index: int = 0) -> None:
+        """Do one piece of work and hand it back."""
+        work, done = self.given.pop(index)
+        done(work())
+
+
 class Bench:
     """A table of contexts, with the toys first and OpenSSL behind them, and one family of names to test with."""
 
     def __init__(self, family: str) -> None:
         self.family = family
         self.fake = FakeEngine()
-        self.table = ContextTable((self.fake, *OPENSSL))
+        self.workers = HandWorkers()
+        self.table = ContextTable((self.fake, *OPENSSL), self.workers)
 
     def client(self, kind: str | None = None, uid: int = 1000, **words: Any) -> "Client":
         """A context; configured, if a kind is given, with a key if it needs one."""
@@ -115,8 +141,17 @@ class Client:
 
     def answers(self) -> list[Record]:
         """All that is ready."""
-        data = self.context.exchange.take(RECORD_MAX)
+        data = self.context.take(RECORD_MAX)
         return parse_responses(data) if data is not None else []
+
+    def send(self, *records: Record) -> None:
+        """One write."""
+        self.context.submit(build_many(records))
+
+    def slow(self) -> None:
+        """From now on every request with a payload is for the workers."""
+        assert self.context.transform is not None
+        self.context.transform.pace = 1e9
 
     def ok(self, operation: Operation, payload: bytes = b"", /, **words: Any) -> bytes:
         """The payload of a request that must succeed."""
@@ -154,6 +189,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made = Bench(request.param)
     yield made
     made.table.close_all()
+    assert made.workers.given == []
     assert made.fake.open_runs == 0
     assert made.fake.transforms == []
     assert len(made.table) == 0
@@ -431,8 +467,8 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (CLONE, "EOPNOTSUPP", cloning("aead", "aead")),
     # operations of other types, keys
     *[(op, "EOPNOTSUPP", failing("hash", op, iv=bytes(16))) for op in (ENCRYPT, DECRYPT)],
-    *[(op, "EOPNOTSUPP", failing("hash", op, more=True)) for op in (ENCRYPT, DECRYPT, GENERATE)],
-    *[(op, "EOPNOTSUPP", with_iv(kind, op)) for kind in ("stream", "whole", "aead") for op in (DIGEST, GENERATE)],
+    *[(op, "EOPNOTSUPP", failing("hash", op, more=True)) for op in (ENCRYPT, DECRYPT)],
+    *[(op, "EOPNOTSUPP", failing(kind, op)) for kind in ("stream", "whole", "aead") for op in (DIGEST, GENERATE)],
     (GENERATE, "EOPNOTSUPP", failing("hash", GENERATE, length=1)),
     (DIGEST, "EOPNOTSUPP", failing("rng", DIGEST)),
     (ENCRYPT, "EOPNOTSUPP", failing("rng", ENCRYPT)),
@@ -498,6 +534,27 @@ def test_errno(
     assert message
     for secret in (CANARY, KEY.hex(), repr(KEY)[2:-1]):
         assert secret not in message
+
+
+@pytest.mark.parametrize(
+    ("operation", "symbol", "scenario"),
+    [row for row in TABLE if row[0] not in CONTROLS],
+    ids=[f"{row[0].word}-{row[1]}-{index}" for index, row in enumerate(TABLE) if row[0] not in CONTROLS],
+)
+def test_errno_by_workers(
+    operation: Operation, symbol: str, scenario: Scenario, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows when workers compute."""
+    monkeypatch.setattr(exchange, "OPEN_MESSAGES", 3)
+    monkeypatch.setattr(context_module, "LONG_NS", -1)
+
+    def at_once(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        done(work())
+
+    monkeypatch.setattr(bench.workers, "submit", at_once)
+    response = scenario(bench)
+    assert symbol_of(response.status) == symbol
+    assert CANARY not in str(response.attributes)
 
 
 # The table and the document
@@ -831,6 +888,195 @@ def test_clone_counts_as_an_open_message(bench: Bench, monkeypatch: pytest.Monke
     assert client.fails(CLONE, id=9, target=7) == "EDQUOT"
     client.ok(DIGEST, id=8)
     client.ok(CLONE, id=9, target=7)
+
+
+# Workers
+
+
+def digest_request(identity: int, data: bytes, more: bool = False) -> Record:
+    """A part or a whole digest."""
+    return Record(DIGEST, MORE * more, identity, 0, {}, data)
+
+
+def test_long_requests_do_not_hold_up_short_ones(bench: Bench) -> None:
+    """What workers do is answered when it is done, in any order; the rest at once."""
+    client = bench.client("hash")
+    client.slow()
+    client.send(digest_request(1, b"one"), digest_request(2, b"two"), digest_request(3, b""))
+    assert [answer.id for answer in client.answers()] == [3]
+    assert client.context.exchange.in_flight == 2
+    told: list[int] = []
+    client.context.watch(lambda: told.append(1))
+    bench.workers.do(1)
+    assert told == [1]
+    bench.workers.do()
+    assert [(answer.id, bytes(answer.payload)) for answer in client.answers()] == [
+        (2, hashlib.sha256(b"two").digest()),
+        (1, hashlib.sha256(b"one").digest()),
+    ]
+    assert client.answers() == []
+    assert client.context.exchange.lanes == {}
+
+
+def test_parts_are_computed_one_after_the_other(bench: Bench) -> None:
+    """No part of a message is handed over before the one in front of it is done; two messages of one id neither."""
+    client = bench.client("hash")
+    client.slow()
+    client.send(digest_request(7, b"a", True), digest_request(7, b"b", True), digest_request(7, b"c"))
+    client.send(digest_request(7, b"d"))
+    for _ in range(4):
+        assert len(bench.workers.given) == 1
+        bench.workers.do()
+    assert bench.workers.given == []
+    answers = client.answers()
+    assert [answer.more for answer in answers] == [True, True, False, False]
+    assert [bytes(answer.payload) for answer in answers if not answer.more] == [
+        hashlib.sha256(b"abc").digest(),
+        hashlib.sha256(b"d").digest(),
+    ]
+
+
+def test_a_context_takes_no_more_workers_than_there_are(bench: Bench) -> None:
+    """The rest of its requests wait with it, so that another context's are not behind them."""
+    client, other = bench.client("hash"), bench.client("hash")
+    client.slow()
+    other.slow()
+    client.send(*[digest_request(identity, b"x") for identity in range(10)])
+    assert len(bench.workers.given) == bench.workers.threads
+    other.send(digest_request(1, b"y"))
+    assert len(bench.workers.given) == bench.workers.threads + 1
+    while bench.workers.given:
+        bench.workers.do(-1)
+    assert sorted(answer.id for answer in client.answers()) == list(range(10))
+    assert len(other.answers()) == 1
+
+
+@pytest.mark.parametrize("cancel", [Record(CANCEL, 0, 8, 0, {Attr.TARGET: 7}), Record(RESET, 0, 8)])
+def test_what_workers_do_can_be_cancelled(bench: Bench, cancel: Record) -> None:
+    """In a worker, on its way back, or behind it on its lane: ECANCELED once each, and no output."""
+    client = bench.client("hash")
+    client.slow()
+    client.send(digest_request(7, b"a", True), digest_request(7, b"b"), digest_request(9, b"other"))
+    (work, done), other = bench.workers.given
+    result = work()
+    client.send(cancel)
+    assert [(answer.id, answer.status) for answer in client.answers()] == [(8, 0)]
+    done(result)
+    bench.workers.given = [other]
+    bench.workers.do()
+    answers = client.answers()
+    last = errno.ECANCELED if cancel.operation == RESET else 0
+    assert [(answer.id, answer.status) for answer in answers] == [(7, errno.ECANCELED)] * 2 + [(9, last)]
+    assert not any(len(answer.payload) for answer in answers[:2])
+    assert client.context.exchange.lanes == {}
+    assert client.context.exchange.outstanding == 0
+
+
+def test_an_id_is_free_after_reset(bench: Bench) -> None:
+    """Though a request of the same id is still with a worker, and ends later than the new one."""
+    client = bench.client("hash")
+    client.slow()
+    client.send(digest_request(7, b"old", True))
+    client.send(Record(RESET, 0, 8), digest_request(7, b"new"))
+    bench.workers.do(1)
+    bench.workers.do()
+    answers = [(answer.id, answer.status, bytes(answer.payload)) for answer in client.answers()]
+    new = hashlib.sha256(b"new").digest()
+    assert answers == [(8, 0, b""), (7, 0, new), (7, errno.ECANCELED, b"")]
+
+
+def test_nothing_changes_under_a_worker(bench: Bench) -> None:
+    """set-key and clone are EBUSY while a part is in flight."""
+    client = bench.client("mac")
+    client.slow()
+    client.send(digest_request(7, b"part", True))
+    client.send(Record(SET_KEY, 0, 8, 0, {Attr.KEY: KEY[::-1]}), Record(CLONE, 0, 9, 0, {Attr.TARGET: 7}))
+    assert [answer.status for answer in client.answers()] == [errno.EBUSY] * 2
+    client.send(Record(RESET, 0, 10), Record(SET_KEY, 0, 11, 0, {Attr.KEY: KEY[::-1]}))
+    assert [answer.status for answer in client.answers()] == [0, errno.EBUSY]
+    bench.workers.do()
+    client.send(Record(SET_KEY, 0, 11, 0, {Attr.KEY: KEY[::-1]}))
+    assert [(answer.id, answer.status) for answer in client.answers()] == [(7, errno.ECANCELED), (11, 0)]
+
+
+def test_close_waits_for_the_workers(bench: Bench) -> None:
+    """The transform is closed when the last worker has done with it; nothing is answered any more."""
+    client = bench.client("mac")
+    client.slow()
+    client.send(*[digest_request(identity, b"x", identity < 2) for identity in range(4)], digest_request(0, b"y"))
+    bench.table.close(client.context)
+    while bench.workers.given:
+        assert client.context.transform is not None
+        bench.workers.do()
+    assert client.context.transform is None
+    assert bench.fake.open_runs == 0
+    assert client.answers() == []
+
+
+def test_a_worker_meets_an_exception(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """EIO as anywhere else."""
+    bench.family = "fake"
+    client = bench.client("hash")
+    client.slow()
+    bench.fake.fuses = {"update"}
+    client.send(digest_request(1, b"x"), digest_request(2, b"y", True))
+    bench.workers.do()
+    bench.workers.do()
+    answers = client.answers()
+    assert [answer.status for answer in answers] == [errno.EIO] * 2
+    assert CANARY not in str(answers)
+    assert CANARY in caplog.text
+    bench.fake.fuses = set()
+    assert client.fails(DIGEST, id=2) == "EIO"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=9), st.booleans()), max_size=25),
+    st.lists(st.integers(0, 5), max_size=60),
+    st.booleans(),
+)
+def test_workers_in_any_order(parts: list[tuple[int, bytes, bool]], order: list[int], one_write: bool) -> None:
+    """Whatever workers finish first, each message's digest is its own and each id is answered in its order."""
+    bench = Bench("fake")
+    client = bench.client("hash")
+    client.slow()
+    records = [digest_request(*part) for part in parts]
+    for write in [records] if one_write and records else [[record] for record in records]:
+        client.send(*write)
+        if order and bench.workers.given:
+            bench.workers.do(order.pop() % len(bench.workers.given))
+    while bench.workers.given:
+        bench.workers.do((order.pop() if order else 0) % len(bench.workers.given))
+    answers = client.answers()
+    assert len(answers) == len(parts)
+    for identity in (1, 2, 3):
+        expected, gathered = [], b""
+        for _, data, more in [part for part in parts if part[0] == identity]:
+            gathered += data
+            expected.append((0, more, b"" if more else hashlib.sha256(gathered).digest()))
+            gathered = gathered if more else b""
+        given = [(each.status, each.more, bytes(each.payload)) for each in answers if each.id == identity]
+        assert given == expected
+    bench.table.close_all()
+    assert bench.fake.open_runs == 0
+
+
+def test_answers_in_kept_buffers_are_not_mixed_up(bench: Bench) -> None:
+    """Large answers are built in buffers that are used again; each is given out as it was computed."""
+    client = bench.client("stream")
+    sizes = [70_000, 300_000, 65_536, 1_000_000, 65_400, 70_001]
+    given = []
+    for identity, size in enumerate(sizes * 3):
+        client.send(Record(ENCRYPT, 0, identity, 0, {Attr.IV: client.iv}, bytes((identity,)) * size))
+        if identity % 2:
+            given += [(answer.id, bytes(answer.payload)) for answer in client.answers() + client.answers()]
+    stream = client.ok(ENCRYPT, bytes(max(sizes)), iv=client.iv)
+    for identity, data in given:
+        wanted = bytes((identity,)) * sizes[identity % 6]
+        assert int.from_bytes(data) ^ int.from_bytes(stream[: len(data)]) == int.from_bytes(wanted)
+        assert len(data) == len(wanted)
+    assert len(given) == 18
 
 
 # Streams
@@ -1184,7 +1430,7 @@ def test_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         context.submit(5 * record)
     context.submit(record)
     assert not context.exchange.writable
-    data = context.exchange.take(RECORD_MAX)
+    data = context.take(RECORD_MAX)
     assert data is not None
     assert len(parse_responses(data)) == 4
     context.submit(4 * record)

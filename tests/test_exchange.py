@@ -180,6 +180,15 @@ def test_cancel_what_waits() -> None:
     assert exchange.lanes == {}
 
 
+def test_cancel_a_failed_message() -> None:
+    """It says no other error from then on."""
+    exchange = Exchange()
+    run(exchange, request(7, more=True), BAD)
+    exchange.cancel(7)
+    assert run(exchange, request(7, more=True)) == b"7 EINVAL;"
+    assert run(exchange, request(7)) == b"7 EINVAL;"
+
+
 def test_cancel_nothing() -> None:
     """An id that has nothing unfinished: ENOENT, also while its answer waits to be read."""
     exchange = Exchange()
@@ -198,14 +207,18 @@ def test_reset() -> None:
     run(exchange, request(1, more=True))
     run(exchange, request(2, more=True), BAD)
     message = exchange.lanes[1].message
-    (job,) = enter(exchange, request(3))
+    parts = enter(exchange, request(3, more=True), request(3, more=True))
     exchange.reset()
     assert message.closed == 1
-    assert set(exchange.lanes) == {3}
-    perform(exchange, job)
-    assert exchange.take(100) == b"3 ECANCELED;"
     assert exchange.lanes == {}
     assert run(exchange, request(2)) == b"2 ok;"
+    assert run(exchange, request(3)) == b"3 ok;"
+    (again,) = enter(exchange, request(3, more=True))
+    assert [perform(exchange, part) for part in parts] == [parts[1], None]
+    assert exchange.take(100) == 2 * b"3 ECANCELED;"
+    perform(exchange, again)
+    assert exchange.take(100) == b"3 ok;"
+    assert set(exchange.lanes) == {3}
 
 
 def test_close() -> None:
@@ -393,6 +406,16 @@ def test_counters() -> None:
 # Against a model
 
 
+class Track:
+    """What the model knows of one lane: its id, what waits on it, and its state: none, open, or an errno's name."""
+
+    def __init__(self, identity: int, lane: Lane) -> None:
+        self.identity = identity
+        self.lane = lane
+        self.jobs: deque[tuple[int, Job]] = deque()
+        self.state = "none"
+
+
 class ExchangeMachine(RuleBasedStateMachine):
     """Requests of a few ids, run in any lane order, cancelled, reset and read; the model is what the table says."""
 
@@ -408,24 +431,23 @@ class ExchangeMachine(RuleBasedStateMachine):
             patch.start()
         self.exchange = Exchange()
         self.count = 0
-        self.waiting: dict[int, deque[tuple[int, Job]]] = {}
+        self.current: dict[int, Track] = {}
+        self.waiting: list[Track] = []
         self.cancelled: set[int] = set()
-        self.open: dict[int, str] = {}
         self.expected: deque[tuple[bytes, int]] = deque()
         self.admitted: Counter[int] = Counter()
         self.answered: Counter[int] = Counter()
-        self.order: dict[int, list[int]] = {}
         self.messages: list[Running] = []
 
     @property
     def pending(self) -> int:
         """Requests that wait to run."""
-        return sum(map(len, self.waiting.values()))
+        return sum(len(track.jobs) for track in self.waiting)
 
     @property
     def owed(self) -> int:
         """Bytes of all that is not read."""
-        jobs = [job for lane in self.waiting.values() for _, job in lane]
+        jobs = [job for track in self.waiting for _, job in track.jobs]
         return sum(job.cost for job in jobs) + sum(cost for _, cost in self.expected)
 
     @rule(parts=st.lists(st.tuples(IDS, st.booleans(), st.integers(0, 300)), min_size=1, max_size=5))
@@ -444,62 +466,60 @@ class ExchangeMachine(RuleBasedStateMachine):
         for record in records:
             self.count += 1
             job = self.exchange.enqueue(record)
-            self.waiting.setdefault(record.id, deque()).append((self.count, job))
+            track = self.current.setdefault(record.id, Track(record.id, job.lane))
+            assert job.lane is track.lane
+            track.jobs.append((self.count, job))
+            if track not in self.waiting:
+                self.waiting.append(track)
             self.admitted[record.id] += 1
 
-    @precondition(lambda self: self.pending)
+    @precondition(lambda self: self.waiting)
     @rule(data=st.data(), fails=st.booleans())
     def run_one(self, data: st.DataObject, fails: bool) -> None:
         """Run the first job of any lane."""
-        identity = data.draw(st.sampled_from(sorted(self.waiting)))
-        self.run_first(identity, fails)
+        self.run_first(data.draw(st.sampled_from(self.waiting)), fails)
 
-    def run_first(self, identity: int, fails: bool) -> None:
+    def run_first(self, track: Track, fails: bool) -> None:
         """Run it, and work out what its answer must be."""
-        serial, job = self.waiting[identity].popleft()
-        lane = job.lane
+        serial, job = track.jobs.popleft()
+        lane, before = track.lane, track.state
         assert lane.jobs[0] is job
         assert job.cancelled == (serial in self.cancelled)
-        before = self.open.get(identity, "none")
         told = "ECANCELED" if job.cancelled else before if before.startswith("E") else "EINVAL" if fails else "ok"
-        answer = f"{identity} {serial} {told};".encode()
+        answer = f"{track.identity} {serial} {told};".encode()
         following = perform(self.exchange, job, BAD if fails else None, answer)
         if lane.failure is not None:
             assert lane.failure.symbol == told
         if lane.message is not None and lane.message not in self.messages:
             self.messages.append(lane.message)
-        if job.record.more:
-            self.open[identity] = "open" if told == "ok" else told
-        else:
-            self.open.pop(identity, None)
+        track.state = "none" if not job.record.more else "open" if told == "ok" else told
         self.expected.append((answer, job.cost))
-        self.order.setdefault(identity, []).append(serial)
-        if not self.waiting[identity]:
-            del self.waiting[identity]
-            assert following is None
-        else:
-            assert following is self.waiting[identity][0][1]
+        assert following is (track.jobs[0][1] if track.jobs else None)
+        if not track.jobs:
+            self.waiting.remove(track)
+            if track.state == "none" and self.current.get(track.identity) is track:
+                del self.current[track.identity]
 
     @rule(identity=IDS)
     def cancel(self, identity: int) -> None:
-        """Cancel what is unfinished under an id."""
-        if identity not in self.waiting and identity not in self.open:
+        """Cancel what is unfinished under an id; why a message has failed does not change by it."""
+        track = self.current.get(identity)
+        if track is None:
             with pytest.raises(NoSuchTarget):
                 self.exchange.cancel(identity)
             return
         self.exchange.cancel(identity)
-        self.cancelled |= {serial for serial, _ in self.waiting.get(identity, ())}
-        if identity not in self.waiting:
-            self.open[identity] = "ECANCELED"
+        self.cancelled |= {serial for serial, _ in track.jobs}
+        if not track.jobs and track.state == "open":
+            track.state = "ECANCELED"
 
     @rule()
     def reset(self) -> None:
-        """Drop every unfinished message."""
+        """Drop every unfinished message; its id is free at once, what was accepted is still answered."""
         self.exchange.reset()
-        for identity in list(self.open):
-            if identity not in self.waiting:
-                del self.open[identity]
-        self.cancelled |= {serial for lane in self.waiting.values() for serial, _ in lane}
+        for track in self.current.values():
+            self.cancelled |= {serial for serial, _ in track.jobs}
+        self.current = {}
 
     @rule(size=st.integers(0, 60))
     def read(self, size: int) -> None:
@@ -524,28 +544,29 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert state(self.exchange) == (self.pending, self.pending + len(self.expected), self.owed)
         assert self.exchange.readable == bool(self.expected)
         assert self.exchange.writable == (self.exchange.outstanding < 12 and self.owed < 2000)
-        assert set(self.exchange.lanes) == set(self.waiting) | set(self.open)
-        for identity, lane in self.exchange.lanes.items():
-            assert lane.is_open == (identity in self.open)
-            assert (lane.message is not None) == (self.open.get(identity) == "open")
-        running = [lane.message for lane in self.exchange.lanes.values() if lane.message is not None]
+        assert {identity: track.lane for identity, track in self.current.items()} == self.exchange.lanes
+        for track in self.current.values():
+            assert track.lane.is_open == (track.state != "none")
+            assert (track.lane.message is not None) == (track.state == "open")
+        running = [track.lane.message for track in (*self.current.values(), *self.waiting)]
         assert all(message.closed == (message not in running) for message in self.messages)
 
     def teardown(self) -> None:
-        """Run and read everything: each request was answered once, in its lane's order, and nothing is left."""
+        """Run and read everything: each request was answered once, and nothing is left."""
         try:
             while self.waiting:
-                self.run_first(min(self.waiting), False)
+                self.run_first(self.waiting[-1], False)
                 self.accounts()
             while self.expected:
                 self.read(60)
             assert state(self.exchange) == (0, 0, 0)
             assert self.admitted == self.answered
-            assert all(serials == sorted(serials) for serials in self.order.values())
-            for identity in list(self.open):
+            assert all(track.state != "none" for track in self.current.values())
+            for identity in list(self.current):
                 self.write([(identity, False, 0)])
-                self.run_first(identity, False)
+                self.run_first(self.current[identity], False)
             assert self.exchange.lanes == {}
+            assert all(message.closed == 1 for message in self.messages)
         finally:
             for patch in self.patches:
                 patch.stop()
