@@ -105,6 +105,7 @@ class ToyCipher:
         out[: len(data)] = mix(self._key, self._iv, self._at, data)
         self._at += len(data)
         self._ended = last
+        self._engine.ended_runs += last
         return len(data)
 
     def close(self) -> None:
@@ -187,7 +188,11 @@ class ToyRng(_Keyed, RngTransform):
 
 
 class FakeEngine(Engine):
-    """The toys. fuses: where to raise RuntimeError; open_runs, transforms: what is open now."""
+    """The toys.
+
+    fuses: where to raise RuntimeError. open_runs, transforms: what is open now; ended_runs: ciphers that were told
+    that their message ends.
+    """
 
     name = "fake"
 
@@ -195,6 +200,7 @@ class FakeEngine(Engine):
         self.fuses: set[str] = set()
         self.fail_tags = False
         self.open_runs = 0
+        self.ended_runs = 0
         self.transforms: list[Transform] = []
 
     def burn(self, point: str) -> None:

@@ -21,7 +21,7 @@ from cryptofs.algorithms import (
     parse_name,
     parse_type,
 )
-from cryptofs.errors import CryptofsError, InvalidValue
+from cryptofs.errors import CryptofsError, InvalidValue, NotSupported
 from cryptofs.records import ATTRIBUTES, Attr
 
 few = settings(deadline=None, max_examples=200)
@@ -219,3 +219,4 @@ def test_errors_know_their_errno() -> None:
         assert 0 < error.errno < 512
         assert str(error("why")) == f"{error('why').symbol}: why"
         assert error("why").symbol.startswith("E")
+    assert NotSupported("why").symbol == "EOPNOTSUPP"

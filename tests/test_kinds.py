@@ -74,9 +74,11 @@ def test_hash_in_parts(data: bytes, cuts: list[int]) -> None:
 @given(st.binary(max_size=200), any_cuts)
 def test_stream_cipher_in_parts(data: bytes, cuts: list[int]) -> None:
     """Any cut gives the output of the whole, each part all whole chunks so far."""
-    transform = toy("ctr(toy)")
+    engine = FakeEngine()
+    transform = toy("ctr(toy)", engine)
     parts = cut(data, cuts)
     given = in_parts(transform.start(ENCRYPT, IVS["ctr(toy)"], 0), parts)
+    assert (engine.ended_runs, engine.open_runs) == (1, 0)
     assert b"".join(given) == mix(KEY, IVS["ctr(toy)"], 0, data) == once(transform, ENCRYPT, IVS["ctr(toy)"], data)
     taken = gave = 0
     for part, output in zip(parts[:-1], given[:-1], strict=True):

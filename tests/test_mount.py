@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import AF_ALG, Daemon
 from vectors import FAMILIES, load
+from vectors.counts import record as record_counts
 
 from cryptofs.algorithms import Type
 from cryptofs.client import Context, RequestError
@@ -69,14 +70,15 @@ def test_a_sample_of_the_vectors(mount: Path, family: str) -> None:
     cases, _ = load(family)
     sample = cases[:: max(1, len(cases) // 25)]
     assert sample
-    ran = 0
+    counts = record_counts("mount", family)
     for case in sample:
         authsize = case.authsize if case.type is Type.AEAD else None
         # the catalogue has names that no engine offers on some machines, such as ctr(camellia)
         if not (mount / "algorithms" / case.type / case.name).exists():
             continue
         with Context(case.type, case.name, case.key, authsize=authsize, mount=mount) as context:
-            ran += 1
+            counts.cases += 1
+            counts.rejected += not case.valid
             if case.operation is Operation.DIGEST:
                 assert context.digest(case.data)[: len(case.expected)] == case.expected, case.where
                 continue
@@ -87,8 +89,7 @@ def test_a_sample_of_the_vectors(mount: Path, family: str) -> None:
                 with pytest.raises(RequestError) as caught:
                     call(case.data, case.iv, case.assoc)
                 assert caught.value.errno == errno.EBADMSG, case.where
-    print(f"{family}: {ran} vectors through the mount")
-    assert ran
+    assert counts.cases
 
 
 def test_messages_say_value_and_bound(mount: Path) -> None:
@@ -148,8 +149,9 @@ def af_alg_sockets(pid: int) -> int:
                 continue
             copy = libc.syscall(438, pidfd, int(entry), 0)  # pidfd_getfd
             if copy >= 0:
-                with socket.socket(fileno=copy) as twin:
-                    count += twin.family == socket.AF_ALG
+                # the family is given so that Python does not ask for the name, which AF_ALG has none of
+                with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET, 0, copy) as twin:
+                    count += twin.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_ALG
     finally:
         os.close(pidfd)
     return count

@@ -5,7 +5,7 @@ mount=$1 file=$2
 output=$(mktemp) again=$(mktemp)
 trap 'rm -f "$output" "$again"' EXIT
 
-# through IN OUT WORDS...: the bytes of the file IN through a new context, configured by a line of text, into the file OUT.
+# through IN OUT WORDS...: the file IN through a new context, configured by a line of text, into the file OUT.
 through() {
     in=$1 out=$2
     shift 2
