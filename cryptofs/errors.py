@@ -6,6 +6,7 @@ secret is described by its length alone.
 
 import errno
 import os
+from typing import Self
 
 
 class CryptofsError(Exception):
@@ -24,7 +25,12 @@ class CryptofsError(Exception):
     @property
     def symbol(self) -> str:
         """The errno's name, as in errno(3)."""
-        return errno.errorcode.get(self.errno, str(self.errno))
+        # Python knows this number by its other name
+        return "EOPNOTSUPP" if self.errno == errno.EOPNOTSUPP else errno.errorcode.get(self.errno, str(self.errno))
+
+    def again(self) -> Self:
+        """The same error anew: without the traceback, whose frames would keep a request's data."""
+        return type(self)(self.message)
 
     def __str__(self) -> str:
         return f"{self.symbol}: {self.message or os.strerror(self.errno)}"

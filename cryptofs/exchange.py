@@ -27,6 +27,8 @@ QUEUE_BYTES = 16 * 1024 * 1024
 """Bytes that these and their answers may take."""
 OPEN_MESSAGES = 256
 """Messages in parts that one context may have open."""
+UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
+"""Messages in parts that one context may have begun, open or failed, without having sent their last part."""
 
 MORE = int(Flag.MORE)
 
@@ -67,7 +69,6 @@ class Exchange:
 
     __slots__ = (
         "_ready",
-        "_ready_first",
         "bytes",
         "completed",
         "failed",
@@ -92,17 +93,28 @@ class Exchange:
     def admit(self, records: Sequence[Record]) -> None:
         """Take all of these into account, or none.
 
-        Errors: TooLarge for what would never fit, WouldBlock for what does not fit now.
+        Errors: TooLarge for what would never fit, WouldBlock for what does not fit now, OverQuota for messages in
+        parts where too many have not ended.
         """
         cost = 0
+        begun = set()
         for record in records:
             cost += cost_of(record)
+            if record.flags & MORE and record.id not in self.lanes:
+                begun.add(record.id)
         if len(records) > QUEUE_REQUESTS:
             raise TooLarge(f"{len(records)} requests in one write: the queue takes {QUEUE_REQUESTS}")
         if cost > QUEUE_BYTES:
             raise TooLarge(f"{cost} bytes of requests and answers in one write: the queue takes {QUEUE_BYTES}")
         if self.outstanding + len(records) > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
             raise WouldBlock(f"queue full: {self.outstanding} requests and {self.bytes} bytes wait to be read")
+        if begun:
+            # a message that failed takes memory, too, until its end is seen
+            unfinished = sum(lane.is_open for lane in self.lanes.values())
+            if unfinished + len(begun) > UNFINISHED_MESSAGES:
+                raise OverQuota(
+                    f"{unfinished} messages in parts have not ended: at most {UNFINISHED_MESSAGES}, reset forgets them"
+                )
         self.outstanding += len(records)
         self.in_flight += len(records)
         self.bytes += cost

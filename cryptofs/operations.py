@@ -58,14 +58,21 @@ def _attributes(node: Node) -> EntryAttributes:
     entry.st_uid = node.uid
     entry.st_gid = node.gid
     entry.st_nlink = 2 if stat.S_ISDIR(node.mode) else 1
-    entry.st_blksize = 4096
+    entry.st_blksize = node.block_size
     entry.entry_timeout = node.timeout
     entry.attr_timeout = node.timeout
     return entry
 
 
+async def _never(*arguments: object) -> NoReturn:
+    """Names come and go with contexts, not by these calls."""
+    raise FUSEError(errno.EPERM)
+
+
 class Operations(pyfuse3.Operations):
     """The file system's operations on a tree."""
+
+    create = mknod = mkdir = symlink = link = unlink = rmdir = rename = _never  # type: ignore[assignment]
 
     enable_writeback_cache = False
     enable_acl = False
@@ -132,7 +139,7 @@ class Operations(pyfuse3.Operations):
         handle = node.open(flags, _caller(ctx))
         number = self._next()
         self._handles[number] = handle
-        return FileInfo(fh=number, direct_io=handle.direct_io)
+        return FileInfo(fh=number, direct_io=True, nonseekable=not handle.seekable)
 
     # read and write are the short way: guarded in place, one call less for each request
 

@@ -138,13 +138,13 @@ class Context:
 
 def test_example_record(mount: Path) -> None:
     """The hex example of a record, after a configure by text."""
-    (example,) = examples("Records")
-    record = bytes.fromhex(example)
+    lines = [bytes.fromhex(example) for example in examples("Records")]
+    record, response, configure = lines[0], lines[1] + lines[2], lines[3] + lines[4]
     with Context(mount) as context:
-        reply = context.ctl("configure type=hash name=sha256")
-        assert (reply["type"], reply["name"], reply["digest-size"]) == ("hash", "sha256", "32")
+        assert os.write(context.fd, configure) == len(configure) == 44
+        assert os.read(context.fd, 65536)[5:8] == bytes([1, 0, 0x80])
         assert os.write(context.fd, record) == len(record) == 27
-        response = os.read(context.fd, 65536)
+        assert os.read(context.fd, 65536) == response
         digest = hashlib.sha256(b"abc").digest()
         assert response == HEADER.pack(24 + 32, 1, 18, 0x8000, 1, 0, 0) + digest
         assert os.read(context.fd, 65536) == b"", "nothing in flight"

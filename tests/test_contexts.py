@@ -1420,10 +1420,16 @@ def test_contexts_of_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failed_messages_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages that failed and never end do not fill the memory."""
     monkeypatch.setattr(exchange, "OPEN_MESSAGES", 4)
+    monkeypatch.setattr(exchange, "UNFINISHED_MESSAGES", 8)
     client = bench.client("hash")
-    for identity in range(100):
-        client.ask(ENCRYPT, id=identity, more=True)
-    assert len(client.context.exchange.lanes) <= 2 * exchange.OPEN_MESSAGES
+    for identity in range(8):
+        assert client.ask(ENCRYPT, id=identity, more=True).status == errno.EOPNOTSUPP
+    with pytest.raises(OverQuota, match="8 messages in parts have not ended"):
+        client.ask(ENCRYPT, id=8, more=True)
+    assert len(client.context.exchange.lanes) == 8
+    assert client.ok(DIGEST, id=8), "whole messages go on"
+    client.ok(RESET)
+    assert client.ask(ENCRYPT, id=8, more=True).status == errno.EOPNOTSUPP
 
 
 def test_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import hmac
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -189,8 +191,6 @@ def test_many_contexts_do_not_mix(mount: Path) -> None:
     """200 contexts with keys of their own, interleaved: every answer is its own context's."""
     contexts = [Context("hash", "hmac(sha256)", key=bytes([n]) * 8, mount=mount) for n in range(200)]
     try:
-        import hmac
-
         for _ in range(3):
             for n, context in enumerate(contexts):
                 assert context.digest(b"data") == hmac.digest(bytes([n]) * 8, b"data", "sha256")
@@ -339,3 +339,70 @@ def test_info_by_record(mount: Path) -> None:
         assert reply.attributes[Attr.NAME] == "gcm(aes)"
         assert reply.attributes[Attr.AUTHSIZE] == 16
         assert reply.attributes[Attr.QUEUE_REQUESTS] == 4096
+
+
+def test_the_page_cache_is_never_asked(mount: Path, tmp_path: Path) -> None:
+    """cp, cat and sendfile between files of the mount fall back to read and write: no byte is made up."""
+    data = os.urandom(3_000_000)
+    (tmp_path / "data").write_bytes(data)
+    with (
+        Context("skcipher", "ctr(aes)", bytes(16), mount=mount) as cipher,
+        Context("hash", "sha256", mount=mount) as hasher,
+    ):
+        for _ in range(5):
+            (cipher.directory / "ctl").write_text(f"reset iv=hex:{bytes(16).hex()}")
+            script = "cat $1 > $2/stream & cat $2/stream > $3/stream; wait"
+            shell(script, mount, str(tmp_path / "data"), str(cipher.directory), str(hasher.directory))
+            digest = (hasher.directory / "stream").read_bytes()
+            assert digest == hasher.digest(cipher.encrypt(data, bytes(16)))
+    copied = tmp_path / "copied"
+    shutil.copyfile(mount / "version", copied)
+    assert copied.read_text().startswith("cryptofs ")
+
+
+def test_an_exact_reader_stays_in_step(mount: Path) -> None:
+    """Open for both, write, read just the digest, write again: each digest is its own message's."""
+    with Context("hash", "sha256", mount=mount) as context:
+        stream = os.open(context.directory / "stream", os.O_RDWR)
+        try:
+            for word in (b"abc", b"def", b"abc"):
+                os.write(stream, word)
+                assert os.read(stream, 32) == context.digest(word)
+        finally:
+            os.close(stream)
+
+
+def test_a_cut_control_line_is_refused(mount: Path) -> None:
+    """bash's printf writes 4,096 bytes at a time: half a key is no key."""
+    with Context("hash", "hmac(sha256)", b"old", mount=mount) as context:
+        script = "printf 'set-key key=hex:%s\\n' $(head -c 3000 /dev/zero | od -An -v -tx1 | tr -d ' \\n') > $1/ctl"
+        with pytest.raises(AssertionError, match="Invalid argument"):
+            shell(script, mount, str(context.directory))
+        assert context.digest(b"") == hmac.digest(b"old", b"", "sha256")
+
+
+def test_sparse_files_are_not_shortened(mount: Path, tmp_path: Path) -> None:
+    """A hole is data: cp of a sparse file gives the right digest, or fails."""
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(1_000_000)
+        file.seek(0, os.SEEK_END)
+        file.write(b"x")
+    with Context("hash", "sha256", mount=mount) as context:
+        done = subprocess.run(["cp", str(sparse), str(context.directory / "stream")], capture_output=True, check=False)
+        if done.returncode == 0:
+            assert (context.directory / "stream").read_bytes() == context.digest(sparse.read_bytes())
+        else:
+            assert b"seek" in done.stderr
+
+
+def test_a_refused_write_leaves_its_reason(mount: Path) -> None:
+    """Such a write has no answer, so status says why; names cannot be made or removed."""
+    with Context("hash", "sha256", mount=mount) as context:
+        with pytest.raises(OSError):
+            os.pwrite(context.fileno(), b"x" * 30, 0)
+        assert "EINVAL: version 120" in context.status()["last-error"]
+    for attempt in ((mount / "new").touch, (mount / "crypto").unlink, (mount / "directory").mkdir):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EPERM

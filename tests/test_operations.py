@@ -143,7 +143,7 @@ def test_a_context_is_its_openers_alone(rig: Rig) -> None:
         assert b"uid: 1000\n" in bytes(await rig.operations.read(status, 0, 4096))
         await rig.operations.release(status)
         await rig.operations.release(handle)
-        assert await refused(rig.operations.open(inode, os.O_RDONLY, ALICE)) == errno.ENOENT
+        assert await refused(rig.operations.open(inode, os.O_RDONLY, ALICE)) == errno.ENODEV
 
     run(main)
 

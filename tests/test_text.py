@@ -53,7 +53,7 @@ control_requests = requests.filter(lambda record: record.operation in CONTROL_OP
 def test_line_and_record_mean_the_same(record: Record) -> None:
     """A line gives what the record with the same attributes gives."""
     bare = Record(record.operation, attributes=record.attributes)
-    parsed = parse_line(line_of(record))
+    parsed = parse_line(line_of(record) + b"\n")
     assert parsed == bare
     assert build(parsed) == build(bare)
     assert parse_requests(build(parsed)) == [bare]
@@ -70,7 +70,7 @@ def test_every_attribute(number: Attr) -> None:
         Kind.U64: (1 << 64) - 1,
     }
     value = largest[spec.kind]
-    assert parse_line(f"info {text_of(number, value)}".encode()).attributes == {number: value}
+    assert parse_line(f"info {text_of(number, value)}\n".encode()).attributes == {number: value}
     too_large: dict[Kind, str] = {
         Kind.TEXT: "~" * (spec.largest + 1),
         Kind.BYTES: "hex:" + "fe" * (spec.largest + 1),
@@ -78,7 +78,7 @@ def test_every_attribute(number: Attr) -> None:
         Kind.U64: str(1 << 64),
     }
     with pytest.raises(InvalidValue, match=spec.word):
-        parse_line(f"info {spec.word}={too_large[spec.kind]}".encode())
+        parse_line(f"info {spec.word}={too_large[spec.kind]}\n".encode())
 
 
 @pytest.mark.parametrize("operation", sorted(CONTROL_OPERATIONS))
@@ -101,8 +101,10 @@ def test_integers() -> None:
     """Leading zeros do not change a number, nor hide how large it is."""
     assert parse_line(b"cancel target=007").attributes == {Attr.TARGET: 7}
     assert parse_line(b"cancel target=0").attributes == {Attr.TARGET: 0}
-    assert parse_line(b"cancel target=" + b"0" * 5000 + b"7").attributes == {Attr.TARGET: 7}
-    assert parse_line(b"cancel target=" + b"0" * 5000).attributes == {Attr.TARGET: 0}
+    assert parse_line(b"cancel target=" + b"0" * 5000 + b"7\n").attributes == {Attr.TARGET: 7}
+    assert parse_line(b"cancel target=" + b"0" * 5000 + b"\n").attributes == {Attr.TARGET: 0}
+    with pytest.raises(InvalidValue, match="ends with a newline"):
+        parse_line(b"cancel target=" + b"0" * 5000)
 
 
 REFUSED = [
@@ -159,9 +161,9 @@ def test_refused(line: bytes) -> None:
 def test_largest_line() -> None:
     """The published limit is inclusive, and it is the one of the document."""
     assert f"at most {LINE_MAX:,} bytes" in DOCUMENT.read_text()
-    assert parse_line(b"info".ljust(LINE_MAX)) == Record(Operation.INFO)
+    assert parse_line(b"info".ljust(LINE_MAX - 1) + b"\n") == Record(Operation.INFO)
     with pytest.raises(TooLarge):
-        parse_line(b"info".ljust(LINE_MAX + 1))
+        parse_line(b"info".ljust(LINE_MAX) + b"\n")
 
 
 def test_document_lines() -> None:

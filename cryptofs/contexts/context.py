@@ -37,6 +37,7 @@ class Context:
         "engines",
         "exchange",
         "gid",
+        "last_error",
         "nonblocking",
         "number",
         "peers",
@@ -62,6 +63,8 @@ class Context:
         self.transform: Transform | None = None
         self.exchange = Exchange()
         self.closed = False
+        self.last_error: CryptofsError | None = None
+        """Why the last write on `crypto` was refused: such a write has no answer that could tell."""
         self._stream: Stream | None = None
         self._watchers: list[Callable[[], None]] = []
         self._workers = workers
@@ -109,28 +112,35 @@ class Context:
             response = work.refuse(record, error)
         except Exception:
             failed = True
-            work.log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
-            response = work.refuse(record, work.engine_fault(record))
+            response = work.refuse(record, self._engine_fault(record))
         self.exchange.answer(response, cost_of(record), failed)
+
+    def _engine_fault(self, record: Record) -> CryptofsError:
+        """Called where an engine raised what it should not: log it, and what to tell the client."""
+        work.log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
+        return work.engine_fault(record)
 
     def _answer_control(self, record: Record) -> None:
         try:
             reply = Record(record.operation, _RESPONSE, record.id, 0, self.control(record))
         except CryptofsError as error:
             reply = error_response(record, error.errno, error.message)
+        except Exception:
+            fault = self._engine_fault(record)
+            reply = error_response(record, fault.errno, fault.message)
         self.exchange.answer(build(reply), cost_of(record), reply.status != 0)
 
     def control(self, record: Record) -> dict[int, Value]:
         """Do a control call; returns the reply's attributes. Errors: the call's."""
         if self.closed:
             raise NotConfigured(f"context {self.number} is closed")
+        call = CONTROLS.get(record.operation)
+        if call is None:
+            raise InvalidValue(f"{record.operation.word}: not a control call; write it to crypto")
         if len(record.payload):
             raise InvalidValue(f"payload of {len(record.payload)} bytes: {record.operation.word} takes none")
         if record.flags:
             raise InvalidValue(f"flags {record.flags:#06x}: {record.operation.word} takes none")
-        call = CONTROLS.get(record.operation)
-        if call is None:
-            raise InvalidValue(f"{record.operation.word}: not a control call; write it to crypto")
         call.check(record)
         return call.run(self, record)
 
@@ -154,6 +164,9 @@ class Context:
                 task = work.prepare(self.require_transform(), self.exchange, job)
             except CryptofsError as error:
                 job = self._fail(job, error)
+                continue
+            except Exception:
+                job = self._fail(job, self._engine_fault(job.record))
                 continue
             if self._workers is not None and self._workers.running and (long or self._is_long(task)):
                 self._hand_over(task)
@@ -257,7 +270,7 @@ class Context:
                 ("name", description.name),
                 ("engine", description.engine),
                 ("driver", description.driver),
-                ("key", "(hidden)" if self.transform.keyed and description.key_sizes.takes_key else "(none)"),
+                ("key", "(hidden)" if self.transform.key_set else "(none)"),
             ]
             if description.type is Type.AEAD:
                 rows.append(("authsize", self.transform.authsize))
@@ -270,6 +283,8 @@ class Context:
             ("completed", exchange.completed),
             ("failed", exchange.failed),
         ]
+        if self.last_error is not None:
+            rows.append(("last-error", str(self.last_error)))
         if self._stream is not None:
             rows += self._stream.status()
         return "".join(f"{tag}: {value}\n" for tag, value in rows)

@@ -5,14 +5,17 @@ open for both), ends when the last writing handle closes or such a handle turns 
 with one end of file.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..algorithms import Type
 from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
-from ..errors import Busy, CryptofsError, EngineFault, InvalidValue, NoSuchTarget, WouldBlock
+from ..errors import Busy, Cancelled, CryptofsError, EngineFault, InvalidValue, NoSuchTarget, WouldBlock
 from ..records import Buffer, Operation
+
+log = logging.getLogger("cryptofs")
 
 STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""
@@ -105,7 +108,7 @@ class Stream:
         self._drop_message()
         self._out.clear()
         self._waiting = 0
-        self._failure = None
+        self._failure = self._last_error = None
         for user in self._users:
             user.at_end = False
         self._changed()
@@ -125,15 +128,21 @@ class Stream:
     def feed_nowait(self, user: StreamUser, data: Buffer) -> None:
         """Take input. Errors: WouldBlock while the output buffer is full; those of the transform."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if not self.writable:
             raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {STREAM_BUFFER}")
         if self._generates:
             raise InvalidValue("a stream of type rng is only read")
         user.feeding = True
+        user.at_end = False
         self._update(data, last=False)
         self.bytes_in += len(data)
         self._changed()
+
+    def give_up(self) -> None:
+        """A writer's wait for a reader has ended without one: what it has written is not its whole message."""
+        self._drop_message()
+        self._failure = self._last_error = Cancelled("a writer gave up: nobody read the output")
 
     def drain_nowait(self, user: StreamUser, size: int) -> Buffer | None:
         """Up to `size` bytes of output, b"" at the end of a message, or None where a reader has to wait."""
@@ -149,7 +158,7 @@ class Stream:
         piece = self._out[0]
         if piece.error is not None:
             self._out.popleft()
-            raise piece.error
+            raise piece.error.again()
         data = piece.data[:size]
         if len(data) == len(piece.data):
             self._out.popleft()
@@ -165,7 +174,8 @@ class Stream:
 
     def _turn_to_reading(self, user: StreamUser) -> None:
         first = not user.seen_message and not self._out and self._message is None
-        if user.feeding or first:
+        unfed = self._message is not None and not self._fed
+        if user.feeding or first or unfed:
             user.feeding = False
             user.seen_message = True
             if not self._fed:
@@ -194,9 +204,12 @@ class Stream:
             size = self._message.update(data, last, out)
         except Exception as error:
             self._drop_message()
-            self._failure = error if isinstance(error, CryptofsError) else EngineFault("the engine failed")
-            self._last_error = self._failure
-            raise
+            if isinstance(error, CryptofsError):
+                self._failure = self._last_error = error.again()
+                raise
+            self._failure = self._last_error = EngineFault("the engine failed; the daemon's log says more")
+            log.exception("a stream of %s failed in the engine", self._transform.description.name)
+            raise self._failure.again() from None
         if size or last:
             self._out.append(_Piece(out[:size], ends=last))
             self._waiting += size
@@ -211,14 +224,8 @@ class Stream:
             try:
                 self._update(b"", last=True)
             except CryptofsError as error:
-                self._out.append(_Piece(memoryview(b""), ends=True, error=error))
-            except Exception:
-                fault = EngineFault("the engine failed")
-                self._out.append(_Piece(memoryview(b""), ends=True, error=fault))
-                raise
-            finally:
-                self._failure = None
-        else:
+                self._failure = error.again()
+        if self._failure is not None:
             self._out.append(_Piece(memoryview(b""), ends=True, error=self._failure))
             self._failure = None
         self._changed()

@@ -132,7 +132,10 @@ def _prepare_whole(transform: Transform, record: Record) -> Task:
     _check_attributes(record)
     attributes: Any = record.attributes
     if record.operation is _GENERATE:
-        length = attributes.get(_LENGTH, 0)
+        transform.check(record.operation, None, 0)
+        length = attributes.get(_LENGTH)
+        if length is None:
+            raise InvalidValue("generate: length is missing")
         if length > PAYLOAD_MAX:
             raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
         return Task(record, transform, None, buffers.take(HEADER_SIZE + length))

@@ -54,6 +54,7 @@ class Transform(ABC):
         self.description = description
         self.authsize = authsize
         self.keyed = not description.key_sizes.required
+        self.key_set = False
         self.pace = 1.0
         """Nanoseconds that a byte takes, by what was seen so far: who plans work reads it."""
 
@@ -63,7 +64,7 @@ class Transform(ABC):
         if not sizes.takes_key:
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
         self.replace_key(key)
-        self.keyed = True
+        self.keyed = self.key_set = True
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         """A message or part of `size` bytes took so long."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import InvalidValue, NoSuchTarget
+from ..errors import InvalidValue, NoSuchTarget, NotPermitted
 from ..records import Buffer
 
 
@@ -25,7 +25,9 @@ ROOT = Caller(0, 0, 0)
 class Handle:
     """One open file. `read` and `write` wait at most the published bound."""
 
-    direct_io = True
+    seekable = False
+    """Whether pread and pwrite are allowed. Where not, copy_file_range and sendfile are refused, too: they would go
+    through the page cache, which knows these files only as empty."""
 
     async def read(self, offset: int, size: int) -> Buffer:
         """Up to `size` bytes."""
@@ -50,13 +52,15 @@ class Handle:
 
 @dataclass(frozen=True)
 class Node(ABC):
-    """A name in the tree. timeout: seconds that the kernel may remember it."""
+    """A name in the tree. timeout: seconds that the kernel may remember it; block_size: what cat and others read and
+    write at a time, bytes."""
 
     inode: int
     mode: int
     uid: int = 0
     gid: int = 0
     timeout: float = 300.0
+    block_size: int = 4096
 
 
 class File(Node):
@@ -104,6 +108,8 @@ class TextFile(File):
     make: Callable[[], str] = str
 
     def open(self, flags: int, caller: Caller) -> Handle:
+        if access_mode(flags)[1]:
+            raise NotPermitted("this file is only read")
         return TextHandle(self.make())
 
 
@@ -129,5 +135,7 @@ def access_mode(flags: int) -> tuple[bool, bool]:
     return mode != os.O_WRONLY, mode != os.O_RDONLY
 
 
+BIG_PIECES = 1024 * 1024
+"""Block size of the files that carry data: a reader with a smaller buffer would not get the largest response."""
 DIRECTORY = stat.S_IFDIR | 0o755
 READ_ONLY = stat.S_IFREG | 0o444

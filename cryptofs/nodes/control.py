@@ -57,6 +57,8 @@ class ControlHandle(Handle):
 
     async def read(self, offset: int, size: int) -> Buffer:
         # the offset has run on with what was written, so it says nothing about the reply
+        if not self._reply and self._context.closed:
+            raise Gone(f"context {self._context.number} was closed")
         piece, self._reply = self._reply[:size], self._reply[size:]
         return piece
 

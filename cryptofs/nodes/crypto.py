@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..contexts import Context, ContextTable
-from ..errors import Gone, WouldBlock
+from ..errors import CryptofsError, Gone, WouldBlock
 from ..records import Buffer, parse_requests
 from .base import Caller, File, Handle
 from .waiting import BoundReached, wait_for
@@ -14,6 +14,8 @@ from .waiting import BoundReached, wait_for
 class CryptoHandle(Handle):
     """The open file that a context lives as long as."""
 
+    seekable = True  # so that threads can use pread and pwrite, which never wait for each other
+
     def __init__(self, table: ContextTable, context: Context) -> None:
         self._table = table
         self.context = context
@@ -21,10 +23,13 @@ class CryptoHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         context = self.context
-        records = parse_requests(data)
         try:
+            records = parse_requests(data)
             context.accept(records)
-        except WouldBlock:
+        except CryptofsError as error:
+            context.last_error = error.again()
+            if not isinstance(error, WouldBlock):
+                raise
             if context.nonblocking:
                 raise
 

@@ -45,6 +45,7 @@ class StreamHandle(Handle):
         except BoundReached:
             if self._stream.has_reader:
                 raise
+            self._stream.give_up()
             raise WouldBlock("the output buffer is full and nobody reads") from None
 
     async def read(self, offset: int, size: int) -> Buffer:

@@ -10,8 +10,9 @@ from .. import __version__
 from ..algorithms import Type
 from ..contexts import Context, ContextTable
 from ..engines.base import Engine, resolve
-from ..errors import NoSuchTarget, NotPermitted
+from ..errors import Gone, NoSuchTarget, NotPermitted
 from .base import (
+    BIG_PIECES,
     DIRECTORY,
     READ_ONLY,
     Caller,
@@ -63,7 +64,9 @@ class Tree:
         self._started = time.monotonic()
         self._algorithms = AlgorithmNodes(table.engines, self._node)
         self._static: dict[int, Node] = {}
-        crypto = self._keep(CryptoFile(_CRYPTO, stat.S_IFREG | 0o666, self._uid, self._gid, table=table))
+        crypto = self._keep(
+            CryptoFile(_CRYPTO, stat.S_IFREG | 0o666, self._uid, self._gid, block_size=BIG_PIECES, table=table)
+        )
         contexts = self._keep(ContextsDirectory(_CONTEXTS, DIRECTORY, self._uid, self._gid, tree=self))
         types = tuple(
             (
@@ -99,8 +102,10 @@ class Tree:
         if inode >= _FIRST_CONTEXT:
             number, index = divmod(inode - _FIRST_CONTEXT, _PER_CONTEXT)
             context = self._table.get(number)
-            if context is not None:
-                return self.context_nodes(context)[index][1]
+            if context is None:
+                raise Gone(f"context {number} was closed")
+            if index < len(nodes := self.context_nodes(context)):
+                return nodes[index][1]
         node = self._algorithms.get(inode)
         if node is None:
             raise NoSuchTarget(f"inode {inode}: gone")
@@ -127,12 +132,15 @@ class Tree:
         who = (context.uid, context.gid, 0.0)
 
         def owned(index: int, mode: int, inner: File) -> Node:
-            return OwnedFile(first + index, mode, *who, inner=inner)
+            return OwnedFile(first + index, mode, *who, block_size=inner.block_size, inner=inner)
 
         files = (
             ("ctl", owned(1, _OWNER_FILE, ControlFile(first + 1, _OWNER_FILE, context=context))),
             ("status", owned(2, _OWNER_READ, TextFile(first + 2, _OWNER_READ, make=context.status))),
-            ("stream", owned(3, _OWNER_FILE, StreamFile(first + 3, _OWNER_FILE, context=context))),
+            (
+                "stream",
+                owned(3, _OWNER_FILE, StreamFile(first + 3, _OWNER_FILE, block_size=BIG_PIECES, context=context)),
+            ),
         )
         directory = StaticDirectory(first, _OWNER_DIRECTORY, *who, children=files)
         return [(str(context.number), directory), *files]

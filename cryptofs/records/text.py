@@ -14,6 +14,8 @@ from .layout import (
 
 LINE_MAX = 32_768
 """Largest control line, bytes."""
+CUT_LINE = 4096
+"""A control line of so many bytes must end with a newline."""
 _DIGITS_MAX = 20
 
 
@@ -23,6 +25,9 @@ def parse_line(line: bytes) -> Record:
     A bytes value is `hex:` and hexadecimal digits, or `text:` and the bytes themselves; integers are decimal.
     Errors: InvalidValue, TooLarge; a message never repeats the value of a secret attribute.
     """
+    if len(line) >= CUT_LINE and not line.endswith(b"\n"):
+        # the shell's printf writes a long line in pieces of 4,096 bytes: half a key must not be taken for a key
+        raise InvalidValue(f"control line of {len(line)} bytes: one of {CUT_LINE} or more ends with a newline")
     if len(line) > LINE_MAX:
         raise TooLarge(f"control line of {len(line)} bytes: at most {LINE_MAX}")
     try:
