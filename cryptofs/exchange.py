@@ -142,6 +142,13 @@ class Exchange:
         self.completed += 1
         self.failed += failed
 
+    def answer_at_once(self, response: Buffer, cost: int) -> None:
+        """`admit` and `answer` in one, for a request that was answered before anybody could see it wait."""
+        self._ready.append((response, cost))
+        self.outstanding += 1
+        self.bytes += cost
+        self.completed += 1
+
     def finish(self, job: Job, response: Buffer, failed: bool = False) -> Job | None:
         """Answer a lane's first job; returns the one that runs next on that lane."""
         lane = job.lane
@@ -153,6 +160,10 @@ class Exchange:
         if not lane.is_open and self.lanes.get(job.record.id) is lane:
             del self.lanes[job.record.id]
         return None
+
+    def has_room(self, cost: int) -> bool:
+        """Whether one more request of this cost is taken now."""
+        return self.outstanding < QUEUE_REQUESTS and self.bytes + cost <= QUEUE_BYTES
 
     @property
     def readable(self) -> bool:

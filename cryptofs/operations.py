@@ -145,13 +145,16 @@ class Operations(pyfuse3.Operations):
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         try:
-            return await self._handles[fh].read(off, size)  # type: ignore[return-value]
+            handle = self._handles[fh]
+            data = handle.read_nowait(size)
+            return data if data is not None else await handle.read(off, size)  # type: ignore[return-value]
         except Exception as error:
             _fail(error, "read")
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         try:
-            return await self._handles[fh].write(off, buf)
+            handle = self._handles[fh]
+            return handle.write_nowait(buf) or await handle.write(off, buf)
         except Exception as error:
             _fail(error, "write")
 

@@ -73,22 +73,24 @@ def _children() -> set[str]:
     return children
 
 
-def _mounts() -> set[str]:
-    return {line for line in Path("/proc/self/mounts").read_text().splitlines() if "cryptofs" in line}
+def _mounts(below: Path) -> set[str]:
+    # only this run's own: another one may be going on beside it
+    return {line for line in Path("/proc/self/mounts").read_text().splitlines() if str(below) in line}
 
 
-def _state() -> tuple[set[tuple[str, str]], set[str], set[str]]:
-    return _descriptors(), _children(), _mounts()
+def _state(below: Path) -> tuple[set[tuple[str, str]], set[str], set[str]]:
+    return _descriptors(), _children(), _mounts(below)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that leaves a descriptor, a process or a mount."""
-    before = _state()
+    below = tmp_path_factory.getbasetemp()
+    before = _state(below)
     yield
     deadline = time.monotonic() + 3
     while True:
-        left = [sorted(now - then) for now, then in zip(_state(), before, strict=True)]
+        left = [sorted(now - then) for now, then in zip(_state(below), before, strict=True)]
         if not any(left):
             return
         if time.monotonic() > deadline:
@@ -156,7 +158,7 @@ def _serve(directory: Path, *arguments: str) -> Iterator[Daemon]:
         status = daemon.stop()
         assert status == 0, daemon.log
         assert "Traceback" not in daemon.log, daemon.log
-        assert not any(str(mountpoint) in line for line in _mounts())
+        assert not _mounts(mountpoint)
     finally:
         if daemon.process.poll() is None:
             daemon.kill()
@@ -185,5 +187,5 @@ def own_daemon(tmp_path: Path) -> Iterator[Daemon]:
     finally:
         if daemon.process.poll() is None:
             daemon.stop()
-        if any(str(mountpoint) in line for line in _mounts()):
+        if _mounts(mountpoint):
             daemon.kill()

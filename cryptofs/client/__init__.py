@@ -9,5 +9,6 @@ with Context("skcipher", "cbc(aes)", key=key) as context:
 from .context import Context, PartedMessage
 from .errors import MountNotFound, RequestError
 from .mounts import find_mount
+from .pipeline import Pending, Pipeline
 
-__all__ = ["Context", "MountNotFound", "PartedMessage", "RequestError", "find_mount"]
+__all__ = ["Context", "MountNotFound", "PartedMessage", "Pending", "Pipeline", "RequestError", "find_mount"]

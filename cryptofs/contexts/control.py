@@ -90,7 +90,7 @@ def _configure(context: "Context", record: Record) -> Reply:
     except BaseException:
         transform.close()
         raise
-    context.transform = transform
+    context.adopt(transform)
     if any(value is not None for value in parameters):
         context.stream.set_parameters(*parameters)
     return _describe(context, transform)

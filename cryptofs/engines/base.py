@@ -105,6 +105,14 @@ class Transform(ABC):
         finally:
             message.close()
 
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        """A whole small message without associated data as fast as can be, or None where `once` has to do or refuse it.
+
+        operation: its number. None has no effect and says nothing: an engine need not offer this, and may give up on
+        any message, wrong ones above all.
+        """
+        return None
+
     def room(self, operation: Operation, size: int) -> int:
         """How many bytes of output a whole message of `size` bytes can give at most."""
         description = self.description

@@ -29,6 +29,14 @@ class Handle:
     """Whether pread and pwrite are allowed. Where not, copy_file_range and sendfile are refused, too: they would go
     through the page cache, which knows these files only as empty."""
 
+    def write_nowait(self, data: bytes) -> int:
+        """The short way of `write`: what can be done at once, or 0."""
+        return 0
+
+    def read_nowait(self, size: int) -> Buffer | None:
+        """The short way of `read`: what is there to be read, or None."""
+        return None
+
     async def read(self, offset: int, size: int) -> Buffer:
         """Up to `size` bytes."""
         raise InvalidValue("this file is not read")

@@ -6,13 +6,16 @@ from .codec import (
     Value,
     attribute_bytes,
     build,
+    build_header,
     build_many,
     error_response,
     pack_header,
     parse_requests,
     parse_responses,
+    unpack_header,
 )
 from .layout import (
+    ATTRIBUTE_HEADER_SIZE,
     ATTRIBUTES,
     ATTRIBUTES_MAX,
     CONTROL_OPERATIONS,
@@ -31,6 +34,7 @@ from .text import format_tags, parse_line
 __all__ = [
     "ATTRIBUTES",
     "ATTRIBUTES_MAX",
+    "ATTRIBUTE_HEADER_SIZE",
     "CONTROL_OPERATIONS",
     "HEADER_SIZE",
     "OPERATION_WORDS",
@@ -46,6 +50,7 @@ __all__ = [
     "Value",
     "attribute_bytes",
     "build",
+    "build_header",
     "build_many",
     "error_response",
     "format_tags",
@@ -53,4 +58,5 @@ __all__ = [
     "parse_line",
     "parse_requests",
     "parse_responses",
+    "unpack_header",
 ]

@@ -39,6 +39,8 @@ _OPERATIONS: Mapping[int, Operation] = {int(operation): operation for operation 
 _INTEGER_SIZES = {Kind.U32: 4, Kind.U64: 8}
 
 pack_header = _HEADER.pack_into
+build_header = _HEADER.pack
+unpack_header = _HEADER.unpack_from
 assert _HEADER.size == HEADER_SIZE
 assert _ATTRIBUTE.size == ATTRIBUTE_HEADER_SIZE
 

@@ -69,6 +69,23 @@ class AfAlgHash(KernelTransform, HashTransform):
         bound = self._bound
         return KernelHash(bound, bound.take(), self.description.digest_size)
 
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if operation != Operation.DIGEST or iv is not None or not self.keyed:
+            return None
+        bound = self._bound
+        taken = bound.take()
+        try:
+            sent = taken.send(data)
+            digest = taken.recv(self.description.digest_size)
+        except BaseException:
+            taken.close()
+            raise
+        if sent != len(data) or len(digest) != self.description.digest_size:
+            taken.close()
+            return None
+        bound.keep(taken)
+        return digest
+
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         self.check(operation, iv, assoclen)
         bound = self._bound

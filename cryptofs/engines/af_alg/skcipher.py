@@ -13,6 +13,9 @@ _ENCRYPT = int(socket.ALG_OP_ENCRYPT)
 _DECRYPT = int(socket.ALG_OP_DECRYPT)
 
 
+_NUMBERS = {int(Operation.ENCRYPT): _ENCRYPT, int(Operation.DECRYPT): _DECRYPT}
+
+
 def number(operation: Operation) -> int:
     """The kernel's number of an operation."""
     return _ENCRYPT if operation is Operation.ENCRYPT else _DECRYPT
@@ -149,6 +152,16 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
         if received != size:
             raise _short(self.description.name, size, size, received)
         return size
+
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        size = len(data)
+        description = self.description
+        bound = self._bound
+        if not 0 < size <= bound.limit or size % description.block_size or not self.keyed:
+            return None
+        if (len(iv) if iv is not None else 0) != description.iv_size or operation not in _NUMBERS:
+            return None
+        return bound.short(data, iv, _NUMBERS[operation])
 
 
 class AfAlgWholeCipher(KernelTransform, WholeTransform):

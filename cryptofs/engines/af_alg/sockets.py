@@ -283,6 +283,27 @@ class Bound:
         self.keep(operation)
         return received
 
+    def short(self, data: bytes, iv: bytes | None, operation: int) -> bytes | None:
+        """A small cipher message in the fewest steps, or None if it did not go through; `exchange` then tells why."""
+        taken = self.take()
+        try:
+            if iv is None:
+                taken.sendmsg_afalg((data,), op=operation)
+            else:
+                taken.sendmsg_afalg((data,), op=operation, iv=iv)
+            out = taken.recv(len(data))
+        except OSError:
+            taken.close()
+            return None
+        except BaseException:
+            taken.close()
+            raise
+        if len(out) != len(data):
+            taken.close()
+            return None
+        self.keep(taken)
+        return out
+
     def _over_optmem(self, message: str) -> TooLarge:
         # Lists of pages count against it: 20,480 bytes, the default before Linux 6.9, do for about half a megabyte.
         try:

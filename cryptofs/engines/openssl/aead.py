@@ -171,6 +171,18 @@ class PlainTransform(BoxTransform):
             out[:size] = bytes(size)
             raise self.bad_tag() from None
 
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if iv is None or len(iv) != self._iv_size or not self.keyed or self.authsize != _FULL_TAG:
+            return None
+        if operation == _ENCRYPT:
+            return self._core.aead.encrypt(iv, data, None)
+        if operation != _DECRYPT or len(data) < _FULL_TAG:
+            return None
+        try:
+            return self._core.aead.decrypt(iv, data, None)
+        except InvalidTag:
+            return None
+
 
 class CcmTransform(BoxTransform):
     """ccm: the IV is the first counter block. Its first byte is the counter's length less one, its end the counter."""

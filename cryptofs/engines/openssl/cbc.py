@@ -59,6 +59,24 @@ class Cbc:
         self._decryptors.append((context, seen))
         return size
 
+    def short(self, encrypt: bool, iv: bytes, data: bytes) -> bytes:
+        """A whole message, not empty, whose copying costs less than making views of it."""
+        block = self._block
+        contexts = self._encryptors if encrypt else self._decryptors
+        try:
+            context, chain = contexts.pop()
+        except IndexError:
+            context, chain = self._new(bytes(block), encrypt), 0
+        if encrypt:
+            head = (_int(data[:block]) ^ _int(iv) ^ chain).to_bytes(block)
+            out = context.update(head + data[block:] if len(data) > block else head)
+            contexts.append((context, _int(out[-block:])))
+            return out
+        out = context.update(data)
+        contexts.append((context, _int(data[-block:])))
+        head = (_int(out[:block]) ^ _int(iv) ^ chain).to_bytes(block)
+        return head + out[block:] if len(out) > block else head
+
     def start(self, iv: Buffer, encrypt: bool) -> Run:
         """A message in parts."""
         return Run(self._new(bytes(iv), encrypt))

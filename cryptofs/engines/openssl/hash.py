@@ -176,6 +176,13 @@ class OpensslHash(KeptHash[State]):
         out[: self._digest_size] = state.digest()
         return self._digest_size
 
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if operation != _DIGEST or iv is not None or not self.keyed:
+            return None
+        state = self._copy()
+        state.update(data)
+        return state.digest()
+
 
 class PycaHash(KeptHash[FinalState]):
     """Hashes whose objects are used as pyca's are."""
@@ -190,6 +197,13 @@ class PycaHash(KeptHash[FinalState]):
         state.update(data)
         out[: self._digest_size] = state.finalize()
         return self._digest_size
+
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if operation != _DIGEST or iv is not None or not self.keyed:
+            return None
+        state = self._copy()
+        state.update(data)
+        return state.finalize()
 
 
 def _no_state() -> NoReturn:

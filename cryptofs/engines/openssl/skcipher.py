@@ -18,7 +18,8 @@ from .keys import Keyed
 from .modes import Chacha, Ctr, Cts, Ecb, Fresh, StreamMode, WholeMode, Xts
 
 _ENCRYPT = Operation.ENCRYPT
-_BOTH = (_ENCRYPT, Operation.DECRYPT)
+_DECRYPT = Operation.DECRYPT
+_BOTH = (_ENCRYPT, _DECRYPT)
 
 # Any: some are annotated to want bytes; they take and keep a bytearray
 _CIPHERS: dict[str, Callable[[Any], BlockCipherAlgorithm]] = {
@@ -29,7 +30,6 @@ _CIPHERS: dict[str, Callable[[Any], BlockCipherAlgorithm]] = {
 }
 _MODES: dict[str, Callable[[BlockCipherAlgorithm], StreamMode]] = {
     "ecb": Ecb,
-    "cbc": Cbc,
     "ctr": Ctr,
     "ofb": lambda algorithm: Fresh(algorithm, OFB),
     "cfb": lambda algorithm: Fresh(algorithm, CFB),
@@ -60,6 +60,19 @@ class StreamedCipher(Keyed[StreamMode], CipherTransform):
         if operation is _ENCRYPT:
             return self._core.encrypt(iv, data, out)
         return self._core.decrypt(iv, data, out)
+
+
+class CbcCipher(StreamedCipher):
+    """CBC, with a short way for small messages."""
+
+    _core: Cbc
+
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if iv is None or len(iv) != self._iv_size or not self.keyed or not data or len(data) % self._block_size:
+            return None
+        if operation == _ENCRYPT:
+            return self._core.short(True, iv, data)
+        return self._core.short(False, iv, data) if operation == _DECRYPT else None
 
 
 class WholeCipher(Keyed[WholeMode], WholeTransform):
@@ -100,5 +113,8 @@ def build(description: Description, name: Name) -> StreamedCipher | WholeCipher:
             return WholeCipher(description, _make_xts)
         case "cts":
             return WholeCipher(description, _make_cts)
+    if name.template == "cbc":
+        block = _CIPHERS[name.arguments[0].template]
+        return CbcCipher(description, lambda secret: Cbc(block(secret)))
     mode, cipher = _MODES[name.template], _CIPHERS[name.arguments[0].template]
     return StreamedCipher(description, lambda secret: mode(cipher(secret)))

@@ -1,0 +1,231 @@
+"""Many requests in flight on one context, from threads or from trio.
+
+    with Context("hash", "sha256") as context, Pipeline(context) as pipeline:
+        pending = [pipeline.digest(data) for data in pieces]
+        digests = [each.result() for each in pending]        # in a thread
+        digests = [await each.wait_result() for each in pending]   # in trio
+
+A thread of the pipeline's own writes and reads. What was submitted while it was busy goes out in one write, so small
+requests batch by themselves.
+"""
+
+import concurrent.futures
+import errno
+import os
+import threading
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from ..records import (
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    RECORD_MAX,
+    Attr,
+    Buffer,
+    Operation,
+    Record,
+    Value,
+    build,
+    parse_responses,
+)
+from .context import Context
+from .errors import RequestError
+
+IN_FLIGHT = 1024
+"""Requests that the pipeline sends before it reads answers."""
+IN_FLIGHT_BYTES = 6 * 1024 * 1024
+"""Bytes of requests that it sends before it reads answers: with the answers, less than the daemon's queue takes."""
+
+
+class Pending:
+    """A request that was submitted."""
+
+    def __init__(self, pipeline: "Pipeline", identity: int) -> None:
+        self._pipeline = pipeline
+        self.identity = identity
+        """The request's id in its context."""
+        self.future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+        """What a caller of its own event loop can wait for."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer has come."""
+        return self.future.done()
+
+    def result(self, timeout: float | None = None) -> bytes:
+        """Wait for the answer, at most `timeout` seconds. Errors: RequestError, TimeoutError."""
+        return self.future.result(timeout)
+
+    async def wait_result(self) -> bytes:
+        """Wait for the answer in trio. When this is cancelled, so is the request. Errors: RequestError."""
+        import trio
+
+        event = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def wake(_: object) -> None:
+            try:
+                token.run_sync_soon(event.set)
+            except trio.RunFinishedError:
+                return
+
+        self.future.add_done_callback(wake)
+        try:
+            await event.wait()
+        except trio.Cancelled:
+            self.cancel()
+            raise
+        return self.future.result(0)
+
+    def cancel(self) -> None:
+        """Ask for the request to be cancelled; its answer is then ECANCELED, unless it has finished before."""
+        self._pipeline.cancel(self)
+
+
+class Pipeline:
+    """A context's requests, many at a time. The context must be used by nothing else meanwhile."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Condition()
+        self._queue: deque[tuple[Pending | None, bytes, Buffer]] = deque()
+        self._sent: dict[int, Pending] = {}
+        self._sent_bytes: dict[int, int] = {}
+        self._unread_calls = 0
+        self._last = 1 << 32
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="cryptofs-pipeline", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def digest(self, data: Buffer) -> Pending:
+        """Submit a digest of at most PAYLOAD_MAX bytes."""
+        return self._submit(Operation.DIGEST, {}, data)
+
+    def encrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> Pending:
+        """Submit an encryption of at most PAYLOAD_MAX bytes with its associated data."""
+        return self._cipher(Operation.ENCRYPT, data, iv, assoc)
+
+    def decrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> Pending:
+        """Submit a decryption; for an AEAD `data` ends with the tag."""
+        return self._cipher(Operation.DECRYPT, data, iv, assoc)
+
+    def generate(self, length: int) -> Pending:
+        """Submit a request for random bytes, at most PAYLOAD_MAX."""
+        return self._submit(Operation.GENERATE, {Attr.LENGTH: length}, b"")
+
+    def _cipher(self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer) -> Pending:
+        attributes: dict[int, Value] = {} if iv is None else {Attr.IV: iv}
+        if len(assoc):
+            attributes[Attr.ASSOCLEN] = len(assoc)
+            data = bytes(assoc) + bytes(data)
+        return self._submit(operation, attributes, data)
+
+    def _submit(self, operation: Operation, attributes: dict[int, Value], data: Buffer) -> Pending:
+        if len(data) > PAYLOAD_MAX:
+            raise RequestError(errno.EMSGSIZE, f"payload of {len(data)} bytes: at most {PAYLOAD_MAX}")
+        with self._lock:
+            if self._closing:
+                raise RequestError(errno.EBADF, "the pipeline is closed")
+            self._last += 1
+            pending = Pending(self, self._last)
+            head = build(Record(operation, 0, self._last, 0, attributes))
+            head = (len(head) + len(data)).to_bytes(4, "little") + head[4:]
+            self._queue.append((pending, head, data))
+            self._lock.notify()
+        return pending
+
+    def cancel(self, pending: Pending) -> None:
+        """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
+        with self._lock:
+            for index, (queued, _, _) in enumerate(self._queue):
+                if queued is pending:
+                    del self._queue[index]
+                    pending.future.set_exception(RequestError(errno.ECANCELED, "cancelled before it was sent"))
+                    return
+            if pending.identity in self._sent:
+                call = build(Record(Operation.CANCEL, 0, 0, 0, {Attr.TARGET: pending.identity}))
+                self._queue.appendleft((None, call, b""))
+                self._lock.notify()
+
+    def close(self) -> None:
+        """Wait for what was submitted, and end the thread. The context stays open."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        self._thread.join()
+
+    # The pipeline's own thread
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._write_batch()
+                self._read_answers()
+        except Exception as error:
+            number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            with self._lock:
+                self._closing = True
+                left = [*self._sent.values(), *(pending for pending, _, _ in self._queue if pending is not None)]
+                self._sent.clear()
+                self._queue.clear()
+            for pending in left:
+                pending.future.set_exception(RequestError(number, f"the mount failed: {error}"))
+
+    def _wait(self) -> bool:
+        with self._lock:
+            while not (self._queue or self._sent or self._unread_calls or self._closing):
+                self._lock.wait()
+            return bool(self._queue or self._sent or self._unread_calls)
+
+    def _write_batch(self) -> None:
+        batch: list[Buffer] = []
+        size = 0
+        with self._lock:
+            in_flight = sum(self._sent_bytes.values())
+            while self._queue:
+                pending, head, data = self._queue[0]
+                length = len(head) + len(data)
+                full = len(self._sent) >= IN_FLIGHT or in_flight + length > IN_FLIGHT_BYTES
+                if size + length > RECORD_MAX or (full and pending is not None and self._sent):
+                    break
+                self._queue.popleft()
+                batch += (head, data)
+                size += length
+                if pending is None:
+                    self._unread_calls += 1
+                    continue
+                in_flight += length
+                self._sent[pending.identity] = pending
+                self._sent_bytes[pending.identity] = length
+        if batch:
+            # two segments go through as they are; more of them the kernel would cut into several writes
+            pieces = batch if len(batch) == 2 else [b"".join(batch)]
+            os.pwritev(self._context.fileno(), pieces, 0)
+
+    def _read_answers(self) -> None:
+        if not (self._sent or self._unread_calls):
+            return
+        largest = max(self._sent_bytes.values(), default=0) + HEADER_SIZE + 2048
+        small = largest < 65_536
+        data = os.pread(self._context.fileno(), 65_536 if small else RECORD_MAX, 0)
+        for response in parse_responses(data) if data else ():
+            with self._lock:
+                pending = self._sent.pop(response.id, None)
+                self._sent_bytes.pop(response.id, None)
+                if pending is None:
+                    self._unread_calls -= 1
+                    continue
+            if response.status:
+                message = str(response.attributes.get(Attr.MESSAGE, ""))
+                pending.future.set_exception(RequestError(response.status, message))
+            else:
+                pending.future.set_result(bytes(response.payload))
