@@ -42,9 +42,9 @@ need_packages() {
 
   type -P apt-get >/dev/null || die "install these first, there is no apt-get to do it: ${missing[*]}"
   if ((EUID != 0)); then
-    # -n: a password prompt would look like a hang.
-    sudo -n true 2>/dev/null || die "install these first as root: apt-get install ${missing[*]}"
-    as_root=(sudo -n)
+    # Without a terminal a password prompt would look like a hang.
+    sudo -n true 2>/dev/null || { [[ -t 0 && -t 2 ]] && sudo -v; } || die "install these first as root: apt-get install ${missing[*]}"
+    as_root=(sudo)
   fi
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
   local install=("${apt[@]}" install --no-install-recommends "${missing[@]}")
@@ -86,6 +86,8 @@ need_venv() {
   exec {lock}<"$ROOT"
   flock "$lock"
   if [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]]; then
+    # A guest has no network, and what it clears is the host's.
+    [[ -z ${CRYPTOFS_GUEST-} ]] || die "$VENV is not up to date: run ./scripts/test --host outside the guest first"
     need_packages gcc libc6-dev libfuse3-dev pkg-config fuse3
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     # Debian splits its Python; one that was built by hand is whole.
