@@ -27,7 +27,7 @@ from ..records import (
 from . import work
 from .control import CONTROLS
 from .stream import Stream
-from .workers import LONG_NS, Workers
+from .workers import ALONE_NS, LONG_NS, Workers
 
 _RESPONSE = int(Flag.RESPONSE)
 # a copy of so many bytes costs less than the views that would save it
@@ -37,7 +37,7 @@ IV_HEADS: dict[int, bytes] = {}
 """How an iv attribute begins, by the size of the iv; shared by all contexts."""
 _FIRST_DATA_OPERATION = int(Operation.ENCRYPT)
 # what one write may compute in the event loop before workers take over, nanoseconds
-_INLINE_NS = 5 * LONG_NS
+_INLINE_NS = ALONE_NS
 
 
 class Context:
@@ -166,7 +166,7 @@ class Context:
                 planned += work.estimate_ns(transform, record)
             if planned > _INLINE_NS or record.id in lanes or record.flags or transform is None:
                 self._advance(exchange.enqueue(record), planned > _INLINE_NS)
-            elif planned > LONG_NS and work.estimate_ns(transform, record) > LONG_NS:
+            elif planned > LONG_NS and self._is_for_workers(work.estimate_ns(transform, record)):
                 self._advance(exchange.enqueue(record), True)
             else:
                 self._answer_whole(transform, record)
@@ -244,9 +244,13 @@ class Context:
                 return
             job = self._settle(work.compute(task))
 
-    @staticmethod
-    def _is_long(task: work.Task) -> bool:
-        return work.estimate_ns(task.transform, task.record) > LONG_NS
+    def _is_long(self, task: work.Task) -> bool:
+        return self._is_for_workers(work.estimate_ns(task.transform, task.record))
+
+    def _is_for_workers(self, nanoseconds: float) -> bool:
+        if nanoseconds <= LONG_NS or self._workers is None:
+            return False
+        return nanoseconds > ALONE_NS or not self._workers.alone(self.number)
 
     def _hand_over(self, task: work.Task) -> None:
         assert self._workers is not None

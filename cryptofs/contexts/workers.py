@@ -7,6 +7,7 @@ copying of a third, run at the same time.
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -20,14 +21,29 @@ LONG_NS = 200_000
 """Estimated nanoseconds of computation from which a worker does it: below, handing it over costs more than it gains."""
 
 
+ALONE_NS = 2_000_000
+"""Estimated nanoseconds up to which the event loop computes for a client that has it to itself."""
+ALONE = 0.02
+"""Seconds without long work of another context after which one has the event loop to itself."""
+
+
 class Workers:
     """A few threads; `start` and `stop` are called from the event loop."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or max(2, len(os.sched_getaffinity(0)))
+        self.threads = threads or max(1, -1 + len(os.sched_getaffinity(0)))
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._token: trio.lowlevel.TrioToken | None = None
+        self._latest: object = None
+        self._changed_at = -ALONE
+
+    def alone(self, who: object) -> bool:
+        """Whether nobody else has had long work for ALONE seconds: handing it over would then only cost."""
+        now = time.monotonic()
+        if who is not self._latest:
+            self._latest, self._changed_at = who, now
+        return now - self._changed_at > ALONE
 
     @property
     def running(self) -> bool:
@@ -56,6 +72,7 @@ class Workers:
         self._threads.clear()
 
     def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while (item := self._queue.get()) is not None:
             work, done = item
             result = work()
