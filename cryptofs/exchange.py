@@ -149,6 +149,14 @@ class Exchange:
         self.bytes += cost
         self.completed += 1
 
+    def answer_many(self, answers: Sequence[tuple[Buffer, int]]) -> None:
+        """`answer_at_once` for several, each with its cost."""
+        self._ready += answers
+        self.outstanding += len(answers)
+        self.completed += len(answers)
+        for _, cost in answers:
+            self.bytes += cost
+
     def finish(self, job: Job, response: Buffer, failed: bool = False) -> Job | None:
         """Answer a lane's first job; returns the one that runs next on that lane."""
         lane = job.lane
@@ -161,9 +169,9 @@ class Exchange:
             del self.lanes[job.record.id]
         return None
 
-    def has_room(self, cost: int) -> bool:
-        """Whether one more request of this cost is taken now."""
-        return self.outstanding < QUEUE_REQUESTS and self.bytes + cost <= QUEUE_BYTES
+    def has_room(self, count: int, cost: int) -> bool:
+        """Whether so many more requests that cost so much are taken now."""
+        return self.outstanding + count <= QUEUE_REQUESTS and self.bytes + cost <= QUEUE_BYTES
 
     @property
     def readable(self) -> bool:

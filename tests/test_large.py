@@ -85,3 +85,28 @@ def test_parts(daemon: Daemon) -> None:
         assert digest.finish() == expected_digest.digest()
         assert sealed.finish() == b""
         assert largest - before < GROWTH, f"grew by {largest - before} bytes"
+
+
+def test_sixteen_gibibytes_by_count(daemon: Daemon) -> None:
+    """One message of 16 GiB: every part is counted, some are compared with the key stream at their place."""
+    parts = (256 if IN_GUEST else 16 * 1024) * 1024 * 1024 // PAYLOAD_MAX + 1
+    key, iv = os.urandom(16), bytes(12) + b"\xff\xff\xff\x00"
+    part = bytes(PAYLOAD_MAX)
+
+    def stream_at(index: int) -> bytes:
+        counter = (int.from_bytes(iv, "big") + index * (PAYLOAD_MAX // 16)) % (1 << 128)
+        return Cipher(algorithms.AES(key), modes.CTR(counter.to_bytes(16, "big"))).encryptor().update(part)
+
+    with Context("skcipher", "ctr(aes)", key, mount=daemon.mountpoint) as cipher:
+        before = daemon.memory
+        message = cipher.message(Operation.ENCRYPT, iv)
+        given = 0
+        for index in range(parts):
+            out = message.update(part)
+            given += len(out)
+            if index % 1000 in (0, 999) or index == parts - 1:
+                assert out == stream_at(index), f"part {index}"
+                assert daemon.memory - before < GROWTH
+        assert message.finish() == b""
+        assert given == parts * PAYLOAD_MAX
+    print(f"{given:,} bytes in {parts:,} parts")

@@ -42,13 +42,16 @@ def print_goals(results: Sequence[Result]) -> None:
 
 def print_rows(rows: Sequence[Row]) -> None:
     """The measurements as a table, the ratios first."""
-    table = Table("what", "algorithm", "record", "batch", "clients", "to empty", "latency us", "MB/s", box=None)
+    table = Table(
+        "what", "algorithm", "record", "batch", "in flight", "clients", "to empty", "latency us", "MB/s", box=None
+    )
     for row in rows:
         table.add_row(
             row.what,
             row.kind,
             f"{row.size:,}",
             str(row.batch),
+            str(row.in_flight),
             str(row.clients),
             f"{row.ratio:.2f}" if row.ratio else "",
             f"{row.seconds * 1e6:,.1f}",
@@ -78,7 +81,7 @@ def write_svg(path: Path, rows: Sequence[Row]) -> None:
 
     mpl.rcParams["svg.hashsalt"] = "cryptofs"
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    single = [row for row in rows if row.batch == 1 and row.clients == 1]
+    single = [row for row in rows if row.batch == row.in_flight == row.clients == 1]
     for what, kind in dict.fromkeys((row.what, row.kind) for row in single):
         points = sorted((row for row in single if (row.what, row.kind) == (what, kind)), key=lambda row: row.size)
         floor = what not in ("af_alg", "openssl")

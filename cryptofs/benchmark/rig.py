@@ -109,17 +109,18 @@ def compare(
 
 
 class RoundTrip:
-    """Write one prepared buffer, read its answers: as little of the client's own work as can be."""
+    """Write prepared buffers, read their answers: as little of the client's own work as can be."""
 
-    def __init__(self, descriptor: int, data: bytes, answer: int) -> None:
+    def __init__(self, descriptor: int, writes: list[bytes], answer: int) -> None:
         self._descriptor = descriptor
-        self._data = data
+        self._writes = writes
         self._answer = answer
         # a large answer goes into a buffer that is used again, as a program that cares would do it
         self._buffer = [bytearray(answer + 64)] if answer >= BIG else None
 
     def __call__(self) -> None:
-        os.pwrite(self._descriptor, self._data, 0)
+        for data in self._writes:
+            os.pwrite(self._descriptor, data, 0)
         left = self._answer
         if self._buffer is not None:
             while left > 0:
@@ -146,10 +147,11 @@ def open_context(mount: Path, kind: str) -> Context:
     return Context(TYPES[kind], kind, None if kind == "sha256" else KEY, mount=mount)
 
 
-def round_trip(context: Context, kind: str, size: int, batch: int = 1) -> RoundTrip:
-    """A call that makes one round trip of `batch` records."""
-    records = [record(kind, size, identity) for identity in range(1, batch + 1)]
-    return RoundTrip(context.fileno(), b"".join(data for data, _ in records), sum(answer for _, answer in records))
+def round_trip(context: Context, kind: str, size: int, batch: int = 1, in_flight: int = 1) -> RoundTrip:
+    """A call that makes `in_flight` writes of `batch` records each, and reads all answers."""
+    records = [record(kind, size, identity) for identity in range(1, batch * in_flight + 1)]
+    writes = [b"".join(data for data, _ in records[at : at + batch]) for at in range(0, len(records), batch)]
+    return RoundTrip(context.fileno(), writes, sum(answer for _, answer in records))
 
 
 @contextlib.contextmanager
@@ -157,7 +159,7 @@ def empty_round_trip(mount: Path, size: int) -> Iterator[RoundTrip]:
     """The same amount of bytes through the empty file system."""
     descriptor = os.open(mount / "crypto", os.O_RDWR)
     try:
-        yield RoundTrip(descriptor, bytes(size), size)
+        yield RoundTrip(descriptor, [bytes(size)], size)
     finally:
         os.close(descriptor)
 

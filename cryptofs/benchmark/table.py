@@ -9,19 +9,22 @@ from . import rig
 
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_040_384)
 BATCHES = (1, 8, 64)
+IN_FLIGHT = (1, 8, 64)
 CLIENTS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. seconds: of one call, the median; calls move `size * batch` bytes each way, `rate` calls a
-    second by all clients together; ratio: of the time to the empty round trip's with as many bytes (0: it is a floor).
+    """One measurement. seconds: of one call, the median; a call makes `in_flight` writes of `batch` records and reads
+    all answers, `rate` calls a second by all clients together; ratio: of the time to the empty round trip's with as
+    many bytes a write (0: there is none to compare with).
     """
 
     what: str
     kind: str
     size: int
     batch: int
+    in_flight: int
     clients: int
     seconds: float
     rate: float
@@ -30,7 +33,7 @@ class Row:
     @property
     def throughput(self) -> float:
         """Bytes a second."""
-        return self.rate * self.size * self.batch
+        return self.rate * self.size * self.batch * self.in_flight
 
 
 def engines() -> list[str]:
@@ -40,7 +43,7 @@ def engines() -> list[str]:
 
 def steps(kinds: tuple[str, ...]) -> int:
     """How many rows `measure` gives."""
-    each = len(SIZES) + len(BATCHES) - 1 + len(CLIENTS) - 1
+    each = len(SIZES) + len(BATCHES) + len(IN_FLIGHT) + len(CLIENTS) - 3
     return len(SIZES) * (3 if rig.has_af_alg() else 2) + 1 + len(engines()) * len(kinds) * each
 
 
@@ -69,7 +72,7 @@ def measure(seconds: float, kinds: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _row(what: str, kind: str, size: int, took: float, ratio: float) -> Row:
-    return Row(what, kind, size, 1, 1, took, 1 / took, ratio)
+    return Row(what, kind, size, 1, 1, 1, took, 1 / took, ratio)
 
 
 def _engine_rows(engine: str, kind: str, mount: Path, empty: Path, seconds: float) -> Iterator[Row]:
@@ -82,7 +85,10 @@ def _engine_rows(engine: str, kind: str, mount: Path, empty: Path, seconds: floa
             with rig.empty_round_trip(empty, 1024 * batch) as floor:
                 call = rig.round_trip(context, kind, 1024, batch)
                 took, _, ratio = rig.compare(call, floor, seconds, rounds=3)
-            yield Row(engine, kind, 1024, batch, 1, took, 1 / took, ratio)
+            yield Row(engine, kind, 1024, batch, 1, 1, took, 1 / took, ratio)
+        for in_flight in IN_FLIGHT[1:]:
+            took = rig.median_seconds(rig.round_trip(context, kind, 1024, 1, in_flight), seconds)
+            yield Row(engine, kind, 1024, 1, in_flight, 1, took, 1 / took, 0)
     for clients in CLIENTS[1:]:
         rate = sum(rig.Clients(mount, clients, kind, SIZES[-1], seconds).rates())
-        yield Row(engine, kind, SIZES[-1], 1, clients, clients / rate if rate else 0.0, rate, 0)
+        yield Row(engine, kind, SIZES[-1], 1, 1, clients, clients / rate if rate else 0.0, rate, 0)

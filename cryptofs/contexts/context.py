@@ -9,32 +9,22 @@ from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, InvalidValue, NotConfigured
 from ..exchange import MORE, Exchange, Job, cost_of
 from ..records import (
-    ATTRIBUTE_HEADER_SIZE,
-    HEADER_SIZE,
-    VERSION,
-    Attr,
     Buffer,
     Flag,
     Operation,
     Record,
     Value,
     build,
-    build_header,
     error_response,
     parse_requests,
-    unpack_header,
 )
 from . import work
 from .control import CONTROLS
+from .short import ShortWay, activity
 from .stream import Stream
 from .workers import ALONE_NS, LONG_NS, Workers
 
 _RESPONSE = int(Flag.RESPONSE)
-# a copy of so many bytes costs less than the views that would save it
-_SHORT_MAX = 32_768
-_VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
-IV_HEADS: dict[int, bytes] = {}
-"""How an iv attribute begins, by the size of the iv; shared by all contexts."""
 _FIRST_DATA_OPERATION = int(Operation.ENCRYPT)
 # what one write may compute in the event loop before workers take over, nanoseconds
 _INLINE_NS = ALONE_NS
@@ -48,8 +38,6 @@ class Context:
     """
 
     __slots__ = (
-        "_iv_end",
-        "_iv_head",
         "_running",
         "_short",
         "_stream",
@@ -92,9 +80,7 @@ class Context:
         self._watchers: list[Callable[[], None]] = []
         self._workers = workers
         self._running = 0
-        self._short: Callable[[int, bytes | None, bytes], bytes | None] | None = None
-        self._iv_head = b""
-        self._iv_end = 0
+        self._short: ShortWay | None = None
         self._waiting: deque[work.Task] | None = None
 
     # Requests
@@ -108,48 +94,23 @@ class Context:
         self.accept(parse_requests(buffer))
 
     def answer_at_once(self, data: bytes) -> int:
-        """The short way: if a write is one small request that is a whole message, and nothing stands in its way, answer
-        it and return the size of the write. Otherwise nothing has happened, and 0 says to take the general way, which
-        gives the same answer (a test compares the two) or finds out what is wrong.
-        """
-        size = len(data)
-        exchange = self.exchange
-        if not HEADER_SIZE <= size <= _SHORT_MAX or exchange.lanes or self._short is None:
+        """Go the short way with a write: its size if all of it is answered, or 0 if nothing has happened."""
+        if self._short is None:
             return 0
-        total, version, operation, flags, identity, status, attributes_size = unpack_header(data)
-        if total != size or version != VERSION or flags or status:
-            return 0
-        iv = None
-        payload_at = HEADER_SIZE + attributes_size
-        if attributes_size:
-            # an iv is the only attribute of most requests; others are the general way's
-            if attributes_size != self._iv_end or data[HEADER_SIZE:_VALUE_AT] != self._iv_head:
-                return 0
-            iv = data[_VALUE_AT:payload_at]
-        cost = 2 * (size - attributes_size)
-        if not exchange.has_room(cost):
-            return 0
-        try:
-            output = self._short(operation, iv, data[payload_at:])
-        except Exception:
-            return 0
-        if output is None:
-            return 0
-        exchange.answer_at_once(
-            build_header(HEADER_SIZE + len(output), VERSION, operation, _RESPONSE, identity, 0, 0) + output, cost
-        )
-        if self._watchers:
+        size = self._short.answer(data)
+        if size and self._watchers:
             self.changed()
         return size
 
     def adopt(self, transform: Transform) -> None:
         """Take over what a configure call has opened."""
         self.transform = transform
-        self._short = transform.short
-        iv_size = transform.description.iv_size
-        if iv_size and not iv_size % 4:
-            self._iv_head = IV_HEADS.setdefault(iv_size, Attr.IV.to_bytes(2, "little") + iv_size.to_bytes(2, "little"))
-            self._iv_end = ATTRIBUTE_HEADER_SIZE + iv_size
+        self._short = ShortWay(transform, self.exchange, self._answer_declined)
+
+    def _answer_declined(self, record: Record) -> None:
+        assert self.transform is not None
+        self.exchange.admit([record])
+        self._answer_whole(self.transform, record)
 
     def accept(self, records: list[Record]) -> None:
         """Accept parsed requests, all or none. Short ones are done when this returns, long ones by workers."""
@@ -250,7 +211,7 @@ class Context:
     def _is_for_workers(self, nanoseconds: float) -> bool:
         if nanoseconds <= LONG_NS or self._workers is None:
             return False
-        return nanoseconds > ALONE_NS or not self._workers.alone(self.number)
+        return nanoseconds > ALONE_NS or not self._workers.alone((self.number, activity()))
 
     def _hand_over(self, task: work.Task) -> None:
         assert self._workers is not None

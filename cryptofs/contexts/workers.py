@@ -39,9 +39,9 @@ class Workers:
         self._changed_at = -ALONE
 
     def alone(self, who: object) -> bool:
-        """Whether nobody else has had long work for ALONE seconds: handing it over would then only cost."""
+        """Whether `who` has been the same for ALONE seconds: handing its work over would then only cost."""
         now = time.monotonic()
-        if who is not self._latest:
+        if who != self._latest:
             self._latest, self._changed_at = who, now
         return now - self._changed_at > ALONE
 

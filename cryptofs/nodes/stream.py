@@ -4,11 +4,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
 from ..contexts import Context, Stream
-from ..errors import Gone, WouldBlock
+from ..errors import CryptofsError, Gone, WouldBlock
 from ..records import Buffer
 from .base import Caller, File, Handle, access_mode
 from .waiting import BoundReached, wait_for
+
+PIECE = 131_072
+"""What a stream computes before others have their turn, bytes."""
 
 
 class StreamHandle(Handle):
@@ -27,13 +32,27 @@ class StreamHandle(Handle):
             raise Gone(f"context {self._context.number} was closed")
 
     async def write(self, offset: int, data: bytes) -> int:
+        """Feed `data` in pieces, so that other clients have their turn in between. Errors: those of the first piece;
+        when a later one fails or has to wait too long, the write is a short one.
+        """
+        view = memoryview(data)
+        taken = await self._write_piece(view[:PIECE])
+        while taken < len(data):
+            await trio.lowlevel.checkpoint()
+            try:
+                taken += await self._write_piece(view[taken : taken + PIECE])
+            except CryptofsError:
+                break
+        return taken
+
+    async def _write_piece(self, piece: memoryview) -> int:
         def attempt() -> int | None:
             self._check_open()
             try:
-                self._stream.feed_nowait(self._user, data)
+                self._stream.feed_nowait(self._user, piece)
             except WouldBlock:
                 return None
-            return len(data)
+            return len(piece)
 
         written = attempt()
         if written is not None:

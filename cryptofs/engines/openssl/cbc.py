@@ -68,8 +68,7 @@ class Cbc:
         except IndexError:
             context, chain = self._new(bytes(block), encrypt), 0
         if encrypt:
-            head = (_int(data[:block]) ^ _int(iv) ^ chain).to_bytes(block)
-            out = context.update(head + data[block:] if len(data) > block else head)
+            out = context.update((_int(data[:block]) ^ _int(iv) ^ chain).to_bytes(block) + data[block:])
             contexts.append((context, _int(out[-block:])))
             return out
         out = context.update(data)
