@@ -10,6 +10,7 @@ from ..algorithms import Type
 from ..records import (
     HEADER_SIZE,
     PAYLOAD_MAX,
+    RECORD_MAX,
     Attr,
     Buffer,
     Flag,
@@ -26,6 +27,7 @@ from .mounts import find_mount
 _RESPONSE_EXTRA = HEADER_SIZE + 2048
 # a part is a multiple of every block and chunk size, so that each gives its whole output
 _PART_SIZE = PAYLOAD_MAX
+_BIG = 65_536
 
 
 class Context:
@@ -48,6 +50,7 @@ class Context:
         mount: str | os.PathLike[str] | None = None,
     ) -> None:
         self._id = 0
+        self._buffer: bytearray | None = None
         self._mount: Path = find_mount(mount)
         self._fd = os.open(self._mount / "crypto", os.O_RDWR | os.O_CLOEXEC)
         attributes: dict[int, Value] = {Attr.TYPE: str(type), Attr.NAME: name}
@@ -162,7 +165,7 @@ class Context:
     def request(self, record: Record, expected: int = 0) -> Record:
         """Send one record and wait for its response; expected: payload bytes that the response may have.
 
-        The response's payload is a view of the buffer that was read. Errors: RequestError.
+        The response's payload is a view of the buffer that was read, good until the next request. Errors: RequestError.
         """
         payload = memoryview(record.payload)
         head = build(Record(record.operation, record.flags, record.id, 0, record.attributes))
@@ -174,7 +177,7 @@ class Context:
         else:
             os.pwrite(self._fd, head, 0)
         while True:
-            data = os.pread(self._fd, expected + _RESPONSE_EXTRA, 0)
+            data = self._read(expected + _RESPONSE_EXTRA)
             for response in parse_responses(data) if data else ():
                 if response.id == record.id:
                     if response.status:
@@ -182,6 +185,15 @@ class Context:
                     return response
             if not data:
                 raise RequestError(5, f"request {record.id} got no answer")
+
+    def _read(self, size: int) -> Buffer:
+        if size < _BIG:
+            return os.pread(self._fd, size, 0)
+        # fresh memory for a megabyte costs as much as copying it: this buffer is used again
+        if self._buffer is None:
+            self._buffer = bytearray(RECORD_MAX)
+        view = memoryview(self._buffer)[:size]
+        return view[: os.preadv(self._fd, [view], 0)]
 
 
 class PartedMessage:
@@ -206,11 +218,11 @@ class PartedMessage:
 
     def update(self, data: Buffer) -> bytes:
         """Give a part that is not the last; returns the output that is ready."""
-        return b"".join(self._parts(memoryview(data), last=False))
+        return b"".join(map(bytes, self._parts(memoryview(data), last=False)))
 
     def finish(self, data: Buffer = b"") -> bytes:
         """Give the last part; returns the rest of the output."""
-        return b"".join(self._parts(memoryview(data), last=True))
+        return b"".join(map(bytes, self._parts(memoryview(data), last=True)))
 
     def _parts(self, data: memoryview, last: bool) -> Iterator[Buffer]:
         if len(self._assoc):
