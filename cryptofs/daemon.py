@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import resource
@@ -133,6 +134,9 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     except RuntimeError as error:
         raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?") from None
     unmount_at_end = False
+    # what is there now stays: the collector need not look at it again with every few hundred requests
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     workers.start()
     try:
         async with trio.open_nursery() as nursery:

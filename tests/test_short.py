@@ -70,7 +70,7 @@ def test_both_ways_agree(engine: str, type_: Type, name: str, key: bytes | None,
         short, general = (configured(table, type_, name, key) for _ in range(2))
         for record in records:
             data = build(record)
-            taken = short.answer_at_once(data)
+            taken = short.short.answer(data)
             assert taken in (0, len(data))
             if not taken:
                 short.accept(parse_requests(data))
@@ -96,7 +96,7 @@ def test_the_short_way_is_taken() -> None:
             operation = Operation.DIGEST if type_ is Type.HASH else Operation.ENCRYPT
             iv = {Attr.IV: bytes(description.iv_size)} if description.iv_size else {}
             data = build(Record(operation, 0, 7, 0, iv, bytes(64)))
-            assert context.answer_at_once(data) == len(data), name
+            assert context.short.answer(data) == len(data), name
     finally:
         table.close_all()
 
@@ -107,10 +107,10 @@ def test_the_short_way_keeps_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None
     table = ContextTable(open_engines(("openssl",)))
     context = configured(table, Type.HASH, "sha256", None)
     data = build(Record(Operation.DIGEST, 0, 7, 0, {}, b"abc"))
-    assert [context.answer_at_once(data) for _ in range(3)] == [len(data), len(data), 0]
+    assert [context.short.answer(data) for _ in range(3)] == [len(data), len(data), 0]
     assert context.exchange.outstanding == 2
     assert len(context.take(4096) or b"") == 2 * (HEADER_SIZE + 32)
     context.submit(build(Record(Operation.DIGEST, Flag.MORE, 7, 0, {}, b"abc")))
-    assert context.answer_at_once(data) == 0, "it would be taken for a message of its own"
+    assert context.short.answer(data) == 0, "it would be taken for a message of its own"
     table.close_all()
-    assert context.answer_at_once(data) == 0
+    assert context.short.answer(data) == 0

@@ -46,7 +46,8 @@ class Pending:
         self.identity = identity
         """The request's id in its context."""
         self.future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
-        """What a caller of its own event loop can wait for."""
+        """What a caller of its own event loop can wait for; cancelling it cancels the request."""
+        self.future.add_done_callback(self._cancelled_by_future)
 
     @property
     def done(self) -> bool:
@@ -78,6 +79,19 @@ class Pending:
             raise
         return self.future.result(0)
 
+    def _cancelled_by_future(self, future: concurrent.futures.Future[bytes]) -> None:
+        if future.cancelled():
+            self.cancel()
+
+    def finish(self, outcome: bytes | RequestError) -> None:
+        """For the pipeline: this is the request's result, unless nobody waits for it any more."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, RequestError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
     def cancel(self) -> None:
         """Ask for the request to be cancelled; its answer is then ECANCELED, unless it has finished before."""
         self._pipeline.cancel(self)
@@ -89,7 +103,7 @@ class Pipeline:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.Condition()
-        self._queue: deque[tuple[Pending | None, bytes, Buffer]] = deque()
+        self._queue: deque[tuple[Pending | None, bytes, Buffer, int]] = deque()
         self._sent: dict[int, Pending] = {}
         self._sent_bytes: dict[int, int] = {}
         self._unread_calls = 0
@@ -120,7 +134,10 @@ class Pipeline:
 
     def generate(self, length: int) -> Pending:
         """Submit a request for random bytes, at most PAYLOAD_MAX."""
-        return self._submit(Operation.GENERATE, {Attr.LENGTH: length}, b"")
+        # the daemon would refuse the whole write for what its queue can never hold
+        if not 0 <= length <= PAYLOAD_MAX:
+            raise RequestError(errno.EINVAL, f"length {length}: at most {PAYLOAD_MAX}")
+        return self._submit(Operation.GENERATE, {Attr.LENGTH: length}, b"", length)
 
     def _cipher(self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer) -> Pending:
         attributes: dict[int, Value] = {} if iv is None else {Attr.IV: iv}
@@ -129,7 +146,9 @@ class Pipeline:
             data = bytes(assoc) + bytes(data)
         return self._submit(operation, attributes, data)
 
-    def _submit(self, operation: Operation, attributes: dict[int, Value], data: Buffer) -> Pending:
+    def _submit(
+        self, operation: Operation, attributes: dict[int, Value], data: Buffer, answer_size: int = 0
+    ) -> Pending:
         if len(data) > PAYLOAD_MAX:
             raise RequestError(errno.EMSGSIZE, f"payload of {len(data)} bytes: at most {PAYLOAD_MAX}")
         with self._lock:
@@ -139,21 +158,21 @@ class Pipeline:
             pending = Pending(self, self._last)
             head = build(Record(operation, 0, self._last, 0, attributes))
             head = (len(head) + len(data)).to_bytes(4, "little") + head[4:]
-            self._queue.append((pending, head, data))
+            self._queue.append((pending, head, data, answer_size))
             self._lock.notify()
         return pending
 
     def cancel(self, pending: Pending) -> None:
         """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
         with self._lock:
-            for index, (queued, _, _) in enumerate(self._queue):
+            for index, (queued, *_) in enumerate(self._queue):
                 if queued is pending:
                     del self._queue[index]
-                    pending.future.set_exception(RequestError(errno.ECANCELED, "cancelled before it was sent"))
+                    pending.finish(RequestError(errno.ECANCELED, "cancelled before it was sent"))
                     return
             if pending.identity in self._sent:
                 call = build(Record(Operation.CANCEL, 0, 0, 0, {Attr.TARGET: pending.identity}))
-                self._queue.appendleft((None, call, b""))
+                self._queue.appendleft((None, call, b"", 0))
                 self._lock.notify()
 
     def close(self) -> None:
@@ -174,11 +193,11 @@ class Pipeline:
             number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
             with self._lock:
                 self._closing = True
-                left = [*self._sent.values(), *(pending for pending, _, _ in self._queue if pending is not None)]
+                left = [*self._sent.values(), *(pending for pending, *_ in self._queue if pending is not None)]
                 self._sent.clear()
                 self._queue.clear()
             for pending in left:
-                pending.future.set_exception(RequestError(number, f"the mount failed: {error}"))
+                pending.finish(RequestError(number, f"the mount failed: {error}"))
 
     def _wait(self) -> bool:
         with self._lock:
@@ -192,9 +211,10 @@ class Pipeline:
         with self._lock:
             in_flight = sum(self._sent_bytes.values())
             while self._queue:
-                pending, head, data = self._queue[0]
+                pending, head, data, answer_size = self._queue[0]
                 length = len(head) + len(data)
-                full = len(self._sent) >= IN_FLIGHT or in_flight + length > IN_FLIGHT_BYTES
+                taken = length + answer_size
+                full = len(self._sent) >= IN_FLIGHT or in_flight + taken > IN_FLIGHT_BYTES
                 if size + length > RECORD_MAX or (full and pending is not None and self._sent):
                     break
                 self._queue.popleft()
@@ -203,9 +223,9 @@ class Pipeline:
                 if pending is None:
                     self._unread_calls += 1
                     continue
-                in_flight += length
+                in_flight += taken
                 self._sent[pending.identity] = pending
-                self._sent_bytes[pending.identity] = length
+                self._sent_bytes[pending.identity] = taken
         if batch:
             # two segments go through as they are; more of them the kernel would cut into several writes
             pieces = batch if len(batch) == 2 else [b"".join(batch)]
@@ -226,6 +246,6 @@ class Pipeline:
                     continue
             if response.status:
                 message = str(response.attributes.get(Attr.MESSAGE, ""))
-                pending.future.set_exception(RequestError(response.status, message))
+                pending.finish(RequestError(response.status, message))
             else:
-                pending.future.set_result(bytes(response.payload))
+                pending.finish(bytes(response.payload))

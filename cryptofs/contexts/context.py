@@ -39,7 +39,6 @@ class Context:
 
     __slots__ = (
         "_running",
-        "_short",
         "_stream",
         "_waiting",
         "_watchers",
@@ -53,6 +52,7 @@ class Context:
         "number",
         "peers",
         "pid",
+        "short",
         "transform",
         "uid",
     )
@@ -80,7 +80,8 @@ class Context:
         self._watchers: list[Callable[[], None]] = []
         self._workers = workers
         self._running = 0
-        self._short: ShortWay | None = None
+        self.short = ShortWay(self.exchange, self._watchers, self.changed, self._answer_declined)
+        """The short way of small requests."""
         self._waiting: deque[work.Task] | None = None
 
     # Requests
@@ -93,19 +94,10 @@ class Context:
         """
         self.accept(parse_requests(buffer))
 
-    def answer_at_once(self, data: bytes) -> int:
-        """Go the short way with a write: its size if all of it is answered, or 0 if nothing has happened."""
-        if self._short is None:
-            return 0
-        size = self._short.answer(data)
-        if size and self._watchers:
-            self.changed()
-        return size
-
     def adopt(self, transform: Transform) -> None:
         """Take over what a configure call has opened."""
         self.transform = transform
-        self._short = ShortWay(transform, self.exchange, self._answer_declined)
+        self.short.open(transform)
 
     def _answer_declined(self, record: Record) -> None:
         assert self.transform is not None
@@ -288,7 +280,8 @@ class Context:
     def changed(self) -> None:
         """Something that a waiting reader, writer or poll may want has happened."""
         if self._watchers:
-            watchers, self._watchers = self._watchers, []
+            watchers = self._watchers.copy()
+            self._watchers.clear()
             for callback in watchers:
                 callback()
 
@@ -330,7 +323,7 @@ class Context:
         if self.closed:
             return
         self.closed = True
-        self._short = None
+        self.short.close()
         self.exchange.close()
         self._waiting = None
         if self._stream is not None:
@@ -340,7 +333,7 @@ class Context:
         self.changed()
 
     def _release(self) -> None:
-        self._short = None
+        self.short.close()
         if self.transform is not None:
             self.transform.close()
             self.transform = None

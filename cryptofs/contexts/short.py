@@ -45,16 +45,35 @@ def activity() -> int:
 
 
 class ShortWay:
-    """The short way of one configured context."""
+    """The short way of one context; it is closed until `open`."""
 
-    __slots__ = ("_exchange", "_general", "_iv_end", "_iv_head", "_short", "_transform")
+    __slots__ = ("_exchange", "_general", "_iv_end", "_iv_head", "_short", "_told", "_transform", "_watchers")
 
-    def __init__(self, transform: Transform, exchange: Exchange, general: Callable[[Record], None]) -> None:
-        """general: answers one request that the engine declined, in its turn."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        watchers: list[Callable[[], None]],
+        told: Callable[[], None],
+        general: Callable[[Record], None],
+    ) -> None:
+        """told: called after answers if there are `watchers`. general: answers a request that the engine declined."""
+        self._exchange = exchange
+        self._watchers = watchers
+        self._told = told
+        self._general = general
+        self._transform: Transform | None = None
+        self._short: Callable[[int, bytes | None, bytes], bytes | None] | None = None
+        self._iv_head = b""
+        self._iv_end = 0
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._transform = self._short = None
+
+    def open(self, transform: Transform) -> None:
+        """Answer with this transform."""
         self._transform = transform
         self._short = transform.short
-        self._exchange = exchange
-        self._general = general
         iv_size = transform.description.iv_size
         # an iv without padding is the only attribute that most requests have
         self._iv_head = _IV_HEADS.get(iv_size, b"")
@@ -64,12 +83,13 @@ class ShortWay:
         """Answer the requests of a write and return its size, or return 0: nothing has happened then."""
         size = len(data)
         exchange = self._exchange
-        if not HEADER_SIZE <= size <= SHORT_MAX or exchange.lanes:
-            return self._answer_batch(data) if HEADER_SIZE <= size <= BATCH_MAX and not exchange.lanes else 0
+        short = self._short
+        if short is None or exchange.lanes or not HEADER_SIZE <= size <= BATCH_MAX:
+            return 0
         total, version, number, flags, identity, status, attributes_size = unpack_header(data)
         if total != size:
-            return self._answer_batch(data)
-        if version != VERSION or flags or status:
+            return self._answer_batch(data, short)
+        if size > SHORT_MAX or version != VERSION or flags or status:
             return 0
         iv = None
         payload_at = HEADER_SIZE + attributes_size
@@ -83,7 +103,7 @@ class ShortWay:
         try:
             if size > COPY_MAX:
                 return self._answer_larger(data, number, identity, iv, payload_at, cost)
-            output = self._short(number, iv, data[payload_at:])
+            output = short(number, iv, data[payload_at:])
         except Exception:
             return 0
         if output is None:
@@ -92,11 +112,14 @@ class ShortWay:
             build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0) + output, cost
         )
         _activity[0] += 1
+        if self._watchers:
+            self._told()
         return size
 
     def _answer_larger(
         self, data: bytes, number: int, identity: int, iv: bytes | None, payload_at: int, cost: int
     ) -> int:
+        assert self._transform is not None
         operation = _OPERATIONS[number]
         payload = memoryview(data)[payload_at:]
         room = self._transform.room(operation, len(payload))
@@ -105,9 +128,11 @@ class ShortWay:
         pack_header(out, 0, total, VERSION, number, _RESPONSE, identity, 0, 0)
         self._exchange.answer_at_once(out[:total], cost)
         _activity[0] += 1
+        if self._watchers:
+            self._told()
         return len(data)
 
-    def _answer_batch(self, data: bytes) -> int:
+    def _answer_batch(self, data: bytes, short: Callable[[int, bytes | None, bytes], bytes | None]) -> int:
         plan = self._plan(data)
         if plan is None:
             return 0
@@ -115,7 +140,6 @@ class ShortWay:
         # what the attributes take is counted, too: a bound need not be exact
         if not exchange.has_room(len(plan), 2 * len(data)):
             return 0
-        short = self._short
         answers: list[tuple[Buffer, int]] = []
         for number, identity, iv, payload in plan:
             try:
@@ -133,6 +157,8 @@ class ShortWay:
             answers.append((head + output, cost))
         exchange.answer_many(answers)
         _activity[0] += 1
+        if self._watchers:
+            self._told()
         return len(data)
 
     def _plan(self, data: bytes) -> list[tuple[int, int, bytes | None, bytes]] | None:
