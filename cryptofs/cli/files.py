@@ -100,7 +100,16 @@ def _padding_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--padding", type=choice, default="pkcs7", show_default=True, help=text)(function)
 
 
-_cipher = click.option("-n", "--name", default="ctr(aes)", show_default=True, help="Cipher, in the kernel's terms.")
+_cipher_name = click.option(
+    "-n", "--name", default="ctr(aes)", show_default=True, help="Cipher, in the kernel's terms."
+)
+
+
+def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What encrypt and decrypt take."""
+    for option in (_mount, _output, _input, _padding_option, _iv_option, key_options(required=True), _cipher_name):
+        function = option(function)
+    return function
 
 
 def _parse_iv(text: str) -> bytes:
@@ -111,13 +120,7 @@ def _parse_iv(text: str) -> bytes:
 
 
 @click.command()
-@_cipher
-@key_options(required=True)
-@_iv_option
-@_padding_option
-@_input
-@_output
-@_mount
+@_cipher_options
 def encrypt(
     name: str, iv: str | None, padding: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any
 ) -> None:
@@ -139,13 +142,7 @@ def encrypt(
 
 
 @click.command()
-@_cipher
-@key_options(required=True)
-@_iv_option
-@_padding_option
-@_input
-@_output
-@_mount
+@_cipher_options
 def decrypt(
     name: str, iv: str | None, padding: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any
 ) -> None:

@@ -17,7 +17,7 @@ from ..records import (
     Operation,
     Record,
     Value,
-    build,
+    build_head,
     parse_responses,
 )
 from .errors import RequestError
@@ -168,11 +168,9 @@ class Context:
         The response's payload is a view of the buffer that was read, good until the next request. Errors: RequestError.
         """
         payload = memoryview(record.payload)
-        head = build(Record(record.operation, record.flags, record.id, 0, record.attributes))
+        head = build_head(record, len(payload))
         if payload.nbytes:
-            size = len(head) + len(payload)
-            # one header for both pieces, so that the payload is not copied to be sent
-            head = size.to_bytes(4, "little") + head[4:]
+            # two pieces, so that the payload is not copied to be sent
             os.pwritev(self._fd, [head, payload], 0)
         else:
             os.pwrite(self._fd, head, 0)

@@ -27,6 +27,7 @@ from ..records import (
     Record,
     Value,
     build,
+    build_head,
     parse_responses,
 )
 from .context import Context
@@ -156,8 +157,7 @@ class Pipeline:
                 raise RequestError(errno.EBADF, "the pipeline is closed")
             self._last += 1
             pending = Pending(self, self._last)
-            head = build(Record(operation, 0, self._last, 0, attributes))
-            head = (len(head) + len(data)).to_bytes(4, "little") + head[4:]
+            head = build_head(Record(operation, 0, self._last, 0, attributes), len(data))
             self._queue.append((pending, head, data, answer_size))
             self._lock.notify()
         return pending

@@ -215,14 +215,22 @@ def _encode(word: str, text: str) -> bytes:
     return text.encode("ascii")
 
 
-def build(record: Record) -> bytes:
-    """The bytes of one record; its payload is copied once."""
+def build_head(record: Record, payload_size: int) -> bytes:
+    """Header and attributes of a record whose payload of `payload_size` bytes follows from elsewhere.
+
+    Errors: TooLarge if the record would be over RECORD_MAX, InvalidValue for an attribute.
+    """
     attributes = attribute_bytes(record.attributes) if record.attributes else b""
-    size = HEADER_SIZE + len(attributes) + len(record.payload)
+    size = HEADER_SIZE + len(attributes) + payload_size
     if size > RECORD_MAX:
         raise TooLarge(f"record of {size} bytes: at most {RECORD_MAX}")
     header = _HEADER.pack(size, VERSION, record.operation, record.flags, record.id, record.status, len(attributes))
-    return b"".join((header, attributes, record.payload))
+    return header + attributes
+
+
+def build(record: Record) -> bytes:
+    """The bytes of one record; its payload is copied once."""
+    return b"".join((build_head(record, len(record.payload)), record.payload))
 
 
 def build_many(records: Iterable[Record]) -> bytes:
