@@ -56,6 +56,8 @@ class Job:
     cost: int
     lane: Lane
     cancelled: bool = False
+    forgets: bool = False
+    """Whether the lane begins anew behind this job, whatever became of its message: the last one before a reset."""
 
 
 def cost_of(record: Record) -> int:
@@ -163,6 +165,8 @@ class Exchange:
         assert lane.jobs[0] is job
         lane.jobs.popleft()
         self.answer(response, job.cost, failed)
+        if job.forgets:
+            self.fail(lane, Cancelled("reset"), last=True)
         if lane.jobs:
             return lane.jobs[0]
         if not lane.is_open and self.lanes.get(job.record.id) is lane:
@@ -235,19 +239,23 @@ class Exchange:
             self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
 
     def reset(self) -> None:
-        """Drop unfinished messages. Accepted requests are still answered, as parts of nothing: ECANCELED."""
-        lanes, self.lanes = self.lanes, {}
-        for lane in lanes.values():
+        """Drop unfinished messages. Accepted requests are still answered, in their order: ECANCELED."""
+        for identity, lane in list(self.lanes.items()):
             for job in lane.jobs:
                 job.cancelled = True
-            if not lane.jobs:
+            if lane.jobs:
+                lane.jobs[-1].forgets = True
+            else:
                 self.fail(lane, Cancelled("reset"), last=True)
+                del self.lanes[identity]
 
     def close(self) -> None:
-        """Drop everything: the context's last handle has gone."""
+        """Drop everything, now: the context's last handle has gone, and what is kept here may be megabytes."""
         for lane in self.lanes.values():
             for job in lane.jobs:
                 job.cancelled = True
             if not lane.jobs:
                 self.fail(lane, Cancelled("closed"), last=True)
+            lane.jobs.clear()
+        self.lanes.clear()
         self._ready.clear()

@@ -22,6 +22,7 @@ from ..records import (
 )
 from .errors import RequestError
 from .mounts import find_mount
+from .writing import write_record
 
 # beside its payload a response has a header, a tag or digest, a held-back block, or attributes
 _RESPONSE_EXTRA = HEADER_SIZE + 2048
@@ -168,12 +169,7 @@ class Context:
         The response's payload is a view of the buffer that was read, good until the next request. Errors: RequestError.
         """
         payload = memoryview(record.payload)
-        head = build_head(record, len(payload))
-        if payload.nbytes:
-            # two pieces, so that the payload is not copied to be sent
-            os.pwritev(self._fd, [head, payload], 0)
-        else:
-            os.pwrite(self._fd, head, 0)
+        write_record(self._fd, build_head(record, len(payload)), payload)
         while True:
             data = self._read(expected + _RESPONSE_EXTRA)
             for response in parse_responses(data) if data else ():

@@ -32,6 +32,7 @@ from ..records import (
 )
 from .context import Context
 from .errors import RequestError
+from .writing import write_record
 
 IN_FLIGHT = 1024
 """Requests that the pipeline sends before it reads answers."""
@@ -227,9 +228,11 @@ class Pipeline:
                 self._sent[pending.identity] = pending
                 self._sent_bytes[pending.identity] = taken
         if batch:
-            # two segments go through as they are; more of them the kernel would cut into several writes
-            pieces = batch if len(batch) == 2 else [b"".join(batch)]
-            os.pwritev(self._context.fileno(), pieces, 0)
+            if len(batch) == 2:
+                write_record(self._context.fileno(), bytes(batch[0]), batch[1])
+            else:
+                # the kernel would cut many segments into several writes
+                os.pwrite(self._context.fileno(), b"".join(batch), 0)
 
     def _read_answers(self) -> None:
         if not (self._sent or self._unread_calls):

@@ -218,14 +218,23 @@ class Context:
 
     def _handed_back(self, task: work.Task) -> None:
         self._running -= 1
+        if self.closed:
+            self._drop(task)
+            if not self._running:
+                self._release()
+            return
         following = self._settle(task)
         if self._waiting:
             self._hand_over(self._waiting.popleft())
         if following is not None:
             self._advance(following, False)
-        if self.closed and not self._running:
-            self._release()
         self.changed()
+
+    @staticmethod
+    def _drop(task: work.Task) -> None:
+        if task.message is not None:
+            task.message.close()
+        work.buffers.give_back(task.out)
 
     def _settle(self, task: work.Task) -> Job | None:
         assert task.job is not None
@@ -325,6 +334,8 @@ class Context:
         self.closed = True
         self.short.close()
         self.exchange.close()
+        for task in self._waiting or ():
+            self._drop(task)
         self._waiting = None
         if self._stream is not None:
             self._stream.close()

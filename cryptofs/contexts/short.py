@@ -44,6 +44,10 @@ def activity() -> int:
     return _activity[0]
 
 
+def _nothing(*arguments: object) -> None:
+    return
+
+
 class ShortWay:
     """The short way of one context; it is closed until `open`."""
 
@@ -67,8 +71,9 @@ class ShortWay:
         self._iv_end = 0
 
     def close(self) -> None:
-        """Answer nothing any more."""
+        """Answer nothing any more, and let go of the context."""
         self._transform = self._short = None
+        self._told = self._general = _nothing
 
     def open(self, transform: Transform) -> None:
         """Answer with this transform."""

@@ -125,6 +125,13 @@ class Stream:
         """Whether output is ready."""
         return self._generates or bool(self._out)
 
+    def readable_by(self, user: StreamUser) -> bool:
+        """Whether a read of this handle would go on without waiting: the end of file counts, too."""
+        return self.readable or user.at_end or (user.writes and not self._fed_by_others(user))
+
+    def _fed_by_others(self, user: StreamUser) -> bool:
+        return any(other.feeding for other in self._users if other is not user)
+
     def feed_nowait(self, user: StreamUser, data: Buffer) -> None:
         """Take input. Errors: WouldBlock while the output buffer is full; those of the transform."""
         if self._failure is not None:

@@ -8,7 +8,7 @@ from ..contexts import Context, ContextTable
 from ..errors import CryptofsError, Gone, WouldBlock
 from ..records import Buffer, parse_requests
 from .base import Caller, File, Handle
-from .waiting import BoundReached, wait_for
+from .waiting import wait_for
 
 
 class CryptoHandle(Handle):
@@ -25,29 +25,12 @@ class CryptoHandle(Handle):
         self.read_nowait = context.take  # type: ignore[method-assign]
 
     async def write(self, offset: int, data: bytes) -> int:
-        context = self.context
+        # never a wait: the kernel lets one write in at a time to this inode, which is everybody's
         try:
-            records = parse_requests(data)
-            context.accept(records)
+            self.context.accept(parse_requests(data))
         except CryptofsError as error:
-            context.last_error = error.again()
-            if not isinstance(error, WouldBlock):
-                raise
-            if context.nonblocking:
-                raise
-
-            def attempt() -> bool | None:
-                self._check_open()
-                try:
-                    context.accept(records)
-                except WouldBlock:
-                    return None
-                return True
-
-            try:
-                await wait_for(attempt, context.watch, context.pid)
-            except BoundReached:
-                raise WouldBlock("the queue is full and nobody reads the answers") from None
+            self.context.last_error = error.again()
+            raise
         return len(data)
 
     async def read(self, offset: int, size: int) -> Buffer:

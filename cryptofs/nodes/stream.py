@@ -80,7 +80,7 @@ class StreamHandle(Handle):
         return await wait_for(attempt, self._context.watch, self._pid)
 
     def ready(self) -> tuple[bool, bool]:
-        return self._stream.readable, self._stream.writable
+        return self._stream.readable_by(self._user), self._stream.writable
 
     def watch(self, callback: Callable[[], None]) -> None:
         if self._forget is not None:
