@@ -1,46 +1,49 @@
-"""Buffers for large responses that are used again: making a fresh one costs as much as copying it once more.
+"""Buffers for larger responses that are used again: making a fresh one costs as much as copying it once more.
 
 Only the event loop takes and returns them. A buffer still holds what it was used for last; a response is always
 a view of exactly the bytes that were written into it for this request.
 """
 
+from bisect import bisect_left
+
 from ..engines.base import OUT_SLACK
 from ..records import RECORD_MAX
 
-BIG = 65_536
-"""Bytes from which a response is built in a kept buffer."""
+_SIZES = (*((8192 << power) + 1024 for power in range(7)), RECORD_MAX + OUT_SLACK)
+"""The sizes of kept buffers, bytes: each holds responses of more than half of it, so that what waits to be read takes
+little more memory than the queue counts."""
+_SMALLEST = 4096
 _KEPT = 8
-_SIZE = RECORD_MAX + OUT_SLACK
 
 
 class BufferPool:
-    """Up to _KEPT buffers of the largest response's size."""
+    """Up to _KEPT free buffers of each size; a response takes one of the next larger size."""
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
-        self._lent: list[bytearray] = []
+        self._free: dict[int, list[bytearray]] = {size: [] for size in _SIZES}
+        self._lent: bytearray | None = None
 
     def take(self, size: int) -> memoryview:
-        """A buffer of `size` bytes; a big one comes from those that are kept."""
-        if not BIG <= size <= _SIZE:
+        """A buffer of `size` bytes."""
+        if not _SMALLEST <= size <= _SIZES[-1]:
             return memoryview(bytearray(size))
-        return memoryview(self._free.pop() if self._free else bytearray(_SIZE))[:size]
+        kept = _SIZES[bisect_left(_SIZES, size)]
+        free = self._free[kept]
+        return memoryview(free.pop() if free else bytearray(kept))[:size]
 
     def give_back(self, response: object) -> None:
-        """The response in this buffer was sent or dropped."""
-        if isinstance(response, memoryview):
-            buffer = response.obj
-            if isinstance(buffer, bytearray) and len(buffer) == _SIZE and len(self._free) < _KEPT:
-                self._free.append(buffer)
+        """The response in this buffer was dropped."""
+        if isinstance(response, memoryview) and isinstance(response.obj, bytearray):
+            self._keep(response.obj)
 
-    def lend(self, response: object) -> None:
+    def _keep(self, buffer: bytearray) -> None:
+        free = self._free.get(len(buffer))
+        if free is not None and len(free) < _KEPT:
+            free.append(buffer)
+
+    def lend(self, response: memoryview) -> None:
         """The response is being sent: pyfuse3 does so before anything else runs in the event loop, so what was
         lent before is free by now."""
-        for sent in self._lent:
-            if len(self._free) < _KEPT:
-                self._free.append(sent)
-        self._lent.clear()
-        if isinstance(response, memoryview):
-            buffer = response.obj
-            if isinstance(buffer, bytearray) and len(buffer) == _SIZE:
-                self._lent.append(buffer)
+        if self._lent is not None:
+            self._keep(self._lent)
+        self._lent = response.obj if isinstance(response.obj, bytearray) else None

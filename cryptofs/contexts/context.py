@@ -171,7 +171,7 @@ class Context:
         """As many whole answers as fit into `size` bytes, or None if none is ready. Errors: TooLarge."""
         response = self.exchange.take(size)
         if response is not None:
-            if response.__class__ is memoryview:
+            if isinstance(response, memoryview):
                 work.buffers.lend(response)
             if self._watchers:
                 self.changed()

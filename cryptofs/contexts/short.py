@@ -22,6 +22,7 @@ from ..records import (
     pack_header,
     unpack_header,
 )
+from .work import buffers
 
 SHORT_MAX = 32_768
 """Largest record of the short way, bytes."""
@@ -128,7 +129,7 @@ class ShortWay:
         operation = _OPERATIONS[number]
         payload = memoryview(data)[payload_at:]
         room = self._transform.room(operation, len(payload))
-        out = memoryview(bytearray(HEADER_SIZE + room + OUT_SLACK))
+        out = buffers.take(HEADER_SIZE + room + OUT_SLACK)
         total = HEADER_SIZE + self._transform.once(operation, iv, 0, payload, out[HEADER_SIZE:])
         pack_header(out, 0, total, VERSION, number, _RESPONSE, identity, 0, 0)
         self._exchange.answer_at_once(out[:total], cost)
