@@ -92,7 +92,7 @@ def percentile(times: list[float], share: float) -> float:
 
 
 def compare(
-    first: Callable[[], object], second: Callable[[], object], seconds: float, rounds: int = 5
+    first: Callable[[], object], second: Callable[[], object], seconds: float, rounds: int = 11
 ) -> tuple[float, float, float]:
     """Two calls, turn by turn so that a noisy neighbour hits both: their medians, and the median ratio."""
     ratios, ones, twos = [], [], []
