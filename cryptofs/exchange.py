@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from .records import HEADER_SIZE, Attr, Buffer, Flag, Operation, Record
+from .records import HEADER_SIZE, RECORD_MAX, Attr, Buffer, Flag, Operation, Record
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -31,6 +31,7 @@ UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
 """Messages in parts that one context may have begun, open or failed, without having sent their last part."""
 
 MORE = int(Flag.MORE)
+_LARGEST = 2 * RECORD_MAX
 
 
 @dataclass(slots=True, eq=False)
@@ -184,8 +185,8 @@ class Exchange:
 
     @property
     def writable(self) -> bool:
-        """Whether the queue takes a request."""
-        return self.outstanding < QUEUE_REQUESTS and self.bytes < QUEUE_BYTES
+        """Whether the queue takes any one request, the largest too: else who polls for room would find none."""
+        return self.outstanding < QUEUE_REQUESTS and self.bytes + min(_LARGEST, QUEUE_BYTES // 4) <= QUEUE_BYTES
 
     def take(self, size: int) -> Buffer | None:
         """As many whole answers as fit into `size` bytes, or None if none is ready.

@@ -546,7 +546,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         """The accounts are those of the model, and a lane is kept for what waits or is open and for nothing else."""
         assert state(self.exchange) == (self.pending, self.pending + len(self.expected), self.owed)
         assert self.exchange.readable == bool(self.expected)
-        assert self.exchange.writable == (self.exchange.outstanding < 12 and self.owed < 2000)
+        assert self.exchange.writable == (self.exchange.outstanding < 12 and self.owed <= 1500)
         assert {identity: track.lane for identity, track in self.current.items()} == self.exchange.lanes
         for track in self.current.values():
             assert track.lane.is_open == (track.state != "none")

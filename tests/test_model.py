@@ -519,7 +519,7 @@ class Machine(RuleBasedStateMachine):
             if wait and model.outstanding:
                 assert model.ready(BOUND, select.POLLIN) == select.POLLIN
             found = model.ready(0)
-            room = model.outstanding < QUEUE_REQUESTS and model.bytes < QUEUE_BYTES
+            room = model.outstanding < QUEUE_REQUESTS and model.bytes + 2 * RECORD_MAX <= QUEUE_BYTES
             assert bool(found & select.POLLOUT) == room
             assert not found & ~(select.POLLIN | select.POLLOUT)
             if model.controls or (wait and model.outstanding):

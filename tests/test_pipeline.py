@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import mmap
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Iterator
@@ -464,3 +465,26 @@ def test_the_daemon_is_killed(own_daemon: Daemon, abandoned: bool) -> None:
             context.close()
         except OSError as error:
             print(f"closing: {error}")
+
+
+def test_a_lone_long_request_can_be_cancelled(mount: pathlib.Path) -> None:
+    """What is submitted or cancelled while the pipeline waits for a long answer goes out at once."""
+    with Context("skcipher", "cbc(des3_ede)", bytes(range(24)), mount=mount) as context, Pipeline(context) as pipeline:
+        data = bytes(PAYLOAD_MAX - PAYLOAD_MAX % 8)
+        pipeline.encrypt(data, bytes(8)).result(BOUND)
+        cancelled = 0
+        for _ in range(10):
+            # several, so that the last ones are still waiting when the cancel arrives
+            pending = [pipeline.encrypt(data, bytes(8)) for _ in range(4)]
+            time.sleep(0.005)
+            pending[-1].cancel()
+            error = pending[-1].future.exception(BOUND)
+            if error is None:
+                assert len(pending[-1].result()) == len(data)
+            else:
+                assert isinstance(error, RequestError)
+                assert error.errno == errno.ECANCELED
+                cancelled += 1
+            for each in pending[:-1]:
+                assert len(each.result(BOUND)) == len(data)
+        assert cancelled

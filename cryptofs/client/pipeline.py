@@ -12,6 +12,7 @@ requests batch by themselves.
 import concurrent.futures
 import errno
 import os
+import select
 import threading
 from collections import deque
 from types import TracebackType
@@ -34,6 +35,7 @@ from .context import Context
 from .errors import RequestError
 from .writing import write_record
 
+_BIG = 65_536
 IN_FLIGHT = 1024
 """Requests that the pipeline sends before it reads answers."""
 IN_FLIGHT_BYTES = 6 * 1024 * 1024
@@ -111,6 +113,10 @@ class Pipeline:
         self._unread_calls = 0
         self._last = 1 << 32
         self._closing = False
+        self._stalled = False
+        """Whether what is queued has to wait for answers."""
+        self._polling = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="cryptofs-pipeline", daemon=True)
         self._thread.start()
 
@@ -160,7 +166,7 @@ class Pipeline:
             pending = Pending(self, self._last)
             head = build_head(Record(operation, 0, self._last, 0, attributes), len(data))
             self._queue.append((pending, head, data, answer_size))
-            self._lock.notify()
+            self._notify()
         return pending
 
     def cancel(self, pending: Pending) -> None:
@@ -174,14 +180,17 @@ class Pipeline:
             if pending.identity in self._sent:
                 call = build(Record(Operation.CANCEL, 0, 0, 0, {Attr.TARGET: pending.identity}))
                 self._queue.appendleft((None, call, b"", 0))
-                self._lock.notify()
+                self._notify()
 
     def close(self) -> None:
         """Wait for what was submitted, and end the thread. The context stays open."""
         with self._lock:
             self._closing = True
-            self._lock.notify()
+            self._notify()
         self._thread.join()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
 
     # The pipeline's own thread
 
@@ -227,6 +236,7 @@ class Pipeline:
                 in_flight += taken
                 self._sent[pending.identity] = pending
                 self._sent_bytes[pending.identity] = taken
+            self._stalled = bool(self._queue)
         if batch:
             if len(batch) == 2:
                 write_record(self._context.fileno(), bytes(batch[0]), batch[1])
@@ -234,11 +244,39 @@ class Pipeline:
                 # the kernel would cut many segments into several writes
                 os.pwrite(self._context.fileno(), b"".join(batch), 0)
 
+    def _wait_for_answer(self) -> bool:
+        """Wait until an answer is ready, or False when something was submitted or cancelled meanwhile.
+
+        Small requests are not worth it: their answers come sooner than this has asked.
+        """
+        poller = select.poll()
+        poller.register(self._context.fileno(), select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        with self._lock:
+            if self._queue and not self._stalled:
+                return False
+            self._polling = True
+        ready = {descriptor for descriptor, _ in poller.poll()}
+        with self._lock:
+            self._polling = False
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        return self._context.fileno() in ready
+
+    def _notify(self) -> None:
+        # called with the lock held: the thread waits for work, or for answers
+        self._lock.notify()
+        if self._polling:
+            self._polling = False
+            os.eventfd_write(self._wake, 1)
+
     def _read_answers(self) -> None:
         if not (self._sent or self._unread_calls):
             return
         largest = max(self._sent_bytes.values(), default=0) + HEADER_SIZE + 2048
-        small = largest < 65_536
+        small = largest < _BIG
+        if not small and not self._wait_for_answer():
+            return
         data = os.pread(self._context.fileno(), 65_536 if small else RECORD_MAX, 0)
         for response in parse_responses(data) if data else ():
             with self._lock:
