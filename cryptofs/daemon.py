@@ -19,6 +19,7 @@ from .contexts import ContextTable, Workers
 from .engines import open_engines
 from .engines.base import Engine
 from .errors import CryptofsError
+from .hardening import harden
 from .nodes import Tree
 from .operations import Operations
 
@@ -122,6 +123,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     Errors: MountError.
     """
+    harden()
     raise_descriptor_limit()
     engines = open_engines(settings.engines)
     warm_up(engines)

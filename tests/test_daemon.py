@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,23 @@ def test_bad_arguments_get_one_clear_line(tmp_path: Path, arguments: tuple[str, 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert says.format(tmp=tmp_path) in done.stderr
+
+
+def test_the_daemon_is_hardened(own_daemon: Daemon) -> None:
+    """No core, undumpable, and its memory locked where it runs as root."""
+    pid = own_daemon.process.pid
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
+    # a process of its own, because only a process itself is told whether it is dumpable
+    script = (
+        "import ctypes; from cryptofs.hardening import harden; harden(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "0\n"
+    if os.geteuid() == 0:
+        locked = re.search(r"VmLck:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert locked is not None
+        assert int(locked[1]) > 0
 
 
 _FAULTY = """
