@@ -159,8 +159,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
 async def _tell_when_ready(mountpoint: Path, ready: Callable[[], None]) -> None:
     version = mountpoint / "version"
-    # a read through the mount: this thread must stay free to answer it
-    await trio.to_thread.run_sync(version.read_bytes)
+    # a read through the mount: this thread must stay free to answer it; a stop meanwhile ends it by the unmount
+    await trio.to_thread.run_sync(version.read_bytes, abandon_on_cancel=True)
     log.info("%s: mounted", mountpoint)
     ready()
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from .records import HEADER_SIZE, RECORD_MAX, Attr, Buffer, Flag, Operation, Record
+from .records import HEADER_SIZE, RECORD_MAX, Attr, Buffer, Flag, Operation, Record, Value
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -32,6 +32,7 @@ UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
 
 MORE = int(Flag.MORE)
 _LARGEST = 2 * RECORD_MAX
+_SMALL = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +66,25 @@ def cost_of(record: Record) -> int:
     """What a request and its answer take of QUEUE_BYTES."""
     length = record.attributes.get(Attr.LENGTH, 0)
     return 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
+
+
+def _holds_more(record: Record) -> bool:
+    """Whether the write that a request came in is much larger than its payload."""
+    payload = record.payload
+    return isinstance(payload, memoryview) and 2 * len(payload) < memoryview(payload.obj).nbytes
+
+
+def _detach(record: Record) -> None:
+    """Let go of the write that a request came in: a small one that waits must not hold a megabyte."""
+    record.payload = bytes(record.payload)
+    kept: dict[int, Value] = {}
+    for number, value in record.attributes.items():
+        if isinstance(value, int | str):
+            kept[number] = value
+        else:
+            # a data operation takes no bytes but an iv; others it will refuse, whatever they are
+            kept[number] = bytes(value) if number == Attr.IV else b""
+    record.attributes = kept
 
 
 class Exchange:
@@ -127,6 +147,8 @@ class Exchange:
         lane = self.lanes.get(record.id)
         if lane is None:
             lane = self.lanes[record.id] = Lane()
+        if _holds_more(record):
+            _detach(record)
         job = Job(record, cost_of(record), lane)
         lane.jobs.append(job)
         return job
@@ -140,6 +162,10 @@ class Exchange:
 
     def answer(self, response: Buffer, cost: int, failed: bool = False) -> None:
         """Make the one answer of an admitted request ready."""
+        if len(response) > cost + _SMALL:
+            # what was gathered from earlier parts comes out with the last
+            self.bytes += len(response) - cost
+            cost = len(response)
         self._ready.append((response, cost))
         self.in_flight -= 1
         self.completed += 1

@@ -13,6 +13,7 @@ import pytest
 from conftest import Daemon
 
 from cryptofs.client import Context, RequestError
+from cryptofs.records import Attr, Operation, Record, build
 
 pytestmark = pytest.mark.mount
 
@@ -175,3 +176,20 @@ def test_a_failing_handler_does_not_end_the_daemon(tmp_path: Path) -> None:
         assert status == 0, log.read_text()
     assert "describe broke" in log.read_text()
     assert "once broke" in log.read_text()
+
+
+def test_a_stop_does_not_wait_for_what_is_queued(own_daemon: Daemon) -> None:
+    """SIGTERM with minutes of work queued: the daemon ends within seconds, and the mount is gone."""
+    slow = ("skcipher", "cbc(des3_ede)", bytes(range(24)))
+    contexts = [Context(*slow, mount=own_daemon.mountpoint) for _ in range(30)]
+    try:
+        request = build(Record(Operation.ENCRYPT, 0, 1, 0, {Attr.IV: bytes(8)}, bytes(1_000_000)))
+        for context in contexts:
+            for _ in range(5):
+                os.pwrite(context.fileno(), request, 0)
+        own_daemon.process.send_signal(signal.SIGTERM)
+        assert own_daemon.process.wait(10) == 0
+        assert not is_mounted(own_daemon.mountpoint)
+    finally:
+        for context in contexts:
+            context.close()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hmac
 import os
+import select
 import shutil
 import signal
 import socket
@@ -406,3 +407,48 @@ def test_a_refused_write_leaves_its_reason(mount: Path) -> None:
         with pytest.raises(OSError) as caught:
             attempt()
         assert caught.value.errno == errno.EPERM
+
+
+def test_a_failed_long_message_does_not_stay_open(mount: Path) -> None:
+    """After EMSGSIZE of an AEAD in parts the key can be changed, and it can happen any number of times."""
+    with Context("aead", "gcm(aes)", bytes(16), mount=mount) as context:
+        for _ in range(3):
+            with pytest.raises(RequestError) as caught:
+                context.encrypt(bytes(1_100_000), bytes(12))
+            assert caught.value.errno == errno.EMSGSIZE
+        assert context.status()["open-messages"] == "0"
+        context.set_key(bytes(16))
+
+
+def test_a_waiting_request_does_not_hold_its_write(daemon: Daemon) -> None:
+    """A small request that waits beside a large one of the same write lets go of it."""
+    slow = ("skcipher", "cbc(des3_ede)", bytes(range(24)))
+    before = daemon.memory
+    with Context(*slow, mount=daemon.mountpoint) as context:
+        iv = {Attr.IV: bytes(8)}
+        long = build(Record(Operation.ENCRYPT, 0, 1, 0, iv, bytes(1_000_000)))
+        wrong = Record(Operation.ENCRYPT, 0, 2, 0, {**iv, Attr.KEY: b"x"}, bytes(1_000_000))
+        pair = build(Record(Operation.ENCRYPT, 0, 1, 0, iv, bytes(8))) + build(wrong)
+        os.pwrite(context.fileno(), long, 0)
+        for _ in range(100):
+            with contextlib.suppress(BlockingIOError):
+                os.pwrite(context.fileno(), pair, 0)
+            os.pread(context.fileno(), 1 << 20, 0)
+        assert daemon.memory - before < 60_000_000
+
+
+def test_poll_ends_when_the_context_closes(mount: Path) -> None:
+    """A stream whose context has gone is ready: the read tells so."""
+    context = Context("hash", "sha256", mount=mount)
+    reader = os.open(context.directory / "stream", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        poller = select.poll()
+        poller.register(reader, select.POLLIN)
+        assert poller.poll(50) == []
+        threading.Timer(0.1, context.close).start()
+        assert poller.poll(5000)
+        with pytest.raises(OSError) as caught:
+            os.read(reader, 10)
+        assert caught.value.errno == errno.ENODEV
+    finally:
+        os.close(reader)

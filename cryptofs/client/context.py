@@ -1,5 +1,7 @@
 """A crypto context of one's own, one request at a time."""
 
+import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +206,7 @@ class PartedMessage:
             self._attributes[Attr.ASSOCLEN] = len(assoc)
         self._assoc = assoc
         self._given = 0
+        self._failure: tuple[int, str] | None = None
 
     @property
     def identity(self) -> int:
@@ -233,7 +236,20 @@ class PartedMessage:
         self._given += len(data)
         # with the last part comes what earlier ones gathered
         expected = len(data) + 64 if flags else min(self._given, PAYLOAD_MAX) + 64
-        return self._context.request(record, expected).payload
+        if self._failure is not None:
+            raise RequestError(*self._failure)
+        try:
+            return self._context.request(record, expected).payload
+        except RequestError as error:
+            self._failure = (error.errno or errno.EIO, error.message)
+            if flags:
+                self._end()
+            raise
+
+    def _end(self) -> None:
+        # a message that has failed lasts until its last part: without one it would stay open for the context's life
+        with contextlib.suppress(RequestError):
+            self._context.request(Record(self._operation, 0, self._identity))
 
 
 def _integer(record: Record, attribute: Attr) -> int:

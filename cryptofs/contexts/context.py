@@ -116,7 +116,7 @@ class Context:
                 continue
             transform = self.transform
             if transform is not None:
-                planned += work.estimate_ns(transform, record)
+                planned += work.estimate_ns(transform, record, lanes.get(record.id))
             if planned > _INLINE_NS or record.id in lanes or record.flags or transform is None:
                 self._advance(exchange.enqueue(record), planned > _INLINE_NS)
             elif planned > LONG_NS and self._is_for_workers(work.estimate_ns(transform, record)):
@@ -183,6 +183,7 @@ class Context:
         if first.lane.jobs[0] is not first:
             return
         job: Job | None = first
+        planned = 0.0
         while job is not None:
             try:
                 task = work.prepare(self.require_transform(), self.exchange, job)
@@ -192,13 +193,12 @@ class Context:
             except Exception:
                 job = self._fail(job, self._engine_fault(job.record))
                 continue
-            if self._workers is not None and self._workers.running and (long or self._is_long(task)):
+            planned += work.estimate_ns(task.transform, task.record, job.lane)
+            long = long or planned > _INLINE_NS or self._is_for_workers(planned)
+            if long and self._workers is not None and self._workers.running:
                 self._hand_over(task)
                 return
             job = self._settle(work.compute(task))
-
-    def _is_long(self, task: work.Task) -> bool:
-        return self._is_for_workers(work.estimate_ns(task.transform, task.record))
 
     def _is_for_workers(self, nanoseconds: float) -> bool:
         if nanoseconds <= LONG_NS or self._workers is None:

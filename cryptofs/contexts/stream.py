@@ -21,6 +21,10 @@ STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""
 
 
+_PIECES = 4096
+"""Pieces of output that wait for a reader before writers have to: each takes memory besides its data."""
+
+
 @dataclass(slots=True)
 class _Piece:
     """Output that waits for a reader. ends: a message ends with it; error: what the reader gets instead of data."""
@@ -64,7 +68,9 @@ class Stream:
     # Handles
 
     def attach(self, reads: bool, writes: bool) -> StreamUser:
-        """A handle was opened."""
+        """A handle was opened. Errors: WouldBlock for writing while the output buffer is full."""
+        if writes and not self.writable:
+            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {STREAM_BUFFER}")
         user = StreamUser(reads, writes, feeding=writes and not reads)
         self._users.append(user)
         return user
@@ -118,7 +124,7 @@ class Stream:
     @property
     def writable(self) -> bool:
         """Whether a write would be taken now."""
-        return self._waiting < STREAM_BUFFER
+        return self._waiting < STREAM_BUFFER and len(self._out) < _PIECES
 
     @property
     def readable(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engines.base import OUT_SLACK, Message, Transform
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue
-from ..exchange import MORE, Exchange, Job
+from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
     HEADER_SIZE,
     PAYLOAD_MAX,
@@ -85,10 +85,16 @@ class Task:
     error: CryptofsError | None = None
 
 
-def estimate_ns(transform: Transform, record: Record) -> float:
-    """How long a request will take, nanoseconds, by what requests of its transform took before."""
+def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) -> float:
+    """How long a request will take, nanoseconds, by what requests of its transform took before.
+
+    lane: with a message on it, of which a last part may compute all that was gathered.
+    """
     length: Any = record.attributes.get(_LENGTH, 0)
-    return float(len(record.payload) + length) * transform.pace
+    size = len(record.payload)
+    if lane is not None and lane.message is not None:
+        size = max(size, lane.message.room(size, not record.flags & MORE))
+    return float(size + length) * transform.pace
 
 
 def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
@@ -152,8 +158,9 @@ def _compute(task: Task) -> int:
         written = task.transform.once(record.operation, task.iv, task.assoclen, record.payload, out)
     else:
         written = task.message.update(record.payload, not record.flags & MORE, out)
-    if size >= _MEASURED:
-        task.transform.note_pace(size, time.perf_counter_ns() - began)
+    # gathering a part is no computation
+    if size >= _MEASURED and (written or record.operation is Operation.DIGEST):
+        task.transform.note_pace(max(size, written), time.perf_counter_ns() - began)
     return written
 
 

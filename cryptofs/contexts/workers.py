@@ -75,6 +75,9 @@ class Workers:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while (item := self._queue.get()) is not None:
             work, done = item
+            if self._token is None:
+                # stopped: what was only queued is not begun
+                continue
             result = work()
             token = self._token
             if token is None:

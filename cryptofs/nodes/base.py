@@ -19,9 +19,6 @@ class Caller:
     pid: int
 
 
-ROOT = Caller(0, 0, 0)
-
-
 class Handle:
     """One open file. `read` and `write` wait at most the published bound."""
 

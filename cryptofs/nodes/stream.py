@@ -80,6 +80,9 @@ class StreamHandle(Handle):
         return await wait_for(attempt, self._context.watch, self._pid)
 
     def ready(self) -> tuple[bool, bool]:
+        if self._context.closed:
+            # a read or write then tells so, at once
+            return True, True
         return self._stream.readable_by(self._user), self._stream.writable
 
     def watch(self, callback: Callable[[], None]) -> None:

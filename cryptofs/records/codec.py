@@ -18,6 +18,7 @@ from .layout import (
     HEADER_SIZE,
     PAYLOAD_MAX,
     RECORD_MAX,
+    RECORDS_MAX,
     REQUEST_FLAGS,
     VERSION,
     Attr,
@@ -114,9 +115,11 @@ def _parse(buffer: Buffer) -> list[Record]:
     end = len(view)
     if end > RECORD_MAX:
         raise TooLarge(f"{end} bytes: one write or read carries at most {RECORD_MAX}")
-    records = []
+    records: list[Record] = []
     position = 0
     while position < end:
+        if len(records) == RECORDS_MAX:
+            raise TooLarge(f"more than {RECORDS_MAX} records: one write carries at most so many")
         if end - position < HEADER_SIZE:
             raise MalformedRecord(f"{end - position} bytes left at offset {position}: a header is {HEADER_SIZE}")
         size, version, number, flags, identity, status, attributes_size = _HEADER.unpack_from(view, position)

@@ -35,6 +35,8 @@ RECORD_MAX = 1_044_480
 """Largest record, and the most that one write carries: 255 pages, what FUSE takes in one piece."""
 PAYLOAD_MAX = 1_040_384
 """Largest payload of a request, and largest message of a kind that cannot be computed part by part."""
+RECORDS_MAX = 4096
+"""Most records of one write."""
 ATTRIBUTES_MAX = 16_384
 """Largest attribute section of a request."""
 
