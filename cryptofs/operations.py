@@ -64,6 +64,20 @@ def _attributes(node: Node) -> EntryAttributes:
     return entry
 
 
+def _notifier(poll_handle: pyfuse3.PollHandle) -> Callable[[], None]:
+    """A call that wakes who polls. It never raises: it is made where an answer has just been recorded for good, and
+    from the event loop's own callbacks, which nothing guards.
+    """
+
+    def notify() -> None:
+        try:
+            poll_handle.notify()
+        except OSError as error:
+            log.warning("poll: nobody could be woken: %s", error)
+
+    return notify
+
+
 async def _never(*arguments: object) -> NoReturn:
     """Names come and go with contexts, not by these calls."""
     raise FUSEError(errno.EPERM)
@@ -168,7 +182,7 @@ class Operations(pyfuse3.Operations):
     ) -> int:
         handle = self._handles[fh]
         if poll_handle is not None:
-            handle.watch(poll_handle.notify)
+            handle.watch(_notifier(poll_handle))
         readable, writable = handle.ready()
         return (_READABLE if readable else 0) | (_WRITABLE if writable else 0)
 

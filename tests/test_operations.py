@@ -224,6 +224,27 @@ def test_poll_tells_what_is_ready(rig: Rig) -> None:
     run(main)
 
 
+def test_a_wake_up_that_fails_answers_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The mount may go away while somebody is told: the write is accepted, its answer there, and there once."""
+
+    def fails() -> None:
+        raise OSError(errno.ENOENT, "no such poll")
+
+    async def main() -> None:
+        handle = await rig.open("crypto")
+        await rig.call(handle, CONFIGURE)
+        entry = await rig.find("crypto")
+        for size in (3, 10_000):
+            poll_handle: Any = SimpleNamespace(notify=fails)
+            await rig.operations.poll(entry.st_ino, handle, poll_handle, ALICE)
+            answers = await rig.call(handle, Record(Operation.DIGEST, id=size, payload=bytes(size)))
+            assert [answer.id for answer in answers] == [size]
+        await rig.operations.release(handle)
+
+    run(main)
+    assert "nobody could be woken" in caplog.text
+
+
 def test_a_read_buffer_too_small_loses_nothing(rig: Rig) -> None:
     """EMSGSIZE, and the answer stays."""
 

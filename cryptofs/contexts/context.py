@@ -194,7 +194,7 @@ class Context:
                 job = self._fail(job, self._engine_fault(job.record))
                 continue
             planned += work.estimate_ns(task.transform, task.record, job.lane)
-            long = long or planned > _INLINE_NS or self._is_for_workers(planned)
+            long = long or self._is_for_workers(planned)
             if long and self._workers is not None and self._workers.running:
                 self._hand_over(task)
                 return

@@ -98,6 +98,7 @@ class ShortWay:
         if size > SHORT_MAX or version != VERSION or flags or status:
             return 0
         iv = None
+        response: Buffer
         payload_at = HEADER_SIZE + attributes_size
         if attributes_size:
             if attributes_size != self._iv_end or data[HEADER_SIZE:_VALUE_AT] != self._iv_head:
@@ -108,23 +109,23 @@ class ShortWay:
             return 0
         try:
             if size > COPY_MAX:
-                return self._answer_larger(data, number, identity, iv, payload_at, cost)
-            output = short(number, iv, data[payload_at:])
+                response = self._respond_larger(data, number, identity, iv, payload_at)
+            else:
+                output = short(number, iv, data[payload_at:])
+                if output is None:
+                    return 0
+                head = build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0)
+                response = head + output
         except Exception:
             return 0
-        if output is None:
-            return 0
-        exchange.answer_at_once(
-            build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0) + output, cost
-        )
+        # from here on it is answered: nothing may send it the general way as well
+        exchange.answer_at_once(response, cost)
         _activity[0] += 1
         if self._watchers:
             self._told()
         return size
 
-    def _answer_larger(
-        self, data: bytes, number: int, identity: int, iv: bytes | None, payload_at: int, cost: int
-    ) -> int:
+    def _respond_larger(self, data: bytes, number: int, identity: int, iv: bytes | None, payload_at: int) -> Buffer:
         assert self._transform is not None
         operation = _OPERATIONS[number]
         payload = memoryview(data)[payload_at:]
@@ -132,11 +133,7 @@ class ShortWay:
         out = buffers.take(HEADER_SIZE + room + OUT_SLACK)
         total = HEADER_SIZE + self._transform.once(operation, iv, 0, payload, out[HEADER_SIZE:])
         pack_header(out, 0, total, VERSION, number, _RESPONSE, identity, 0, 0)
-        self._exchange.answer_at_once(out[:total], cost)
-        _activity[0] += 1
-        if self._watchers:
-            self._told()
-        return len(data)
+        return out[:total]
 
     def _answer_batch(self, data: bytes, short: Callable[[int, bytes | None, bytes], bytes | None]) -> int:
         plan = self._plan(data)

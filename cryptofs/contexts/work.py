@@ -26,7 +26,6 @@ from .buffers import BufferPool
 log = logging.getLogger("cryptofs")
 
 _RESPONSE = int(Flag.RESPONSE)
-_DATA_ATTRIBUTES = frozenset({int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)})
 _IV, _ASSOCLEN, _LENGTH = int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)
 _GENERATE = Operation.GENERATE
 _MEASURED = 4096
@@ -36,31 +35,12 @@ buffers = BufferPool()
 
 
 def respond_whole(transform: Transform, record: Record) -> Buffer:
-    """The answer to a request that is a whole message, computed here and now: the short way.
+    """The answer to a request that is a whole message, computed here and now.
 
     Errors: CryptofsError as in the table of the protocol; anything else is the engine's fault.
     """
-    payload = record.payload
-    size = len(payload)
-    attributes: Any = record.attributes
-    operation = record.operation
-    if operation is _GENERATE or (attributes and not attributes.keys() <= _DATA_ATTRIBUTES):
-        task = _prepare_whole(transform, record)
-        return _response(task.out, _compute(task), record)
-    out = buffers.take(HEADER_SIZE + transform.room(operation, size) + OUT_SLACK)
-    iv = assoclen = None
-    if attributes:
-        if _LENGTH in attributes:
-            raise InvalidValue(f"{operation.word} takes no length")
-        iv = attributes.get(_IV)
-        assoclen = attributes.get(_ASSOCLEN)
-    if size < _MEASURED:
-        written = transform.once(operation, iv, assoclen or 0, payload, out[HEADER_SIZE:])
-    else:
-        began = time.perf_counter_ns()
-        written = transform.once(operation, iv, assoclen or 0, payload, out[HEADER_SIZE:])
-        transform.note_pace(size, time.perf_counter_ns() - began)
-    return _response(out, written, record)
+    task = _prepare_whole(transform, record)
+    return _response(task.out, _compute(task), record)
 
 
 def _response(out: memoryview, size: int, record: Record) -> memoryview:
