@@ -88,7 +88,7 @@ need_venv() {
   if [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]]; then
     # A guest has no network, and what it clears is the host's.
     [[ -z ${CRYPTOFS_GUEST-} ]] || die "$VENV is not up to date: run ./scripts/test --host outside the guest first"
-    need_packages gcc libc6-dev libfuse3-dev pkg-config fuse3
+    need_packages gcc libc6-dev libfuse3-dev liblzo2-dev pkg-config fuse3
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     # Debian splits its Python; one that was built by hand is whole.
     "$python" -c 'import ensurepip, venv' 2>/dev/null || need_packages "python$version-venv"
