@@ -15,12 +15,9 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from .contexts import ContextTable, Workers
-from .engines import open_engines
-from .engines.base import Engine
+from .assembly import Assembly
 from .errors import CryptofsError
 from .hardening import harden
-from .nodes import Tree
 from .operations import Operations
 
 log = logging.getLogger("cryptofs")
@@ -43,6 +40,7 @@ class Settings:
     mountpoint: Path
     engines: tuple[str, ...]
     options: tuple[str, ...] = ()
+    config: Path | None = None
 
 
 def check_options(options: Sequence[str]) -> tuple[str, ...]:
@@ -112,12 +110,6 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def warm_up(engines: Sequence[Engine]) -> None:
-    """Let the engines load what they will need, before the first client waits for it."""
-    for engine in engines:
-        engine.warm_up()
-
-
 async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount and serve until SIGTERM, SIGINT or an unmount from outside; `ready` is called once the mount answers.
 
@@ -125,11 +117,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """
     harden()
     raise_descriptor_limit()
-    engines = open_engines(settings.engines)
-    warm_up(engines)
-    workers = Workers()
-    table = ContextTable(engines, workers)
-    operations = Operations(Tree(table))
+    assembly = Assembly(settings.engines, settings.config)
+    operations = Operations(assembly.tree)
     prepare_mountpoint(settings.mountpoint)
     try:
         pyfuse3.init(operations, str(settings.mountpoint), mount_options(settings.options))
@@ -139,7 +128,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     # what is there now stays: the collector need not look at it again with every few hundred requests
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    workers.start()
+    assembly.start()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
@@ -151,8 +140,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
                 nursery.cancel_scope.cancel()
         unmount_at_end = True
     finally:
-        workers.stop()
-        table.close_all()
+        assembly.close()
         pyfuse3.close(unmount=True)
         log.info("%s: %s", settings.mountpoint, "unmounted" if unmount_at_end else "ended by an error")
 

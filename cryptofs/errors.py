@@ -72,6 +72,12 @@ class KeyMissing(CryptofsError):
     errno = errno.ENOKEY
 
 
+class KeyUnavailable(CryptofsError):
+    """The source of a device's key does not give it; the message names the source, never the key."""
+
+    errno = errno.ENOKEY
+
+
 class NotConfigured(CryptofsError):
     """Used before configure."""
 

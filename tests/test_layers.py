@@ -15,9 +15,9 @@ LINES_MAX = 400
 LOW = {"errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"exchange"}
 ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds"}
-ENGINES = {"engines.af_alg", "engines.openssl"}
-BELOW_NODES = ENGINE_PARTS | {"engines", "contexts"}
-BELOW_CLI = BELOW_NODES | {"nodes", "operations", "daemon", "client", "benchmark"}
+ENGINES = {"engines.af_alg", "engines.openssl"}  # and engines.pkcs11, which only keys/ opens
+BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
+BELOW_CLI = BELOW_NODES | {"config", "nodes", "operations", "daemon", "client", "benchmark", "privileges", "service"}
 
 # what each unit may import of the package, beside itself and the version
 ALLOWED: dict[str, set[str]] = {
@@ -29,12 +29,19 @@ ALLOWED: dict[str, set[str]] = {
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
+    "engines.pkcs11": ENGINE_PARTS,
     "engines": ENGINE_PARTS | ENGINES,
-    "contexts": ENGINE_PARTS | {"engines"},
+    "audit": set(),
+    "contexts": ENGINE_PARTS | {"engines", "audit"},
     "nodes": BELOW_NODES,
     "operations": BELOW_NODES | {"nodes"},
     "hardening": set(),
-    "daemon": BELOW_NODES | {"nodes", "operations", "hardening"},
+    "config": LOW,
+    "keys": ENGINE_PARTS | {"engines", "engines.pkcs11"},
+    "privileges": {"errors"},
+    "service": {"errors"},
+    "assembly": BELOW_NODES | {"nodes", "config", "keys"},
+    "daemon": BELOW_NODES | {"nodes", "operations", "hardening", "assembly", "privileges", "service"},
     "client": LOW,
     "benchmark": LOW | {"client"},
     "benchmark.empty": set(),

@@ -25,9 +25,16 @@ _READY = b"ready"
     metavar="NAME[,…]",
     help="Engines in the order in which they are asked for a name.",
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Configuration: devices, policy, quotas; see docs/configuration.md.",
+)
 @click.option("--daemon", "detach", is_flag=True, help="Detach once the mount answers.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what the daemon does, too.")
-def mount(mountpoint: Path, options: tuple[str, ...], engines: str, detach: bool, verbose: bool) -> None:
+def mount(
+    mountpoint: Path, options: tuple[str, ...], engines: str, config: Path | None, detach: bool, verbose: bool
+) -> None:
     """Mount cryptofs at MOUNTPOINT and serve it, in the foreground unless --daemon is given.
 
     SIGTERM and SIGINT unmount it. A stale mount that a killed daemon left there is cleared first.
@@ -36,7 +43,7 @@ def mount(mountpoint: Path, options: tuple[str, ...], engines: str, detach: bool
     names = check_engines([name.strip() for name in engines.split(",") if name.strip()])
     checked = check_options([part for option in options for part in option.split(",") if part])
     prepare_mountpoint(mountpoint)
-    settings = Settings(mountpoint.resolve(), names, checked)
+    settings = Settings(mountpoint.resolve(), names, checked, config and config.resolve())
     if detach:
         _detach(settings)
     else:
