@@ -1,4 +1,4 @@
-"""The daemon: mount, serve until asked to stop, unmount."""
+"""The daemon: mount or take over a mount, give up privileges, serve until asked to stop, unmount."""
 
 import contextlib
 import errno
@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -19,6 +20,9 @@ from .assembly import Assembly
 from .errors import CryptofsError
 from .hardening import harden
 from .operations import Operations
+from .privileges import MOUNT_FLAGS, Account, drop_privileges, mount_fuse, protect_mountpoint
+from .pulse import Keeper, Pulse
+from .service import FUSE, forget_stored, stored_descriptors, tell, watchdog_seconds
 
 log = logging.getLogger("cryptofs")
 
@@ -26,6 +30,8 @@ log = logging.getLogger("cryptofs")
 _MAX_TASKS = 1_000_000
 _OPTIONS = frozenset({"allow_other", "allow_root", "auto_unmount", "debug", "nodev", "nosuid", "noexec", "ro"})
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
+# round trips through the mount in the time after which the manager would end the daemon
+_BEATS = 3
 _MOUNT_PREFIXES = ("subtype=", "fsname=")
 
 
@@ -41,6 +47,10 @@ class Settings:
     engines: tuple[str, ...]
     options: tuple[str, ...] = ()
     config: Path | None = None
+    account: Account | None = None
+    """Whom to become after the privileged steps; None: stay who one is."""
+    service: bool = False
+    """The mount was made already and its descriptor is kept by the service manager."""
 
 
 def check_options(options: Sequence[str]) -> tuple[str, ...]:
@@ -110,52 +120,146 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount and serve until SIGTERM, SIGINT or an unmount from outside; `ready` is called once the mount answers.
 
-    Errors: MountError.
+    Errors: MountError, PrivilegeError, those of the configuration and its keys.
     """
-    harden()
+    harden(stays_root=settings.account is None)
     raise_descriptor_limit()
-    assembly = Assembly(settings.engines, settings.config)
-    operations = Operations(assembly.tree)
-    prepare_mountpoint(settings.mountpoint)
+    handed_over = stored_descriptors() if settings.service else {}
+    if settings.service and FUSE not in handed_over:
+        raise MountError("no mount was handed over: `cryptofs hand-over` must run before this, as root")
+    if not settings.service:
+        prepare_mountpoint(settings.mountpoint)
+    account = settings.account
+    with contextlib.ExitStack() as at_end:
+        # both are made before there is a key, and before there is a mount that could keep them
+        pulse = Pulse(settings.mountpoint, partial(_become, account))
+        at_end.callback(pulse.close)
+        if account is not None:
+            protect_mountpoint(settings.mountpoint)
+            at_end.callback(Keeper(settings.mountpoint).close)
+        assembly = Assembly(settings.engines, settings.config)
+        try:
+            where = _mount_point(settings, handed_over)
+            _become(account)
+            _init(assembly, settings, where)
+        except BaseException:
+            assembly.close()
+            raise
+        at_end.callback(pyfuse3.close, unmount=True)
+        # first of all: nobody may be woken by a session that is gone
+        at_end.callback(assembly.close)
+        if settings.service:
+            # kept by the manager it would keep the mount alive when this process is not
+            forget_stored()
+        # what is there now stays: the collector need not look at it again with every few hundred requests
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
+        try:
+            trio.run(_serve, settings.mountpoint, assembly, pulse, ready)
+        except BaseException:
+            log.error("%s: ended by an error", settings.mountpoint)
+            raise
+    log.info("%s: unmounted", settings.mountpoint)
+
+
+def _become(account: Account | None) -> None:
+    if account is not None:
+        drop_privileges(account)
+
+
+def _mount_point(settings: Settings, handed_over: dict[str, int]) -> str:
+    """What libfuse is given: the directory, or the descriptor of a mount that was made already."""
+    if settings.service:
+        return f"/dev/fd/{handed_over[FUSE]}"
+    if settings.account is None:
+        return str(settings.mountpoint)
+    flags = [option for option in settings.options if option in MOUNT_FLAGS]
+    return f"/dev/fd/{mount_fuse(settings.mountpoint, settings.account, flags)}"
+
+
+def _init(assembly: Assembly, settings: Settings, where: str) -> None:
+    # a mount that was made already has its options
+    made = where != str(settings.mountpoint)
+    options = {"debug"} & set(settings.options) if made else mount_options(settings.options)
     try:
-        pyfuse3.init(operations, str(settings.mountpoint), mount_options(settings.options))
+        pyfuse3.init(Operations(assembly.tree), where, options)
     except RuntimeError as error:
         raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?") from None
-    unmount_at_end = False
-    # what is there now stays: the collector need not look at it again with every few hundred requests
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+
+
+async def _serve(mountpoint: Path, assembly: Assembly, pulse: Pulse, ready: Callable[[], None]) -> None:
     assembly.start()
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-            nursery.start_soon(_tell_when_ready, settings.mountpoint, ready)
-            try:
-                await pyfuse3.main(max_tasks=_MAX_TASKS)
-            finally:
-                # main returns by itself only when somebody else has unmounted
-                nursery.cancel_scope.cancel()
-        unmount_at_end = True
-    finally:
-        assembly.close()
-        pyfuse3.close(unmount=True)
-        log.info("%s: %s", settings.mountpoint, "unmounted" if unmount_at_end else "ended by an error")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_heed_signals, assembly, nursery.cancel_scope)
+        nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready)
+        try:
+            await pyfuse3.main(max_tasks=_MAX_TASKS)
+        finally:
+            # main returns by itself only when somebody else has unmounted
+            nursery.cancel_scope.cancel()
+    tell("STOPPING")
 
 
-async def _tell_when_ready(mountpoint: Path, ready: Callable[[], None]) -> None:
-    version = mountpoint / "version"
-    # a read through the mount: this thread must stay free to answer it; a stop meanwhile ends it by the unmount
-    await trio.to_thread.run_sync(version.read_bytes, abandon_on_cancel=True)
+async def _show_life(mountpoint: Path, assembly: Assembly, pulse: Pulse, ready: Callable[[], None]) -> None:
+    """Say that the mount answers, once it does; then, if somebody watches, each time that it does."""
+    wrong = await _asked(pulse, compute=False)
+    if wrong:
+        raise MountError(f"{mountpoint}: the mount does not answer: {wrong}")
     log.info("%s: mounted", mountpoint)
+    tell("STATUS", status(assembly))
+    tell("READY")
     ready()
+    limit = watchdog_seconds()
+    if limit is None:
+        pulse.close()
+        return
+    while True:
+        wrong = await _asked(pulse, compute=True)
+        if wrong:
+            log.error("%s: the mount does not answer as it should: %s", mountpoint, wrong)
+        else:
+            tell("WATCHDOG")
+            tell("STATUS", status(assembly))
+        await trio.sleep(limit / _BEATS)
 
 
-async def _stop_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _asked(pulse: Pulse, compute: bool) -> str:
+    try:
+        pulse.ask(compute)
+        while True:
+            await trio.lowlevel.wait_readable(pulse.socket)
+            with contextlib.suppress(BlockingIOError):
+                return pulse.answer()
+    except OSError as error:
+        return f"the asking process: {error.strerror}"
+
+
+def status(assembly: Assembly) -> str:
+    """One line for people: what serves, and how much."""
+    engines = ", ".join(engine.name for engine in assembly.table.engines)
+    return f"engines {engines}; {len(assembly.table)} contexts open"
+
+
+async def _heed_signals(assembly: Assembly, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            scope.cancel()
-            return
+            if number != signal.SIGHUP:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                scope.cancel()
+                return
+            _reload(assembly)
+
+
+def _reload(assembly: Assembly) -> None:
+    tell("RELOADING")
+    try:
+        line = assembly.reload()
+        log.info("reloaded: %s", line)
+    except (CryptofsError, OSError) as error:
+        line = f"reload failed, the old configuration holds: {error}"
+        log.error("%s", line)
+    tell("STATUS", f"{line}; {status(assembly)}")
+    tell("READY")

@@ -54,6 +54,12 @@ class TooLarge(CryptofsError):
     errno = errno.EMSGSIZE
 
 
+class StreamTooLong(CryptofsError):
+    """A device's stream holds as much output as it may, and the one program that could read it writes."""
+
+    errno = errno.EFBIG
+
+
 class NotOffered(CryptofsError):
     """No engine offers the name."""
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
+from .policy import Account
 from .records import HEADER_SIZE, RECORD_MAX, Attr, Buffer, Flag, Operation, Record, Value
 
 QUEUE_REQUESTS = 4096
@@ -92,6 +93,7 @@ class Exchange:
 
     __slots__ = (
         "_ready",
+        "account",
         "bytes",
         "completed",
         "failed",
@@ -100,8 +102,10 @@ class Exchange:
         "outstanding",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account | None = None) -> None:
         self._ready: deque[tuple[Buffer, int]] = deque()
+        self.account = account
+        """Where the user's requests are counted, if a rule bounds them."""
         self.lanes: dict[int, Lane] = {}
         self.in_flight = 0
         """Requests that are accepted and not answered yet."""
@@ -117,7 +121,7 @@ class Exchange:
         """Take all of these into account, or none.
 
         Errors: TooLarge for what would never fit, WouldBlock for what does not fit now, OverQuota for messages in
-        parts where too many have not ended.
+        parts where too many have not ended, and for what the user's rule bounds.
         """
         cost = 0
         begun = set()
@@ -138,6 +142,9 @@ class Exchange:
                 raise OverQuota(
                     f"{unfinished} messages in parts have not ended: at most {UNFINISHED_MESSAGES}, reset forgets them"
                 )
+        if self.account is not None:
+            self.account.check(len(records), cost)
+            self.account.charge(len(records), cost)
         self.outstanding += len(records)
         self.in_flight += len(records)
         self.bytes += cost
@@ -165,6 +172,8 @@ class Exchange:
         if len(response) > cost + _SMALL:
             # what was gathered from earlier parts comes out with the last
             self.bytes += len(response) - cost
+            if self.account is not None:
+                self.account.charge(0, len(response) - cost)
             cost = len(response)
         self._ready.append((response, cost))
         self.in_flight -= 1
@@ -177,14 +186,18 @@ class Exchange:
         self.outstanding += 1
         self.bytes += cost
         self.completed += 1
+        if self.account is not None:
+            self.account.charge(1, cost)
 
     def answer_many(self, answers: Sequence[tuple[Buffer, int]]) -> None:
         """`answer_at_once` for several, each with its cost."""
         self._ready += answers
         self.outstanding += len(answers)
         self.completed += len(answers)
-        for _, cost in answers:
-            self.bytes += cost
+        size = sum(cost for _, cost in answers)
+        self.bytes += size
+        if self.account is not None:
+            self.account.charge(len(answers), size)
 
     def finish(self, job: Job, response: Buffer, failed: bool = False) -> Job | None:
         """Answer a lane's first job; returns the one that runs next on that lane."""
@@ -202,7 +215,9 @@ class Exchange:
 
     def has_room(self, count: int, cost: int) -> bool:
         """Whether so many more requests that cost so much are taken now."""
-        return self.outstanding + count <= QUEUE_REQUESTS and self.bytes + cost <= QUEUE_BYTES
+        if self.outstanding + count > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
+            return False
+        return self.account is None or self.account.has_room(count, cost)
 
     @property
     def readable(self) -> bool:
@@ -227,18 +242,25 @@ class Exchange:
         if left < 0:
             raise TooLarge(f"buffer of {size} bytes: the next answer has {len(first)}")
         ready.popleft()
-        self.outstanding -= 1
-        self.bytes -= cost
+        self._took(1, cost)
         if not ready or len(ready[0][0]) > left:
             return first
         batch = [first]
+        count = size = 0
         while ready and len(ready[0][0]) <= left:
             response, cost = ready.popleft()
             batch.append(response)
             left -= len(response)
-            self.outstanding -= 1
-            self.bytes -= cost
+            count += 1
+            size += cost
+        self._took(count, size)
         return b"".join(batch)
+
+    def _took(self, count: int, cost: int) -> None:
+        self.outstanding -= count
+        self.bytes -= cost
+        if self.account is not None:
+            self.account.give_back(count, cost)
 
     # What ends early
 
@@ -286,3 +308,6 @@ class Exchange:
             lane.jobs.clear()
         self.lanes.clear()
         self._ready.clear()
+        if self.account is not None:
+            self.account.give_back(self.outstanding, self.bytes)
+            self.account = None

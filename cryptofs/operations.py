@@ -15,7 +15,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
-from .errors import CryptofsError
+from .audit import audit_refusal
+from .errors import CryptofsError, NotPermitted, OverQuota
 from .nodes import Caller, Directory, File, Handle, Node, Tree
 
 log = logging.getLogger("cryptofs")
@@ -150,7 +151,12 @@ class Operations(pyfuse3.Operations):
         node = self._tree.node(inode)
         if not isinstance(node, File):
             raise FUSEError(errno.EISDIR)
-        handle = node.open(flags, _caller(ctx))
+        caller = _caller(ctx)
+        try:
+            handle = node.open(flags, caller)
+        except (NotPermitted, OverQuota) as error:
+            audit_refusal("open", caller.uid, caller.pid, error)
+            raise
         number = self._next()
         self._handles[number] = handle
         return FileInfo(fh=number, direct_io=True, nonseekable=not handle.seekable)

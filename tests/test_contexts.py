@@ -32,6 +32,7 @@ from cryptofs.errors import (
     TooLarge,
     WouldBlock,
 )
+from cryptofs.policy import Policy, Rule
 from cryptofs.records import (
     PAYLOAD_MAX,
     RECORD_MAX,
@@ -91,7 +92,7 @@ class HandWorkers(Workers):
         """Always."""
         return True
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], user: int = 0) -> None:
         """Keep it."""
         self.given.append((work, done))
 
@@ -554,7 +555,7 @@ def test_errno_by_workers(
     monkeypatch.setattr(exchange, "OPEN_MESSAGES", 3)
     monkeypatch.setattr(context_module, "LONG_NS", -1)
 
-    def at_once(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def at_once(work: Callable[[], Any], done: Callable[[Any], None], user: int = 0) -> None:
         done(work())
 
     monkeypatch.setattr(bench.workers, "submit", at_once)
@@ -1389,9 +1390,9 @@ def test_stream_failure_does_not_keep_the_data(bench: Bench) -> None:
 # Quotas, status, the end
 
 
-def test_contexts_of_one_user(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_of_one_user(bench: Bench) -> None:
     """One uid's quota does not touch another's; closing makes room; numbers are not used twice."""
-    monkeypatch.setattr(table, "CONTEXTS_PER_USER", 2)
+    bench.table.policy = Policy(Rule(contexts=2))
     first, second = bench.client(), bench.client()
     with pytest.raises(OverQuota, match="1000"):
         bench.client()

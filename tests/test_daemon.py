@@ -71,7 +71,7 @@ def test_detach_returns_when_the_mount_answers(tmp_path: Path) -> None:
     """--daemon: the command ends with 0 and the mount is there at once."""
     mountpoint = tmp_path / "mount"
     mountpoint.mkdir()
-    done = run("mount", str(mountpoint), "--daemon")
+    done = run("mount", str(mountpoint), "--daemon", "--allow-root")
     assert done.returncode == 0, done.stderr
     try:
         assert (mountpoint / "version").read_text().startswith("cryptofs")
@@ -137,7 +137,7 @@ class Faulty(real.OpensslEngine):
         return transform
 
 cryptofs.engines.ENGINES["faulty"] = Faulty
-sys.argv[1:] = ["mount", sys.argv[1], "--engines", "faulty", "-v"]
+sys.argv[1:] = ["mount", sys.argv[1], "--engines", "faulty", "-v", "--allow-root"]
 main()
 """
 

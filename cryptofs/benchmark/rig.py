@@ -56,7 +56,7 @@ def empty_mount() -> contextlib.AbstractContextManager[tuple[Path, int]]:
 
 def cryptofs_mount(engine: str) -> contextlib.AbstractContextManager[tuple[Path, int]]:
     """A cryptofs with one engine, and its process."""
-    return _mounted("cryptofs", "mount", "MOUNT", "--engines", engine)
+    return _mounted("cryptofs", "mount", "MOUNT", "--allow-root", "--engines", engine)
 
 
 def has_af_alg() -> bool:

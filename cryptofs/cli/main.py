@@ -1,25 +1,46 @@
 """The command `cryptofs` and how its errors end it."""
 
 import sys
+from importlib import import_module
 
 import click
 
 from .. import __version__
 from ..errors import CryptofsError
-from .benchmark import benchmark
-from .files import decrypt, encrypt, hash_, open_, seal
-from .mount import mount, umount
-from .show import algorithms
+
+# each is imported when it is used: a service that restarts must not wait for what it does not need
+_COMMANDS = {
+    "mount": "mount.mount",
+    "umount": "mount.umount",
+    "algorithms": "show.algorithms",
+    "check-config": "config.check_config",
+    "benchmark": "benchmark.benchmark",
+    "hash": "files.hash_",
+    "encrypt": "files.encrypt",
+    "decrypt": "files.decrypt",
+    "seal": "files.seal",
+    "open": "files.open_",
+    "hand-over": "service.hand_over",
+    "take-back": "service.take_back",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(".")
+        command: click.Command = getattr(import_module(f".{module}", __package__), name)
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cryptofs")
 def commands() -> None:
     """The Linux kernel's cryptography, for every program that can open a file."""
-
-
-for command in (mount, umount, algorithms, benchmark, hash_, encrypt, decrypt, seal, open_):
-    commands.add_command(command)
 
 
 def main() -> None:

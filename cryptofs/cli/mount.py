@@ -3,20 +3,19 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
-import trio
 
-from ..daemon import Settings, check_options, is_stale, prepare_mountpoint, serve, unmount
+from ..daemon import MountError, Settings, check_options, is_stale, prepare_mountpoint, serve, unmount
 from ..engines import ENGINES, check_engines
+from ..privileges import SERVICE_USER, Account, PrivilegeError, find_account
 
 _READY = b"ready"
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # not click.Path, which would look at a mount that nobody serves yet
 @click.option("-o", "options", multiple=True, metavar="OPTION[,…]", help="Mount options: allow_other, auto_unmount, …")
 @click.option(
     "--engines",
@@ -30,10 +29,21 @@ _READY = b"ready"
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Configuration: devices, policy, quotas; see docs/configuration.md.",
 )
+@click.option("--user", metavar="NAME", help="As root: who serves, without any privilege; `cryptofs` if it exists.")
+@click.option("--allow-root", is_flag=True, help="Serve as root.")
+@click.option("--service", is_flag=True, help="Serve the mount that `cryptofs hand-over` has made (systemd).")
 @click.option("--daemon", "detach", is_flag=True, help="Detach once the mount answers.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what the daemon does, too.")
 def mount(
-    mountpoint: Path, options: tuple[str, ...], engines: str, config: Path | None, detach: bool, verbose: bool
+    mountpoint: Path,
+    options: tuple[str, ...],
+    engines: str,
+    config: Path | None,
+    user: str | None,
+    allow_root: bool,
+    service: bool,
+    detach: bool,
+    verbose: bool,
 ) -> None:
     """Mount cryptofs at MOUNTPOINT and serve it, in the foreground unless --daemon is given.
 
@@ -42,16 +52,43 @@ def mount(
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
     names = check_engines([name.strip() for name in engines.split(",") if name.strip()])
     checked = check_options([part for option in options for part in option.split(",") if part])
-    prepare_mountpoint(mountpoint)
-    settings = Settings(mountpoint.resolve(), names, checked, config and config.resolve())
+    if service:
+        if options or user or detach:
+            raise MountError("--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount")
+        # not resolved: nobody serves the mount yet, and looking at it would wait for an answer
+        mountpoint = mountpoint.absolute()
+    else:
+        prepare_mountpoint(mountpoint)
+        mountpoint = mountpoint.resolve()
+    account = who_serves(user, allow_root)
+    if account and "allow_root" in checked:
+        raise MountError("mount option 'allow_root': not with a user that is not root, where allow_other always holds")
+    settings = Settings(mountpoint, names, checked, config and config.resolve(), account, service)
     if detach:
         _detach(settings)
     else:
-        _serve(settings, lambda: None)
+        serve(settings, lambda: None)
 
 
-def _serve(settings: Settings, ready: Callable[[], None]) -> None:
-    trio.run(serve, settings, ready)
+def who_serves(user: str | None, allow_root: bool) -> Account | None:
+    """Whom the daemon becomes; None: who it is now. Errors: PrivilegeError."""
+    if os.geteuid() != 0:
+        if user is not None:
+            raise PrivilegeError(f"--user {user}: only root can serve as somebody else")
+        return None
+    if allow_root:
+        if user is not None:
+            raise PrivilegeError(f"--user {user} and --allow-root: one or the other")
+        return None
+    if user is not None:
+        return find_account(user)
+    try:
+        return find_account(SERVICE_USER)
+    except PrivilegeError:
+        raise PrivilegeError(
+            f"this would serve as root: name an unprivileged user with `--user NAME` (there is no user "
+            f"{SERVICE_USER!r}), or insist with `--allow-root`"
+        ) from None
 
 
 def _detach(settings: Settings) -> None:
@@ -73,7 +110,7 @@ def _detach(settings: Settings) -> None:
             os.dup2(nothing, standard)
         os.close(nothing)
 
-    _serve(settings, ready)
+    serve(settings, ready)
 
 
 @click.command()

@@ -5,9 +5,11 @@ from collections import deque
 from collections.abc import Callable
 
 from ..algorithms import Type
+from ..audit import audit_refusal
 from ..engines.base import Engine, Transform
-from ..errors import CryptofsError, InvalidValue, NotConfigured
+from ..errors import CryptofsError, InvalidValue, NotConfigured, NotPermitted, OverQuota
 from ..exchange import MORE, Exchange, Job, cost_of
+from ..policy import EVERYTHING, Account
 from ..records import (
     Buffer,
     Flag,
@@ -20,6 +22,7 @@ from ..records import (
 )
 from . import work
 from .control import CONTROLS
+from .device import Device
 from .short import ShortWay, activity
 from .stream import Stream
 from .workers import ALONE_NS, LONG_NS, Workers
@@ -43,7 +46,9 @@ class Context:
         "_waiting",
         "_watchers",
         "_workers",
+        "account",
         "closed",
+        "device",
         "engines",
         "exchange",
         "gid",
@@ -52,6 +57,7 @@ class Context:
         "number",
         "peers",
         "pid",
+        "rule",
         "short",
         "transform",
         "uid",
@@ -65,6 +71,7 @@ class Context:
         peers: Callable[[int], "Context | None"],
         nonblocking: bool,
         workers: Workers | None = None,
+        account: Account | None = None,
     ) -> None:
         self.number = number
         self.uid, self.gid, self.pid = caller
@@ -72,7 +79,12 @@ class Context:
         self.peers = peers
         self.nonblocking = nonblocking
         self.transform: Transform | None = None
-        self.exchange = Exchange()
+        self.account = account or Account(self.uid, EVERYTHING)
+        self.rule = self.account.rule
+        """What its opener may do, as it was when the context was opened."""
+        self.exchange = Exchange(self.account if self.rule.counts else None)
+        self.device: Device | None = None
+        """The device that it was opened through."""
         self.closed = False
         self.last_error: CryptofsError | None = None
         """Why the last write on `crypto` was refused: such a write has no answer that could tell."""
@@ -165,7 +177,16 @@ class Context:
         if record.flags:
             raise InvalidValue(f"flags {record.flags:#06x}: {record.operation.word} takes none")
         call.check(record)
-        return call.run(self, record)
+        try:
+            return call.run(self, record)
+        except (NotPermitted, OverQuota) as error:
+            self.refused(record.operation.word, error)
+            raise
+
+    def refused(self, what: str, error: CryptofsError) -> None:
+        """Record that policy or a quota stood in the way."""
+        values = {"device": self.device.settings.name} if self.device is not None else {}
+        audit_refusal(what, self.uid, self.pid, error, context=self.number, **values)
 
     def take(self, size: int) -> Buffer | None:
         """As many whole answers as fit into `size` bytes, or None if none is ready. Errors: TooLarge."""
@@ -214,7 +235,7 @@ class Context:
             self._waiting.append(task)
             return
         self._running += 1
-        self._workers.submit(functools.partial(work.compute, task), self._handed_back)
+        self._workers.submit(functools.partial(work.compute, task), self._handed_back, self.uid)
 
     def _handed_back(self, task: work.Task) -> None:
         self._running -= 1
@@ -260,7 +281,7 @@ class Context:
     def stream(self) -> Stream:
         """The raw stream of this context. Errors: NotConfigured."""
         if self._stream is None:
-            self._stream = Stream(self.require_transform(), self.changed)
+            self._stream = Stream(self.require_transform(), self.changed, self.exchange.account)
         return self._stream
 
     @property
@@ -298,6 +319,8 @@ class Context:
         """`tag: value` lines for people and scripts; never a key."""
         exchange = self.exchange
         rows: list[tuple[str, object]] = [("context", self.number), ("uid", self.uid), ("pid", self.pid)]
+        if self.device is not None:
+            rows.append(("device", self.device.settings.name))
         if self.transform is None:
             rows.append(("state", "unconfigured"))
         else:

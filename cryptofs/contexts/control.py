@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..algorithms import Description, Type, check_name, parse_type
+from ..audit import audit
 from ..engines.base import OPERATIONS, Engine, Transform, resolve
-from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered
+from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
 from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS, Lane
 from ..records import ATTRIBUTES, OPERATION_WORDS, Attr, Operation, Record, Value
 
@@ -77,6 +78,8 @@ def _configure(context: "Context", record: Record) -> Reply:
         raise Busy(f"context {context.number} is configured already: one configure a context")
     type_ = parse_type(_text(record, Attr.TYPE) or "")
     name = check_name(_text(record, Attr.NAME) or "")
+    # before any engine hears of it: asking the kernel for a name may load a module
+    context.rule.check_name(type_, name)
     engine, description = _find(context.engines, type_, name, record)
     authsize = _integer(record, Attr.AUTHSIZE)
     if authsize is not None and type_ is not Type.AEAD:
@@ -93,6 +96,16 @@ def _configure(context: "Context", record: Record) -> Reply:
     context.adopt(transform)
     if any(value is not None for value in parameters):
         context.stream.set_parameters(*parameters)
+    audit(
+        "configure",
+        context.uid,
+        context.pid,
+        context=context.number,
+        type=type_.value,
+        name=description.name,
+        engine=description.engine,
+        driver=description.driver,
+    )
     return _describe(context, transform)
 
 
@@ -182,6 +195,8 @@ def _clone(context: "Context", record: Record) -> Reply:
     other = context if number is None else context.peers(number)
     if other is None or other.uid != context.uid or other.transform is None:
         raise NoSuchTarget(f"context {number}: no configured context of yours has this number")
+    if other.device is not context.device:
+        raise NotPermitted("clone: the state of a device's message stays in contexts of that device")
     if other.require_transform().description != context.require_transform().description:
         raise InvalidValue(
             f"clone: context {context.number} is {context.require_transform().description.driver}, "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..algorithms import Type
 from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, EngineFault, InvalidValue, NoSuchTarget, WouldBlock
+from ..policy import Account
 from ..records import Buffer, Operation
 
 log = logging.getLogger("cryptofs")
@@ -48,7 +49,11 @@ class StreamUser:
 class Stream:
     """One context's stream."""
 
-    def __init__(self, transform: Transform, changed: Callable[[], None]) -> None:
+    def __init__(self, transform: Transform, changed: Callable[[], None], account: Account | None = None) -> None:
+        """account: where the waiting output is counted, if a rule bounds what the user queues."""
+        self.limit = STREAM_BUFFER
+        """Bytes of output that wait for a reader before writers have to."""
+        self._account = account
         self._transform = transform
         self._changed = changed
         self._generates = transform.description.type is Type.RNG
@@ -70,7 +75,7 @@ class Stream:
     def attach(self, reads: bool, writes: bool) -> StreamUser:
         """A handle was opened. Errors: WouldBlock for writing while the output buffer is full."""
         if writes and not self.writable:
-            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {STREAM_BUFFER}")
+            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {self.limit}")
         user = StreamUser(reads, writes, feeding=writes and not reads)
         self._users.append(user)
         return user
@@ -93,6 +98,10 @@ class Stream:
         """Whether a message is under way or its output unread."""
         return self._message is not None or bool(self._out)
 
+    def is_alone(self, user: StreamUser) -> bool:
+        """Whether nobody else has it open: then who writes is the only one who could read."""
+        return self._users == [user]
+
     @property
     def has_reader(self) -> bool:
         """Whether any handle is open for reading."""
@@ -112,8 +121,7 @@ class Stream:
     def reset(self) -> None:
         """Drop the running message and all output."""
         self._drop_message()
-        self._out.clear()
-        self._waiting = 0
+        self._forget_output()
         self._failure = self._last_error = None
         for user in self._users:
             user.at_end = False
@@ -124,7 +132,7 @@ class Stream:
     @property
     def writable(self) -> bool:
         """Whether a write would be taken now."""
-        return self._waiting < STREAM_BUFFER and len(self._out) < _PIECES
+        return self._waiting < self.limit and len(self._out) < _PIECES
 
     @property
     def readable(self) -> bool:
@@ -143,9 +151,11 @@ class Stream:
         if self._failure is not None:
             raise self._failure.again()
         if not self.writable:
-            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {STREAM_BUFFER}")
+            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {self.limit}")
         if self._generates:
             raise InvalidValue("a stream of type rng is only read")
+        if self._account is not None:
+            self._account.check(0, len(data))
         user.feeding = True
         user.at_end = False
         self._update(data, last=False)
@@ -179,7 +189,7 @@ class Stream:
         else:
             piece.data = piece.data[size:]
         full = not self.writable
-        self._waiting -= len(data)
+        self._count(-len(data))
         self.bytes_out += len(data)
         if full and self.writable:
             self._changed()
@@ -225,7 +235,7 @@ class Stream:
             raise self._failure.again() from None
         if size or last:
             self._out.append(_Piece(out[:size], ends=last))
-            self._waiting += size
+            self._count(size)
         if last:
             self._drop_message()
 
@@ -242,6 +252,15 @@ class Stream:
             self._out.append(_Piece(memoryview(b""), ends=True, error=self._failure))
             self._failure = None
         self._changed()
+
+    def _count(self, size: int) -> None:
+        self._waiting += size
+        if self._account is not None:
+            self._account.charge(0, size)
+
+    def _forget_output(self) -> None:
+        self._out.clear()
+        self._count(-self._waiting)
 
     def _drop_message(self) -> None:
         if self._message is not None:
@@ -280,5 +299,5 @@ class Stream:
     def close(self) -> None:
         """Drop everything."""
         self._drop_message()
-        self._out.clear()
+        self._forget_output()
         self._users.clear()

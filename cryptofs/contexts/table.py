@@ -1,27 +1,34 @@
-"""All open contexts, their numbers, and how many one user may have."""
+"""All open contexts, their numbers, and what one user may have of them."""
 
-from collections import Counter
 from collections.abc import Iterator
 
+from ..audit import audit
 from ..engines.base import Engine
 from ..errors import OverQuota
+from ..policy import Accounts, Policy
 from .context import Context
+from .device import Device, DeviceTransform
+from .sealed import StreamTransform
 from .workers import Workers
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""
-CONTEXTS_PER_USER = 16_384
-"""Contexts that one uid may have open at once."""
 
 
 class ContextTable:
     """The open contexts by number; numbers are never used twice."""
 
-    def __init__(self, engines: tuple[Engine, ...], workers: Workers | None = None) -> None:
+    def __init__(
+        self, engines: tuple[Engine, ...], workers: Workers | None = None, policy: Policy | None = None
+    ) -> None:
         self.engines = engines
         self.workers = workers
+        self.policy = policy or Policy()
+        """Holds for contexts that are opened from now on."""
+        self.devices: dict[str, Device] = {}
+        """The devices that can be opened now, by name."""
         self._contexts: dict[int, Context] = {}
-        self._by_uid: Counter[int] = Counter()
+        self._accounts = Accounts()
         self._last = 0
         self.completed = 0
         self.failed = 0
@@ -43,27 +50,37 @@ class ContextTable:
 
     def open(self, uid: int, gid: int, pid: int, nonblocking: bool) -> Context:
         """A new context for a caller. Errors: OverQuota."""
-        if self._by_uid[uid] >= CONTEXTS_PER_USER or len(self._contexts) >= CONTEXTS_MAX:
-            raise OverQuota(
-                f"uid {uid} has {self._by_uid[uid]} of at most {CONTEXTS_PER_USER} contexts open, "
-                f"the daemon {len(self._contexts)} of {CONTEXTS_MAX}"
-            )
+        context = self._open(uid, gid, pid, nonblocking)
+        audit("open", uid, pid, context=context.number)
+        return context
+
+    def open_device(
+        self, device: Device, uid: int, gid: int, pid: int, nonblocking: bool, as_stream: bool = False
+    ) -> Context:
+        """A new context that is configured already. as_stream: for a stream file of the device. Errors: OverQuota."""
+        context = self._open(uid, gid, pid, nonblocking)
+        context.device = device
+        context.adopt(StreamTransform(device) if as_stream else DeviceTransform(device))
+        audit("open", uid, pid, context=context.number, device=device.settings.name)
+        return context
+
+    def _open(self, uid: int, gid: int, pid: int, nonblocking: bool) -> Context:
+        if len(self._contexts) >= CONTEXTS_MAX:
+            raise OverQuota(f"the daemon has {len(self._contexts)} contexts open: at most {CONTEXTS_MAX}")
+        account = self._accounts.open(uid, self.policy.rule(uid, gid, pid))
         self._last += 1
-        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers)
+        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers, account)
         self._contexts[self._last] = context
-        self._by_uid[uid] += 1
         return context
 
     def close(self, context: Context) -> None:
         """Close a context for good; closing it twice is allowed."""
         if self._contexts.pop(context.number, None) is None:
             return
-        self._by_uid[context.uid] -= 1
-        if not self._by_uid[context.uid]:
-            del self._by_uid[context.uid]
         self.completed += context.exchange.completed
         self.failed += context.exchange.failed
         context.close()
+        self._accounts.close(context.account)
 
     def close_all(self) -> None:
         """Close every context."""

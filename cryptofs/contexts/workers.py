@@ -2,12 +2,13 @@
 
 trio's own `to_thread` costs more than a small cipher call; these threads take their work from one queue and hand
 the result back to the event loop, about 30 us in all. The computations release the GIL, so two of them, and the
-copying of a third, run at the same time.
+copying of a third, run at the same time. Users take turns: who queues a thousand computations delays others by one.
 """
 
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -27,12 +28,46 @@ ALONE = 0.02
 """Seconds without long work of another context after which one has the event loop to itself."""
 
 
+class Turns:
+    """Work that waits, by user: each user's in its order, the users one after the other. Put by one thread, taken by
+    several."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[int, deque[tuple[Work, Done]]] = {}
+        self._order: deque[int] = deque()
+        self._lock = threading.Lock()
+
+    def put(self, user: int, item: tuple[Work, Done]) -> None:
+        with self._lock:
+            queue = self._by_user.get(user)
+            if queue is None:
+                queue = self._by_user[user] = deque()
+                self._order.append(user)
+            queue.append(item)
+
+    def take(self) -> tuple[Work, Done] | None:
+        """The next user's first, or None."""
+        with self._lock:
+            if not self._order:
+                return None
+            user = self._order.popleft()
+            queue = self._by_user[user]
+            item = queue.popleft()
+            if queue:
+                self._order.append(user)
+            else:
+                del self._by_user[user]
+            return item
+
+
 class Workers:
     """A few threads; `start` and `stop` are called from the event loop."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or max(1, -1 + len(os.sched_getaffinity(0)))
-        self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._turns = Turns()
+        # one word for each item in turns, and one that ends a thread
+        self._words: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._token: trio.lowlevel.TrioToken | None = None
         self._latest: object = None
@@ -58,26 +93,28 @@ class Workers:
             thread.start()
             self._threads.append(thread)
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: Done, user: int = 0) -> None:
         """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise."""
-        self._queue.put((work, done))
+        self._turns.put(user, (work, done))
+        self._words.put(True)
 
     def stop(self) -> None:
         """Let the threads finish what they have begun, and end them."""
         self._token = None
         for _ in self._threads:
-            self._queue.put(None)
+            self._words.put(False)
         for thread in self._threads:
             thread.join()
         self._threads.clear()
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while (item := self._queue.get()) is not None:
-            work, done = item
-            if self._token is None:
+        while self._words.get():
+            item = self._turns.take()
+            if item is None or self._token is None:
                 # stopped: what was only queued is not begun
                 continue
+            work, done = item
             result = work()
             token = self._token
             if token is None:

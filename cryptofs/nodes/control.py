@@ -6,6 +6,7 @@ from ..contexts import Context
 from ..errors import CryptofsError, Gone, InvalidValue
 from ..records import (
     HEADER_SIZE,
+    Attr,
     Buffer,
     Flag,
     Record,
@@ -15,7 +16,15 @@ from ..records import (
     parse_line,
     parse_requests,
 )
+from ..wiping import wipe
 from .base import Caller, File, Handle
+
+
+def wipe_key(request: Record | None) -> None:
+    """Zero the key that a request brought, in the write itself: its transform has a copy of its own."""
+    key = request.attributes.get(Attr.KEY) if request is not None else None
+    if key is not None and not isinstance(key, int | str):
+        wipe(key)
 
 
 class ControlHandle(Handle):
@@ -30,6 +39,7 @@ class ControlHandle(Handle):
             raise Gone(f"context {self._context.number} was closed")
         binary = len(data) >= HEADER_SIZE and int.from_bytes(data[:4], "little") == len(data)
         self._reply = b""
+        size = len(data)
         request: Record | None = None
         try:
             request = self._one_record(data) if binary else parse_line(data)
@@ -42,11 +52,14 @@ class ControlHandle(Handle):
             raise
         finally:
             self._context.changed()
+            # a key may stand in it, whether it was understood or not
+            wipe(data)
+            wipe_key(request)
         if binary:
             self._reply = build(Record(request.operation, Flag.RESPONSE, request.id, 0, attributes))
         else:
             self._reply = format_tags(attributes).encode()
-        return len(data)
+        return size
 
     @staticmethod
     def _one_record(data: bytes) -> Record:

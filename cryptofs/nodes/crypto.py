@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..contexts import Context, ContextTable
-from ..errors import CryptofsError, Gone, WouldBlock
-from ..records import Buffer, parse_requests
+from ..errors import CryptofsError, Gone, OverQuota, WouldBlock
+from ..records import Buffer, Operation, Record, parse_requests
 from .base import Caller, File, Handle
+from .control import wipe_key
 from .waiting import wait_for
+
+_BRING_KEYS = (Operation.CONFIGURE, Operation.SET_KEY)
 
 
 class CryptoHandle(Handle):
@@ -26,11 +29,19 @@ class CryptoHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         # never a wait: the kernel lets one write in at a time to this inode, which is everybody's
+        records: list[Record] = []
         try:
-            self.context.accept(parse_requests(data))
+            records = parse_requests(data)
+            self.context.accept(records)
         except CryptofsError as error:
             self.context.last_error = error.again()
+            if isinstance(error, OverQuota):
+                self.context.refused("write", error)
             raise
+        finally:
+            for record in records:
+                if record.operation in _BRING_KEYS:
+                    wipe_key(record)
         return len(data)
 
     async def read(self, offset: int, size: int) -> Buffer:

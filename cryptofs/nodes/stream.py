@@ -57,6 +57,7 @@ class StreamHandle(Handle):
         written = attempt()
         if written is not None:
             return written
+        self._check_reader()
         if self._nonblocking:
             raise WouldBlock("the output buffer is full")
         try:
@@ -66,6 +67,9 @@ class StreamHandle(Handle):
                 raise
             self._stream.give_up()
             raise WouldBlock("the output buffer is full and nobody reads") from None
+
+    def _check_reader(self) -> None:
+        """Called before a writer waits. Errors: where it is known that nobody can read."""
 
     async def read(self, offset: int, size: int) -> Buffer:
         def attempt() -> Buffer | None:

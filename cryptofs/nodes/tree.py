@@ -11,6 +11,7 @@ from ..algorithms import Type
 from ..contexts import Context, ContextTable
 from ..engines.base import Engine, resolve
 from ..errors import Gone, NoSuchTarget, NotPermitted
+from ..policy import Rule
 from .base import (
     BIG_PIECES,
     DIRECTORY,
@@ -26,13 +27,14 @@ from .base import (
 )
 from .control import ControlFile
 from .crypto import CryptoFile
+from .devices import FIRST_DEVICE, DeviceNodes, DevicesDirectory
 from .stats import format_stats
 from .stream import StreamFile
 
 ROOT_INODE = 1
-_CRYPTO, _CONTEXTS, _ALGORITHMS, _STATS, _VERSION = range(2, 7)
+_CRYPTO, _CONTEXTS, _ALGORITHMS, _STATS, _VERSION, _DEVICES = range(2, 8)
 _FIRST_TYPE = 16
-_FIRST_ALGORITHM = 1 << 32
+_FIRST_ALGORITHM = 1 << 32  # below the devices
 _FIRST_CONTEXT = 1 << 40
 _PER_CONTEXT = 8
 _ALGORITHMS_REMEMBERED = 4096
@@ -76,6 +78,8 @@ class Tree:
             for index, type_ in enumerate(Type)
         )
         algorithms = self._keep(StaticDirectory(_ALGORITHMS, DIRECTORY, self._uid, self._gid, children=types))
+        self._devices = DeviceNodes(table, self._uid, self._gid)
+        devices = self._keep(DevicesDirectory(_DEVICES, DIRECTORY, self._uid, self._gid, nodes=self._devices))
         stats = self._text(_STATS, lambda: format_stats(table, time.monotonic() - self._started))
         version = self._text(_VERSION, lambda: f"cryptofs {__version__}\n")
         self._keep(
@@ -88,6 +92,7 @@ class Tree:
                     ("crypto", crypto),
                     ("contexts", contexts),
                     ("algorithms", algorithms),
+                    ("devices", devices),
                     ("stats", stats),
                     ("version", version),
                 ),
@@ -106,10 +111,14 @@ class Tree:
                 raise Gone(f"context {number} was closed")
             if index < len(nodes := self.context_nodes(context)):
                 return nodes[index][1]
-        node = self._algorithms.get(inode)
+        node = self._devices.get(inode) if inode >= FIRST_DEVICE else self._algorithms.get(inode)
         if node is None:
             raise NoSuchTarget(f"inode {inode}: gone")
         return node
+
+    def rule(self, caller: Caller) -> Rule:
+        """What a caller may use."""
+        return self._table.policy.rule(caller.uid, caller.gid, caller.pid)
 
     def algorithm(self, type_: Type, name: str) -> Node:
         """The file of one algorithm. Errors: NoSuchTarget if no engine offers it."""
@@ -183,11 +192,16 @@ class TypeDirectory(Directory):
 
     def lookup(self, name: str, caller: Caller) -> Node:
         assert self.tree is not None
+        # looking a name up asks the kernel for it, which may load a module
+        if not self.tree.rule(caller).admits(self.type, name):
+            raise missing(name)
         return self.tree.algorithm(self.type, name)
 
     def entries(self, caller: Caller) -> list[tuple[str, Node]]:
         assert self.tree is not None
-        return [(name, self.tree.algorithm(self.type, name)) for name in self.tree.algorithm_names(self.type)]
+        rule = self.tree.rule(caller)
+        names = (name for name in self.tree.algorithm_names(self.type) if rule.admits(self.type, name))
+        return [(name, self.tree.algorithm(self.type, name)) for name in names]
 
 
 class AlgorithmNodes:

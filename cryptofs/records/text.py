@@ -1,8 +1,10 @@
 """The text form of control calls and replies: one line of `word key=value …`, and `tag: value` lines."""
 
+import binascii
 from collections.abc import Mapping
 
 from ..errors import InvalidValue, TooLarge
+from ..wiping import wipe
 from .codec import Record, Value, show_value
 from .layout import (
     ATTRIBUTE_WORDS,
@@ -17,6 +19,7 @@ LINE_MAX = 32_768
 CUT_LINE = 4096
 """A control line of so many bytes must end with a newline."""
 _DIGITS_MAX = 20
+_WORD_MAX = 31
 
 
 def parse_line(line: bytes) -> Record:
@@ -30,40 +33,57 @@ def parse_line(line: bytes) -> Record:
         raise InvalidValue(f"control line of {len(line)} bytes: one of {CUT_LINE} or more ends with a newline")
     if len(line) > LINE_MAX:
         raise TooLarge(f"control line of {len(line)} bytes: at most {LINE_MAX}")
+    if not line.isascii():
+        raise InvalidValue("control line: ASCII only")
+    # bytearrays, of which no copy of a key need stay
+    words = bytearray(line).split()
     try:
-        words = line.decode("ascii").split()
-    except UnicodeDecodeError:
-        raise InvalidValue("control line: ASCII only") from None
+        return _parse_words(words, b"\n" in line.strip())
+    finally:
+        for word in words:
+            wipe(word)
+
+
+def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
     if not words:
         raise InvalidValue("control line: empty")
-    if "\n" in line.decode("ascii").strip():
+    if several_lines:
         raise InvalidValue("control line: one line a write")
-    operation = OPERATION_WORDS.get(words[0])
+    operation = OPERATION_WORDS.get(words[0].decode("ascii"))
     if operation not in CONTROL_OPERATIONS:
         known = ", ".join(sorted(operation.word for operation in CONTROL_OPERATIONS))
         raise InvalidValue(f"word 1 is no control call: one of {known}")
     assert operation is not None
     attributes: dict[int, Value] = {}
     for at, word in enumerate(words[1:], start=2):
-        name, separator, value = word.partition("=")
+        label, separator, value = word.partition(b"=")
+        name = label.decode("ascii") if len(label) <= _WORD_MAX else ""
         spec = ATTRIBUTE_WORDS.get(name)
         if spec is None or not separator:
             # the word itself may be a key whose name was forgotten
             raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
         if spec.number in attributes:
             raise InvalidValue(f"attribute {name}: given twice")
-        attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
+        try:
+            attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
+        finally:
+            wipe(value)
     return Record(operation, attributes=attributes)
 
 
-def _value(name: str, kind: Kind, largest: int, value: str) -> Value:
+def _value(name: str, kind: Kind, largest: int, raw: bytearray) -> Value:
     parsed: Value
+    if kind is Kind.BYTES:
+        parsed = _bytes(name, raw)
+        if len(parsed) > largest:
+            wipe(parsed)
+            raise InvalidValue(f"{name} of {len(parsed)} bytes: at most {largest}")
+        return parsed
+    value = raw.decode("ascii")
     if kind is Kind.TEXT:
         if not value.isprintable():
             raise InvalidValue(f"{name} {value[:40]!r}: printable ASCII only")
         parsed = value
-    elif kind is Kind.BYTES:
-        parsed = _bytes(name, value)
     else:
         size = 4 if kind is Kind.U32 else 8
         digits = value.lstrip("0") or value[:1]
@@ -75,15 +95,18 @@ def _value(name: str, kind: Kind, largest: int, value: str) -> Value:
     return parsed
 
 
-def _bytes(name: str, value: str) -> bytes:
-    scheme, separator, rest = value.partition(":")
-    if separator and scheme == "text":
-        return rest.encode("ascii")
-    if separator and scheme == "hex":
-        try:
-            return bytes.fromhex(rest)
-        except ValueError:
-            raise InvalidValue(f"{name}: hex: takes an even number of hexadecimal digits") from None
+def _bytes(name: str, value: bytearray) -> bytes:
+    scheme, separator, rest = value.partition(b":")
+    try:
+        if separator and scheme == b"text":
+            return bytes(rest)
+        if separator and scheme == b"hex":
+            try:
+                return binascii.unhexlify(rest)
+            except ValueError:
+                raise InvalidValue(f"{name}: hex: takes an even number of hexadecimal digits") from None
+    finally:
+        wipe(rest)
     raise InvalidValue(f"{name}: hex:DIGITS or text:CHARACTERS")
 
 

@@ -7,6 +7,7 @@ All of them are non-blocking: nothing here may ever make the daemon wait.
 
 import errno
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,9 @@ from ...errors import (
     EngineFault,
     InvalidValue,
     KeyMissing,
+    KeyUnavailable,
     NotOffered,
+    NotSupported,
     OutOfResources,
     Overflow,
     TooLarge,
@@ -75,6 +78,9 @@ _MEANINGS: dict[int, type[CryptofsError]] = {
 }
 _SHORTAGES = frozenset(number for number, kind in _MEANINGS.items() if kind is OutOfResources)
 _KEY_REFUSED = frozenset({errno.EINVAL, errno.EKEYREJECTED, errno.ENOSYS, errno.ENOPROTOOPT})
+# include/uapi/linux/if_alg.h, since Linux 6.2; the socket module does not name it
+_ALG_SET_KEY_BY_KEY_SERIAL = 7
+_KEY_GONE = frozenset({errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED, errno.EACCES})
 
 
 def symbol(error: OSError) -> str:
@@ -130,6 +136,27 @@ def set_key(bound: socket.socket, key: Buffer, name: str) -> bool:
         if error.errno == errno.EBUSY:
             raise Busy(f"key of {len(key)} bytes: {name} has messages in flight") from None
         raise system_fault(error, "setsockopt(ALG_SET_KEY)", name) from None
+    return True
+
+
+def set_key_serial(bound: socket.socket, serial: int, name: str) -> bool:
+    """Set the key of a bound socket to a key of the kernel's keyring, by its number; False where it does not fit.
+
+    Errors: NotSupported where the kernel cannot do this, or not for keys of this type; KeyUnavailable where the key is
+    gone or the process may not use it; Busy, OutOfResources, EngineFault.
+    """
+    try:
+        bound.setsockopt(socket.SOL_ALG, _ALG_SET_KEY_BY_KEY_SERIAL, struct.pack("i", serial))
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            raise NotSupported(f"{name}: the kernel takes no such key from its keyring") from None
+        if error.errno in _KEY_GONE:
+            raise KeyUnavailable(f"{name}: the kernel refuses the key with {symbol(error)}") from None
+        if error.errno in _KEY_REFUSED:
+            return False
+        if error.errno == errno.EBUSY:
+            raise Busy(f"{name} has messages in flight") from None
+        raise system_fault(error, "setsockopt(ALG_SET_KEY_BY_KEY_SERIAL)", name) from None
     return True
 
 
@@ -200,6 +227,11 @@ class Bound:
         """As the function; only before the first `take`."""
         self.pristine = False
         return set_key(self._socket, key, self.name)
+
+    def set_key_serial(self, serial: int) -> bool:
+        """As the function; only before the first `take`."""
+        self.pristine = False
+        return set_key_serial(self._socket, serial, self.name)
 
     def set_authsize(self, authsize: int) -> bool:
         """As the function; only before the first `take`."""

@@ -1,0 +1,31 @@
+"""Which names the shipped profiles allow.
+
+Weak is what no new program should use: ecb shows equal blocks as equal, 64-bit blocks collide after 32 GiB, md4, md5
+and sha1 have collisions, and a checksum that takes a key is no authentication.
+"""
+
+from .catalogue import names
+from .names import Name, Type, parse_name
+
+_WEAK_TEMPLATES = frozenset({"ecb"})
+_WEAK_CIPHERS = frozenset({"des", "des3_ede", "arc4", "blowfish", "cast5", "tea", "xtea", "anubis", "khazad", "seed"})
+_WEAK_DIGESTS = frozenset({"md4", "md5", "crc32", "crc32c", "xxhash64"})
+# an HMAC outlives the collision resistance of its digest
+_WEAK_ALONE = frozenset({"sha1"})
+
+
+def is_weak(name: str) -> bool:
+    """Whether the profile `standard` leaves this name out."""
+    parsed = parse_name(name)
+    return parsed.template in _WEAK_ALONE or _has_weak_part(parsed)
+
+
+def _has_weak_part(name: Name) -> bool:
+    if name.template in _WEAK_TEMPLATES | _WEAK_CIPHERS | _WEAK_DIGESTS:
+        return True
+    return any(_has_weak_part(argument) for argument in name.arguments)
+
+
+def standard_names() -> frozenset[tuple[Type, str]]:
+    """The profile `standard`: every name of the catalogue that is not weak."""
+    return frozenset((type_, name) for type_, name in names() if not is_weak(name))

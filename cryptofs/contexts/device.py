@@ -1,0 +1,265 @@
+"""Devices: transforms with a key that programs use but cannot read, shared by all contexts that they open.
+
+Each context gets a face of its own on the device's transform. It lets the device's operations through, takes no
+key, and puts a nonce that the daemon made before what is encrypted, so that two programs that share a key cannot
+use one nonce twice.
+"""
+
+from dataclasses import dataclass
+
+from ..algorithms import Type
+from ..engines.base import OPERATIONS, Message, Transform
+from ..errors import InvalidValue, NotPermitted, OverQuota
+from ..records import Buffer, Operation
+from .nonces import MESSAGES_MAX, Nonces
+
+ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """A device as it is declared. operations: those that are allowed; caller_nonce: whether a program may give its own
+    nonce; uid, gid, mode: who may open its files."""
+
+    name: str
+    type: Type
+    algorithm: str
+    operations: frozenset[Operation]
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o600
+    caller_nonce: bool = False
+    authsize: int | None = None
+    key: str = ""
+    """Where the key comes from, in words."""
+
+
+class Device:
+    """One device: its settings and its keyed transform, which is closed when the device is retired and unused."""
+
+    def __init__(self, settings: DeviceSettings, transform: Transform) -> None:
+        """Errors: InvalidValue for operations that the type does not have, and for nonces that cannot be made."""
+        foreign = settings.operations - OPERATIONS[settings.type]
+        if foreign or not settings.operations:
+            known = ", ".join(sorted(each.word for each in OPERATIONS[settings.type]))
+            raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")
+        self.settings = settings
+        self.transform = transform
+        description = transform.description
+        takes_nonce = bool(description.iv_size)
+        try:
+            self.nonces = Nonces(description) if takes_nonce else None
+        except InvalidValue:
+            if not settings.caller_nonce:
+                raise
+            self.nonces = None
+        self.messages = 0
+        """Messages encrypted with nonces of the daemon's."""
+        self._users = 0
+        self._retired = False
+
+    def allow(self, operation: Operation) -> None:
+        """Errors: NotPermitted."""
+        if operation not in self.settings.operations:
+            raise NotPermitted(f"device {self.settings.name}: {operation.word} is not allowed")
+
+    def make_nonce(self) -> bytes:
+        """A nonce for one message. Errors: OverQuota when the key has served as many as it safely can."""
+        assert self.nonces is not None
+        if self.messages >= MESSAGES_MAX and self.settings.type is Type.AEAD:
+            raise OverQuota(
+                f"device {self.settings.name}: {self.messages} messages under one key: at most {MESSAGES_MAX}"
+            )
+        self.messages += 1
+        return self.nonces.make()
+
+    def attach(self) -> None:
+        """One context more uses it."""
+        self._users += 1
+
+    def detach(self) -> None:
+        """One context less."""
+        self._users -= 1
+        self._close_unused()
+
+    def retire(self) -> None:
+        """It is declared no more, or anew: nobody opens it again, and the key goes with its last context."""
+        self._retired = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._retired and not self._users:
+            self.transform.close()
+
+    def status(self) -> str:
+        """`tag: value` lines; never a key."""
+        description = self.transform.description
+        rows: list[tuple[str, object]] = [
+            ("device", self.settings.name),
+            ("type", description.type.value),
+            ("name", description.name),
+            ("engine", description.engine),
+            ("driver", description.driver),
+            ("operations", " ".join(sorted(each.word for each in self.settings.operations))),
+            ("key", "(hidden)"),
+        ]
+        if description.type is Type.AEAD:
+            rows.append(("authsize", self.transform.authsize))
+        if description.iv_size:
+            made = self.nonces.size if self.nonces is not None else 0
+            rows.append(("nonce-size", made))
+            rows.append(
+                ("nonce", "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller")
+            )
+            rows.append(("messages", self.messages))
+        rows.append(("contexts", self._users))
+        return "".join(f"{tag}: {value}\n" for tag, value in rows)
+
+
+class DeviceTransform(Transform):
+    """A context's face on its device's transform."""
+
+    def __init__(self, device: Device) -> None:
+        inner = device.transform
+        super().__init__(inner.description, inner.authsize)
+        self.device = device
+        self.keyed = self.key_set = True
+        self.pace = inner.pace
+        self._inner: Transform | None = inner
+        self._allowed = frozenset(int(each) for each in device.settings.operations)
+        self._prefix = device.nonces.size if device.nonces is not None else 0
+        device.attach()
+
+    @property
+    def inner(self) -> Transform:
+        assert self._inner is not None
+        return self._inner
+
+    def set_key(self, key: Buffer) -> None:
+        raise NotPermitted(f"device {self.device.settings.name}: its key cannot be replaced")
+
+    replace_key = set_key
+
+    def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:
+        if operation in OPERATIONS[self.description.type]:
+            self.device.allow(operation)
+        if iv is None and self._prefix:
+            # the daemon's own nonce has the size that is asked for
+            self.inner.check(operation, bytes(self.description.iv_size), assoclen)
+            return
+        self.inner.check(operation, iv, assoclen)
+        if iv is not None and not self.device.settings.caller_nonce:
+            raise InvalidValue(
+                f"iv of {len(iv)} bytes: device {self.device.settings.name} makes the nonces and puts them "
+                f"before the message ({self._prefix} bytes)"
+            )
+
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        if iv is not None or not self._prefix:
+            return self.inner.begin(operation, iv, assoclen)
+        if operation is Operation.ENCRYPT:
+            return self._begin_nonced(operation, assoclen)
+        return NoncedDecryption(self, assoclen)
+
+    def _begin_nonced(self, operation: Operation, assoclen: int) -> Message:
+        nonces = self.device.nonces
+        assert nonces is not None
+        nonce = self.device.make_nonce()
+        return NoncedEncryption(nonce, self.inner.begin(operation, nonces.iv(nonce), assoclen))
+
+    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
+        if operation not in self._allowed or iv is not None:
+            return None
+        inner = self.inner
+        if not self._prefix:
+            return inner.short(operation, None, data)
+        nonces = self.device.nonces
+        assert nonces is not None
+        if operation == ENCRYPT:
+            if self.device.messages >= MESSAGES_MAX:
+                return None
+            nonce = self.device.make_nonce()
+            output = inner.short(operation, nonces.iv(nonce), data)
+            return None if output is None else nonce + output
+        if operation == DECRYPT and len(data) >= self._prefix:
+            return inner.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
+        return None
+
+    def room(self, operation: Operation, size: int) -> int:
+        return self.inner.room(operation, size) + self._prefix
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner = None
+            self.keyed = False
+            self.device.detach()
+
+
+class NoncedEncryption(Message):
+    """A message whose first output is its nonce."""
+
+    def __init__(self, nonce: bytes, inner: Message) -> None:
+        self._nonce = nonce
+        self._inner = inner
+
+    def room(self, size: int, last: bool) -> int:
+        return len(self._nonce) + self._inner.room(size, last)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        written = self._inner.update(data, last, out[len(self._nonce) :])
+        if not self._nonce:
+            return written
+        if not written and not last:
+            # it comes with the first output, so that a message that fails gives none
+            return 0
+        written += len(self._nonce)
+        out[: len(self._nonce)] = self._nonce
+        self._nonce = b""
+        return written
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class NoncedDecryption(Message):
+    """A message that begins, behind its associated data, with its nonce."""
+
+    def __init__(self, transform: DeviceTransform, assoclen: int) -> None:
+        nonces = transform.device.nonces
+        assert nonces is not None
+        self._nonces = nonces
+        self._transform = transform
+        self._assoclen = assoclen
+        self._head = bytearray()
+        self._inner: Message | None = None
+
+    def room(self, size: int, last: bool) -> int:
+        if self._inner is None:
+            return self._transform.inner.room(Operation.DECRYPT, size + len(self._head))
+        return self._inner.room(size, last)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        if self._inner is not None:
+            return self._inner.update(data, last, out)
+        needed = self._assoclen + self._nonces.size
+        view = memoryview(data)
+        missing = needed - len(self._head)
+        self._head += view[:missing]
+        if len(self._head) < needed:
+            if last:
+                raise InvalidValue(
+                    f"message of {len(self._head)} bytes: it begins with {self._assoclen} bytes of associated data "
+                    f"and a nonce of {self._nonces.size}"
+                )
+            return 0
+        iv = self._nonces.iv(bytes(self._head[self._assoclen :]))
+        self._inner = self._transform.inner.begin(Operation.DECRYPT, iv, self._assoclen)
+        written = 0
+        if self._assoclen:
+            written = self._inner.update(self._head[: self._assoclen], False, out)
+        self._head.clear()
+        return written + self._inner.update(view[missing:], last, out[written:])
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()

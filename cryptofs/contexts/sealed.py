@@ -1,0 +1,213 @@
+"""What the stream files of a device carry: whole files of any length, in a format of their own.
+
+An AEAD device (docs/devices.md has an example that opens one):
+
+    header    "cryptofs file 1\\n" (16 bytes), file id (16 random bytes)
+    segment   nonce, 65,536 bytes of plaintext (the last has fewer, if only none) encrypted, tag
+
+Each segment is an ordinary message of the device whose associated data are the file id, the segment's index (64 bits,
+big-endian) and 1 for the last segment, else 0: what is cut, reordered, extended or mixed with another file fails.
+
+A cipher's stream is its IV and the ciphertext; modes that take whole blocks are padded (PKCS #7), as `openssl enc`
+does it. Nothing notices a change of such a file.
+"""
+
+import os
+
+from ..algorithms import Type
+from ..engines.base import OUT_SLACK, Message
+from ..errors import BadTag, InvalidValue
+from ..records import Buffer, Operation
+from .device import DeviceTransform
+
+MAGIC = b"cryptofs file 1\n"
+ID_SIZE = 16
+HEADER_SIZE = len(MAGIC) + ID_SIZE
+SEGMENT = 65_536
+"""Bytes of plaintext in a segment."""
+
+
+class StreamTransform(DeviceTransform):
+    """A device's transform as its stream files use it."""
+
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        if iv is not None or assoclen:
+            raise InvalidValue("a device's stream takes neither iv nor assoclen")
+        description = self.description
+        if description.type is Type.AEAD:
+            return SealMessage(self) if operation is Operation.ENCRYPT else OpenMessage(self)
+        inner = super().begin(operation, None, 0)
+        if description.type is Type.SKCIPHER and description.block_size > 1:
+            return (
+                Padding(inner, description.block_size)
+                if operation is Operation.ENCRYPT
+                else Unpadding(inner, description.block_size)
+            )
+        return inner
+
+    def message(self, operation: Operation, assoclen: int) -> Message:
+        """A message of the device as records have it."""
+        return super().begin(operation, None, assoclen)
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that a segment has beside its plaintext."""
+        return self._prefix + self.authsize
+
+
+def _associated(identity: bytes, index: int, last: bool) -> bytes:
+    return identity + index.to_bytes(8, "big") + bytes([last])
+
+
+ASSOCLEN = ID_SIZE + 9
+
+
+class _Segments(Message):
+    """Cuts its input into segments and runs each through the device, the last one when the message ends."""
+
+    def __init__(self, transform: StreamTransform, operation: Operation, size: int) -> None:
+        self._transform = transform
+        self._operation = operation
+        self._size = size
+        self._held = bytearray()
+        self._index = 0
+        self._identity = b""
+
+    def _run(self, piece: Buffer, last: bool, out: memoryview) -> int:
+        message = self._transform.message(self._operation, ASSOCLEN)
+        try:
+            message.update(_associated(self._identity, self._index, last), False, out[:0])
+            # the last call may need more room than there is output
+            room = memoryview(bytearray(message.room(len(piece), True) + OUT_SLACK))
+            written = message.update(piece, True, room)
+        finally:
+            message.close()
+        self._index += 1
+        out[:written] = room[:written]
+        return written
+
+    def _run_all(self, data: Buffer, last: bool, out: memoryview) -> int:
+        self._held += data
+        written = 0
+        # a full segment is the last one only if nothing follows, and a last one is never full
+        while len(self._held) >= self._size:
+            written += self._run(self._held[: self._size], False, out[written:])
+            del self._held[: self._size]
+        if last:
+            written += self._run(self._held, True, out[written:])
+            self._held.clear()
+        return written
+
+    def close(self) -> None:
+        # in place, and not cut: a failed segment's views are still on it
+        self._held[:] = bytes(len(self._held))
+        self._held = bytearray()
+
+
+class SealMessage(_Segments):
+    """Plaintext in, the sealed file out."""
+
+    def __init__(self, transform: StreamTransform) -> None:
+        super().__init__(transform, Operation.ENCRYPT, SEGMENT)
+
+    def room(self, size: int, last: bool) -> int:
+        segments = (len(self._held) + size) // SEGMENT + 1
+        return HEADER_SIZE + len(self._held) + size + segments * self._transform.overhead
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        written = 0
+        if not self._identity:
+            self._identity = os.urandom(ID_SIZE)
+            out[:HEADER_SIZE] = MAGIC + self._identity
+            written = HEADER_SIZE
+        return written + self._run_all(data, last, out[written:])
+
+
+class OpenMessage(_Segments):
+    """A sealed file in, its plaintext out, each segment once its tag was found right."""
+
+    def __init__(self, transform: StreamTransform) -> None:
+        super().__init__(transform, Operation.DECRYPT, SEGMENT + transform.overhead)
+
+    def room(self, size: int, last: bool) -> int:
+        return len(self._held) + size
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        view = memoryview(data)
+        if not self._identity:
+            missing = HEADER_SIZE - len(self._held)
+            self._held += view[:missing]
+            view = view[missing:]
+            if len(self._held) < HEADER_SIZE:
+                if last:
+                    raise InvalidValue(f"input of {len(self._held)} bytes: a sealed file begins with {HEADER_SIZE}")
+                return 0
+            if not self._held.startswith(MAGIC):
+                raise InvalidValue("input: not a file that a device of cryptofs sealed")
+            self._identity = bytes(self._held[len(MAGIC) :])
+            self._held.clear()
+        return self._run_all(view, last, out)
+
+    def _run(self, piece: Buffer, last: bool, out: memoryview) -> int:
+        index = self._index
+        try:
+            return super()._run(piece, last, out)
+        except (BadTag, InvalidValue):
+            raise BadTag(f"segment {index}: changed, cut, out of its place, or another key's") from None
+
+
+class Padding(Message):
+    """Adds the padding of PKCS #7 at the end."""
+
+    def __init__(self, inner: Message, block_size: int) -> None:
+        self._inner = inner
+        self._block_size = block_size
+        self._total = 0
+
+    def room(self, size: int, last: bool) -> int:
+        return self._inner.room(size + self._block_size, last)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        self._total += len(data)
+        if not last:
+            return self._inner.update(data, False, out)
+        count = self._block_size - self._total % self._block_size
+        return self._inner.update(b"".join((data, bytes([count]) * count)), True, out)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Unpadding(Message):
+    """Takes the padding off: the last block is held back, as only the end tells that it is the last."""
+
+    def __init__(self, inner: Message, block_size: int) -> None:
+        self._inner = inner
+        self._block_size = block_size
+        self._held = b""
+
+    def room(self, size: int, last: bool) -> int:
+        return self._block_size + self._inner.room(size, last)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        room = memoryview(bytearray(self._inner.room(len(data), last) + OUT_SLACK))
+        written = self._inner.update(data, last, room)
+        clear = self._held + room[:written]
+        if last:
+            clear = self._unpad(clear)
+            self._held = b""
+        else:
+            keep = min(len(clear), self._block_size)
+            self._held = clear[len(clear) - keep :]
+            clear = clear[: len(clear) - keep]
+        out[: len(clear)] = clear
+        return len(clear)
+
+    def _unpad(self, clear: bytes) -> bytes:
+        count = clear[-1] if clear else 0
+        if not 1 <= count <= self._block_size or clear[-count:] != bytes([count]) * count:
+            raise InvalidValue("padding: not what encryption leaves; cut, changed, or another key's")
+        return clear[:-count]
+
+    def close(self) -> None:
+        self._inner.close()

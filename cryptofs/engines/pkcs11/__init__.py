@@ -1,0 +1,131 @@
+"""Computing in a PKCS#11 token, whose keys never leave it. Needs the package python-pkcs11 (the extra `pkcs11`).
+
+This engine is not among those that serve any name: it serves what one key in one token can do. Differences to the
+other engines:
+- its transforms are keyed from the beginning, and set-key is EOPNOTSUPP;
+- an operation that the key's attributes do not allow is EACCES;
+- a token may take hmac keys of certain sizes only (SoftHSM: not shorter than the digest);
+- a hash message that is longer than 64 KiB cannot be cloned, and 16 of them may be under way with a key.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pkcs11
+from pkcs11 import KeyType, Mechanism
+
+from ...algorithms import Description, Type, look_up
+from ...errors import InvalidValue, KeyUnavailable
+from ..base import Engine, Transform
+from .aead import TokenGcm
+from .cipher import TokenCipher
+from .hash import TokenHmac
+from .token import Token, TokenKey, fault
+
+__all__ = ["TokenEngine"]
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A name: the mechanism that a token must have, and the types of keys that do."""
+
+    mechanism: Mechanism
+    key_types: tuple[KeyType, ...]
+
+
+_AES = (KeyType.AES,)
+_SERVED = {
+    (Type.SKCIPHER, "ecb(aes)"): _Served(Mechanism.AES_ECB, _AES),
+    (Type.SKCIPHER, "cbc(aes)"): _Served(Mechanism.AES_CBC, _AES),
+    (Type.SKCIPHER, "ctr(aes)"): _Served(Mechanism.AES_CTR, _AES),
+    (Type.AEAD, "gcm(aes)"): _Served(Mechanism.AES_GCM, _AES),
+    (Type.HASH, "hmac(sha256)"): _Served(Mechanism.SHA256_HMAC, (KeyType.GENERIC_SECRET, KeyType.SHA256_HMAC)),
+    (Type.HASH, "hmac(sha384)"): _Served(Mechanism.SHA384_HMAC, (KeyType.GENERIC_SECRET, KeyType.SHA384_HMAC)),
+    (Type.HASH, "hmac(sha512)"): _Served(Mechanism.SHA512_HMAC, (KeyType.GENERIC_SECRET, KeyType.SHA512_HMAC)),
+}
+
+
+class TokenEngine(Engine):
+    """What one key in a token can do. It and each of its transforms hold on to the token until they are closed."""
+
+    name = "pkcs11"
+
+    def __init__(self, module: str, token: str, label: str, read_pin: Callable[[], bytearray | None]) -> None:
+        """module: path of the PKCS#11 library; token, label: of the token and of the secret key in it.
+
+        read_pin: asked where this process has not logged in to the token yet; None for a token that wants no PIN.
+        The caller wipes the PIN. Errors: KeyUnavailable.
+        """
+        self._label = label
+        self._token = Token.open(module, token, read_pin)
+        self._mechanisms = self._token.mechanisms
+
+    def close(self) -> None:
+        """Let go of the token; transforms that are open keep it."""
+        self._token.release()
+
+    def describe(self, type_: Type, name: str) -> Description | None:
+        served = _SERVED.get((type_, name))
+        facts = look_up(type_, name)
+        if served is None or facts is None or served.mechanism not in self._mechanisms:
+            return None
+        return Description(
+            type=type_,
+            name=name,
+            engine=self.name,
+            driver=f"{name.replace('(', '-').rstrip(')')}-pkcs11",
+            block_size=facts.block_size,
+            chunk_size=facts.chunk_size,
+            iv_size=facts.iv_size,
+            key_sizes=facts.key_sizes,
+            digest_size=facts.digest_size,
+            max_authsize=facts.max_authsize,
+        )
+
+    def open(self, description: Description, authsize: int | None) -> Transform:
+        """See Engine. Errors: also KeyUnavailable, InvalidValue for a key of another type or size."""
+        facts = look_up(description.type, description.name)
+        sizes = facts.authsizes if facts else ()
+        if authsize is None:
+            authsize = description.max_authsize
+        elif authsize not in sizes and (sizes or authsize):
+            takes = " ".join(map(str, sizes)) + " bytes" if sizes else "no tag"
+            raise InvalidValue(f"authsize {authsize}: {description.name} takes {takes}")
+        token = self._token.hold()
+        try:
+            return self._build(description, TokenKey(token, self._label), authsize)
+        except BaseException:
+            token.release()
+            raise
+
+    def _build(self, description: Description, key: TokenKey, authsize: int) -> Transform:
+        served = _SERVED[description.type, description.name]
+        if key.type not in served.key_types:
+            takes = ", ".join(kind.name for kind in served.key_types)
+            raise InvalidValue(f"key of type {key.type.name}: {description.name} takes {takes}")
+        match description.type:
+            case Type.HASH:
+                if key.may_sign:
+                    _try_to_sign(key, served.mechanism, description)
+                return TokenHmac(description, key, served.mechanism)
+            case Type.AEAD:
+                return TokenGcm(description, key, authsize)
+            case _:
+                return TokenCipher(description, key, description.name.partition("(")[0])
+
+    def names(self) -> Iterable[tuple[Type, str]]:
+        return [place for place, served in _SERVED.items() if served.mechanism in self._mechanisms]
+
+
+def _try_to_sign(key: TokenKey, mechanism: Mechanism, description: Description) -> None:
+    """Which sizes of hmac keys a token takes shows only in use: modules differ in how they state them."""
+    try:
+        key.sign(b"", mechanism)
+    except pkcs11.KeySizeRange:
+        raise InvalidValue(
+            f"key of a wrong size: for {description.name} this token wants one of at least "
+            f"{description.digest_size} bytes"
+        ) from None
+    except pkcs11.PKCS11Error as error:
+        refused = fault(error, f"key {key.label!r} in the token")
+        raise KeyUnavailable(refused.message) from None

@@ -1,0 +1,91 @@
+"""What every source of a key offers: a keyed transform, not the key."""
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ..algorithms import Type
+from ..engines.base import Engine, Transform
+from ..errors import InvalidValue, KeyUnavailable, NotOffered
+from .secret import wipe
+
+
+class CannotTake(Exception):
+    """An engine cannot take a key in the form in which its source gives it; the next one is asked."""
+
+
+class KeySource(ABC):
+    """Where a device's key comes from. It holds no key itself and may be asked again and again."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The source in a few words, as `file /etc/cryptofs/keys/backup.key`; never the key."""
+
+    @abstractmethod
+    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
+        """A transform of the first engine that offers `name` and can take this key, with its key set.
+
+        authsize: bytes of the tag, None for the largest. Errors: KeyUnavailable, which names the source and why it
+        gives no key; NotOffered; InvalidValue for a key of the wrong size or for authsize.
+        """
+
+    def unavailable(self, why: str) -> KeyUnavailable:
+        """The error for a source that is there and gives no key."""
+        return KeyUnavailable(f"{self.describe()}: {why}")
+
+    def gone(self, why: str) -> KeyUnavailable:
+        """The error for a source that is not there, or not any more."""
+        return KeyUnavailable(f"key source gone: {self.describe()}: {why}")
+
+    def open_with(
+        self,
+        engines: tuple[Engine, ...],
+        type_: Type,
+        name: str,
+        authsize: int | None,
+        give: Callable[[Transform], None],
+    ) -> Transform:
+        """`open`, with `give` to set the key of a transform or to raise CannotTake with the reason."""
+        reasons = []
+        for engine in engines:
+            description = engine.describe(type_, name)
+            if description is None:
+                continue
+            transform = engine.open(description, authsize)
+            try:
+                give(transform)
+            except CannotTake as reason:
+                transform.close()
+                reasons.append(f"{engine.name} {reason}")
+            except InvalidValue as error:
+                transform.close()
+                raise InvalidValue(f"{self.describe()}: {error.message}") from None
+            except BaseException:
+                transform.close()
+                raise
+            else:
+                return transform
+        if reasons:
+            raise self.unavailable("; ".join(reasons))
+        asked = ", ".join(engine.name for engine in engines)
+        raise NotOffered(f"{type_} {name!r}: no engine offers it (asked: {asked or 'none'})")
+
+
+class ByteSource(KeySource):
+    """A source whose key, or whatever secret it is, comes into the process as bytes."""
+
+    @abstractmethod
+    def read(self) -> bytearray:
+        """The secret, for the caller to wipe. Errors: KeyUnavailable, InvalidValue for more than KEY_MAX bytes."""
+
+    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
+        key = self.read()
+        try:
+            return self.open_with(engines, type_, name, authsize, lambda transform: transform.set_key(key))
+        finally:
+            wipe(key)
+
+
+def symbol(error: OSError) -> str:
+    """The errno's name."""
+    return errno.errorcode.get(error.errno or 0, str(error.errno))

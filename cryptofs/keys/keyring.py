@@ -1,0 +1,99 @@
+"""Keys in the kernel's keyrings, by their description.
+
+AF_ALG takes such a key by its serial number, so that it never comes into the process. That is the only way for keys of
+the type logon, which no process may read, and for encrypted and trusted ones, of which a process may read the sealed
+form only. OpenSSL needs the bytes, which only keys of the type user give.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..algorithms import Type
+from ..engines.base import Engine, Transform
+from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported
+from . import keyctl
+from .base import CannotTake, KeySource, symbol
+from .secret import KEY_MAX, wipe
+
+KINDS = ("user", "logon", "encrypted", "trusted")
+"""The types of keys that can be used."""
+_READABLE = "user"
+_DESCRIPTION_MAX = 4095
+_GONE = {
+    errno.ENOKEY: "no such key",
+    errno.EKEYREVOKED: "revoked",
+    errno.EKEYEXPIRED: "expired",
+}
+_WHY = {
+    errno.EACCES: "not permitted",
+    errno.EPERM: "not permitted, perhaps by a container's or a service's filter of system calls",
+    errno.ENODEV: "this kernel has no keys of this type",
+    errno.ENOSYS: "no keyrings here",
+    errno.EOPNOTSUPP: "no such keyring in this kernel",
+    errno.EAGAIN: "updated while it was read",
+}
+
+
+@runtime_checkable
+class TakesSerial(Protocol):
+    """A transform that can take its key from the kernel's keyring."""
+
+    def set_key_serial(self, serial: int) -> None:
+        """Errors: NotSupported where the kernel cannot, KeyUnavailable, InvalidValue for its size."""
+
+
+@dataclass(frozen=True)
+class KeyringKey(KeySource):
+    """A key by its description. kind: its type, one of KINDS; keyring: where the search begins, one of KEYRINGS."""
+
+    description: str
+    kind: str = _READABLE
+    keyring: str = "user"
+
+    def __post_init__(self) -> None:
+        """Errors: InvalidValue."""
+        if self.kind not in KINDS:
+            raise InvalidValue(f"key type {self.kind[:40]!r}: one of {', '.join(KINDS)}")
+        if self.keyring not in keyctl.KEYRINGS:
+            raise InvalidValue(f"keyring {self.keyring[:40]!r}: one of {', '.join(keyctl.KEYRINGS)}")
+        if not self.description.isprintable() or not 0 < len(self.description.encode()) <= _DESCRIPTION_MAX:
+            raise InvalidValue(f"key description: 1 to {_DESCRIPTION_MAX} printable bytes")
+
+    def describe(self) -> str:
+        return f"{self.kind} key {self.description!r} in the {self.keyring} keyring"
+
+    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
+        try:
+            with keyctl.held(self.keyring, self.kind, self.description) as serial:
+                return self.open_with(engines, type_, name, authsize, lambda transform: self._give(transform, serial))
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _give(self, transform: Transform, serial: int) -> None:
+        if isinstance(transform, TakesSerial):
+            try:
+                transform.set_key_serial(serial)
+            except NotSupported:
+                reason = "cannot take a key from the keyring with this kernel (it can since Linux 6.2)"
+            except KeyUnavailable as error:
+                raise self.unavailable(error.message) from None
+            else:
+                return
+        else:
+            reason = "takes keys as bytes only"
+        if self.kind != _READABLE:
+            raise CannotTake(f"{reason}, and a process cannot read keys of type {self.kind}")
+        key = keyctl.read(serial, KEY_MAX)
+        try:
+            transform.set_key(key)
+        finally:
+            wipe(key)
+
+    def _failed(self, error: OSError) -> CryptofsError:
+        number = error.errno or 0
+        if number in _GONE:
+            return self.gone(f"{_GONE[number]} ({symbol(error)})")
+        if number == errno.EMSGSIZE:
+            return InvalidValue(f"{self.describe()}: more than {KEY_MAX} bytes")
+        return self.unavailable(f"{_WHY.get(number, 'keyctl fails')} ({symbol(error)})")

@@ -1,0 +1,64 @@
+"""Keys in PKCS#11 tokens: the token computes, and the key stays there."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..algorithms import Type
+from ..engines.base import Engine, Transform
+from ..errors import InvalidValue, KeyUnavailable, NotOffered
+from .base import ByteSource, KeySource
+from .secret import wipe, without_newline
+
+_PACKAGES = ("pkcs11", "asn1crypto")
+
+
+@dataclass(frozen=True)
+class TokenKey(KeySource):
+    """A secret key by its label, in the token of a label, through a PKCS#11 module.
+
+    module: absolute path of the module's library; pin: where the user's PIN comes from (a newline at its end does not
+    count), None for a token that wants none.
+    """
+
+    module: Path
+    token: str
+    label: str
+    pin: ByteSource | None = None
+
+    def describe(self) -> str:
+        return f"key {self.label!r} in the token {self.token!r} of {self.module}"
+
+    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
+        """See KeySource; of the engines none is asked, for the token computes itself."""
+        if not self.module.is_absolute():
+            raise self.unavailable("the module is to be named by an absolute path")
+        try:
+            from ..engines.pkcs11 import TokenEngine
+        except ModuleNotFoundError as error:
+            if error.name not in _PACKAGES:
+                raise
+            raise self.unavailable(
+                "the package python-pkcs11 is missing; it comes with the extra cryptofs[pkcs11]"
+            ) from None
+        pins: list[bytearray] = []
+
+        def read_pin() -> bytearray | None:
+            if self.pin is None:
+                return None
+            pins.append(without_newline(self.pin.read()))
+            return pins[-1]
+
+        try:
+            with closing(TokenEngine(str(self.module), self.token, self.label, read_pin)) as engine:
+                description = engine.describe(type_, name)
+                if description is None:
+                    raise NotOffered(f"{type_} {name!r}: not offered by the token {self.token!r} of {self.module}")
+                return engine.open(description, authsize)
+        except InvalidValue as error:
+            raise InvalidValue(f"{self.describe()}: {error.message}") from None
+        except KeyUnavailable as error:
+            raise KeyUnavailable(f"{self.describe()}: {error.message}") from None
+        finally:
+            for pin in pins:
+                wipe(pin)

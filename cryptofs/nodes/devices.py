@@ -1,0 +1,188 @@
+"""`devices/<name>/`: contexts that are configured already, with a key that the program cannot read."""
+
+import os
+import stat
+from dataclasses import dataclass
+
+from ..contexts import ContextTable, Device
+from ..engines.base import OPERATIONS
+from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
+from ..records import OPERATION_WORDS, Operation
+from .base import (
+    BIG_PIECES,
+    DIRECTORY,
+    Caller,
+    Directory,
+    File,
+    Handle,
+    Node,
+    StaticDirectory,
+    TextFile,
+    access_mode,
+    missing,
+)
+from .crypto import CryptoHandle
+from .stream import StreamHandle
+
+DEVICE_STREAM = 16 * 1024 * 1024
+"""Bytes of output that a stream file of a device holds for the program that writes it, before it reads."""
+FIRST_DEVICE = 1 << 36
+_PER_DEVICE = 16
+_CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
+_STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest"))
+
+
+@dataclass(frozen=True)
+class DeviceFile(File):
+    """A file of a device. The kernel checks owner and mode; what nobody else may open is checked here as well."""
+
+    table: ContextTable | None = None
+    device: Device | None = None
+
+    def check(self, caller: Caller) -> Device:
+        """Errors: NotPermitted, NoSuchTarget for a device that was retired meanwhile."""
+        assert self.table is not None
+        assert self.device is not None
+        settings = self.device.settings
+        if self.table.devices.get(settings.name) is not self.device:
+            raise NoSuchTarget(f"device {settings.name}: gone, or declared anew; open it again")
+        if not settings.mode & 0o077 and caller.uid not in (0, settings.uid):
+            raise NotPermitted(f"device {settings.name}: uid {caller.uid} may not open it")
+        return self.device
+
+
+@dataclass(frozen=True)
+class DeviceCryptoFile(DeviceFile):
+    """`crypto`: records, as the mount's own `crypto` has them."""
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        device = self.check(caller)
+        assert self.table is not None
+        context = self.table.open_device(device, caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK))
+        return CryptoHandle(self.table, context)
+
+
+class DeviceStreamHandle(StreamHandle):
+    """One open of a stream file: a message of its own, in a context of its own."""
+
+    def __init__(self, table: ContextTable, device: Device, operation: Operation, flags: int, caller: Caller) -> None:
+        self._table = table
+        context = table.open_device(
+            device, caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK), as_stream=True
+        )
+        try:
+            context.stream.limit = DEVICE_STREAM
+            context.stream.set_parameters(operation, None, None)
+            super().__init__(context, context.stream, flags, caller)
+        except BaseException:
+            table.close(context)
+            raise
+
+    def _check_reader(self) -> None:
+        if self._stream.is_alone(self._user):
+            self._stream.give_up()
+            raise StreamTooLong(
+                f"{DEVICE_STREAM} bytes of output wait, and this descriptor is the only one that could read them: "
+                "use `cryptofs encrypt --device`, or records"
+            )
+
+    def close(self) -> None:
+        super().close()
+        self._table.close(self._context)
+
+
+@dataclass(frozen=True)
+class DeviceStreamFile(DeviceFile):
+    """`encrypt`, `decrypt`, `digest`: bytes in, then bytes out, on one descriptor."""
+
+    operation: Operation = Operation.ENCRYPT
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        device = self.check(caller)
+        assert self.table is not None
+        device.allow(self.operation)
+        if access_mode(flags) != (True, True):
+            raise InvalidValue(
+                f"{self.operation.word} of device {device.settings.name}: open it for reading and writing "
+                "(`exec 3<>` in a shell): each open is a message of its own"
+            )
+        return DeviceStreamHandle(self.table, device, self.operation, flags, caller)
+
+
+class DeviceNodes:
+    """The nodes of all devices. A device keeps its inodes over a reload if its name stays."""
+
+    def __init__(self, table: ContextTable, uid: int, gid: int) -> None:
+        self._table = table
+        self._owner = (uid, gid)
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = []
+
+    def get(self, inode: int) -> Node | None:
+        """The node with this inode, or None."""
+        number, index = divmod(inode - FIRST_DEVICE, _PER_DEVICE)
+        if not 0 <= number < len(self._names):
+            return None
+        device = self._table.devices.get(self._names[number])
+        if device is None:
+            return None
+        directory, files = self._nodes(device)
+        return directory if index == 0 else {node.inode: node for _, node in files}.get(inode)
+
+    def directory(self, name: str) -> Node:
+        """The directory of a device. Errors: NoSuchTarget."""
+        device = self._table.devices.get(name)
+        if device is None:
+            raise missing(name)
+        return self._nodes(device)[0]
+
+    def directories(self) -> list[tuple[str, Node]]:
+        """All devices; that there is one is no secret."""
+        return [(name, self.directory(name)) for name in sorted(self._table.devices)]
+
+    def _nodes(self, device: Device) -> tuple[Node, list[tuple[str, Node]]]:
+        settings = device.settings
+        number = self._numbers.get(settings.name)
+        if number is None:
+            number = self._numbers[settings.name] = len(self._names)
+            self._names.append(settings.name)
+        first = FIRST_DEVICE + number * _PER_DEVICE
+        who = (settings.uid, settings.gid)
+        mode = stat.S_IFREG | settings.mode
+        # not remembered by the kernel: a reload may change owner and mode
+        common = {"timeout": 0.0, "table": self._table, "device": device}
+        files: list[tuple[str, Node]] = [
+            ("crypto", DeviceCryptoFile(first + _CRYPTO, mode, *who, block_size=BIG_PIECES, **common)),  # type: ignore[arg-type]
+            ("status", TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, make=device.status)),
+        ]
+        files += [
+            (
+                operation.word,
+                DeviceStreamFile(
+                    first + _FIRST_STREAM + index,
+                    mode,
+                    *who,
+                    block_size=BIG_PIECES,
+                    operation=operation,
+                    **common,  # type: ignore[arg-type]
+                ),
+            )
+            for index, operation in enumerate(_STREAMS)
+            if operation in OPERATIONS[settings.type]
+        ]
+        return StaticDirectory(first, DIRECTORY, *self._owner, timeout=0.0, children=tuple(files)), files
+
+
+@dataclass(frozen=True)
+class DevicesDirectory(Directory):
+    """`devices`."""
+
+    nodes: DeviceNodes | None = None
+
+    def lookup(self, name: str, caller: Caller) -> Node:
+        assert self.nodes is not None
+        return self.nodes.directory(name)
+
+    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
+        assert self.nodes is not None
+        return self.nodes.directories()

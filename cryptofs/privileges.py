@@ -1,0 +1,210 @@
+"""The small privileged steps: mounting for somebody else, guarding the mount point, and giving up root for good.
+
+What root does here is to open /dev/fuse and mount. The file system is then served through the descriptor alone, by a
+process that has no capability and can get none.
+"""
+
+import ctypes
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CryptofsError, NotPermitted
+
+FILE_SYSTEM = "fuse.cryptofs"
+"""The type of every cryptofs mount, as /proc/self/mounts names it."""
+SERVICE_USER = "cryptofs"
+"""Whom the daemon becomes when root names nobody."""
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+MOUNT_FLAGS = {"ro": _MS_RDONLY, "nosuid": _MS_NOSUID, "nodev": _MS_NODEV, "noexec": _MS_NOEXEC}
+"""Mount options that are flags of mount(2)."""
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 3, 4, 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CLONE_NEWNS = 0x20000
+_CAPABILITY_VERSION_3 = 0x20080522
+_MOUNTS_MAX = 64
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class PrivilegeError(CryptofsError):
+    """A privileged step could not be done, or a privilege not be given up."""
+
+    errno = NotPermitted.errno
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom the daemon becomes: name, uid and primary gid. It keeps no other group."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def find_account(name: str) -> Account:
+    """The account of this name. Errors: PrivilegeError where there is none, or where it is root."""
+    try:
+        entry = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise PrivilegeError(f"user {name!r}: no such user") from None
+    if entry.pw_uid == 0:
+        raise PrivilegeError(f"user {name!r} is root; `--allow-root` serves as root")
+    return Account(name, entry.pw_uid, entry.pw_gid)
+
+
+# The mount
+
+
+def join_first_namespace() -> None:
+    """Enter the mount namespace of the first process, where everybody sees what is mounted.
+
+    systemd gives even the fully privileged commands of a sandboxed service one of their own. Errors: PrivilegeError.
+    """
+    try:
+        if os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt"):
+            return
+        descriptor = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PrivilegeError(f"{error.filename}: {error.strerror}") from None
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNS):
+            raise PrivilegeError(f"setns: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+def mounts_at(path: Path) -> int:
+    """How many cryptofs mounts lie on this absolute path. It is not looked at itself: a silent mount would hang."""
+    wanted, found = os.fsencode(path), 0
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        front, _, back = line.partition(b" - ")
+        if back.split(b" ", 1)[0] == FILE_SYSTEM.encode():
+            found += _unescape(front.split(b" ")[4]) == wanted
+    return found
+
+
+def _unescape(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+
+
+def mount_fuse(path: Path, owner: Account, options: Iterable[str] = ()) -> int:
+    """Mount at an existing directory for `owner` and return the descriptor that serves it (close on exec).
+
+    The mount is open to every user, and the kernel checks owner and mode of each file. Needs CAP_SYS_ADMIN.
+    options: any of MOUNT_FLAGS; nosuid and nodev hold always. Errors: PrivilegeError.
+    """
+    try:
+        descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise PrivilegeError(f"/dev/fuse: {error.strerror}") from None
+    flags = _MS_NOSUID | _MS_NODEV
+    for option in options:
+        flags |= MOUNT_FLAGS[option]
+    data = (
+        f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id={owner.uid},group_id={owner.gid},"
+        "allow_other,default_permissions"
+    )
+    if _libc.mount(b"cryptofs", os.fsencode(path), FILE_SYSTEM.encode(), flags, data.encode()):
+        error_number = ctypes.get_errno()
+        os.close(descriptor)
+        raise PrivilegeError(f"{path}: mount: {os.strerror(error_number)}")
+    return descriptor
+
+
+def take_away(path: Path) -> bool:
+    """Take every cryptofs mount off this path, at once and whoever uses it: its requests end with an error.
+
+    Returns whether there was one. Errors: PrivilegeError.
+    """
+    count = mounts_at(path)
+    for _ in range(min(count, _MOUNTS_MAX)):
+        # by force: that ends the connection even while somebody else has its descriptor
+        if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
+            raise PrivilegeError(f"{path}: umount: {os.strerror(ctypes.get_errno())}")
+    return count > 0
+
+
+def protect_mountpoint(path: Path) -> None:
+    """Make a mount point on which nothing is mounted root's own with mode 0000.
+
+    A program that runs while nothing is mounted then fails, and writes no plaintext into a directory.
+    Errors: PrivilegeError.
+    """
+    try:
+        # not through a link: this is done as root
+        descriptor = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise PrivilegeError(f"{path}: {error.strerror}") from None
+    try:
+        os.fchown(descriptor, 0, 0)
+        os.fchmod(descriptor, 0)
+    except OSError as error:
+        raise PrivilegeError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+# Giving up
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def drop_privileges(account: Account) -> None:
+    """Become `account` for good: no root id, no other group, no capability in any set, no way to gain one; undumpable.
+
+    It is checked afterwards in /proc/self/status. Errors: PrivilegeError; the process must then end.
+    """
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    # while CAP_SETPCAP is still there
+    for capability in range(last + 1):
+        _prctl(_PR_CAPBSET_DROP, capability)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    try:
+        os.setgroups([])
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    except OSError as error:
+        raise PrivilegeError(f"cannot become {account.name}: {error.strerror}") from None
+    nothing = (ctypes.c_uint32 * 6)()
+    if _libc.capset(ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), ctypes.byref(nothing)):
+        raise PrivilegeError(f"capset: {os.strerror(ctypes.get_errno())}")
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    # a change of ids sets it anew, to what fs.suid_dumpable says
+    _prctl(_PR_SET_DUMPABLE, 0)
+    kept = privileges_left(Path("/proc/self/status").read_text(), account)
+    if _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0):
+        kept.append("dumpable")
+    if kept:
+        raise PrivilegeError(f"privileges are left: {', '.join(kept)}")
+
+
+def privileges_left(status: str, account: Account) -> list[str]:
+    """What a process still has beyond `account`, by the text of its /proc/<pid>/status."""
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    none = "0" * 16
+    wanted = {
+        "Uid": [str(account.uid)] * 4,
+        "Gid": [str(account.gid)] * 4,
+        "Groups": [],
+        "NoNewPrivs": ["1"],
+        **{name: [none] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")},
+    }
+    return [
+        f"{name} {' '.join(fields.get(name, 'unknown').split())}"
+        for name, value in wanted.items()
+        if name not in fields or fields[name].split() != value
+    ]
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, argument, 0, 0, 0):
+        raise PrivilegeError(f"prctl {option} ({argument}): {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,187 @@
+"""The configuration file: what is accepted, and that every error names file, line and key."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptofs.algorithms import Type
+from cryptofs.cli.main import commands
+from cryptofs.config import ConfigError, load
+from cryptofs.config.lines import find_line
+from cryptofs.policy import CONTEXTS_PER_USER
+from cryptofs.records import Operation
+
+WHOLE = """\
+[daemon]
+engines = ["openssl"]
+audit = false
+
+[policy]
+profile = "standard"
+allow = ["md5", "hash:sha1"]
+contexts = 100
+queue-bytes = 1_000_000
+
+[policy.users.root]
+profile = "all"
+contexts = 5
+
+[policy.groups.0]
+deny = ["gcm(aes)"]
+rate = 50
+
+[devices.backup]
+type = "aead"
+name = "gcm(aes)"
+operations = ["encrypt"]
+user = "root"
+group = 0
+mode = "0640"
+key.file = "/etc/cryptofs/backup.key"
+key.encoding = "hex"
+
+[devices.token]
+type = "hash"
+name = "hmac(sha256)"
+key.pkcs11 = "mac"
+key.module = "/usr/lib/softhsm/libsofthsm2.so"
+key.token = "cryptofs"
+key.pin-credential = "pin"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a test writes its configuration."""
+    return tmp_path / "cryptofs.toml"
+
+
+def test_whole(file: Path) -> None:
+    """Everything that can stand in it."""
+    file.write_text(WHOLE)
+    config = load(file)
+    policy = config.policy.policy()
+    assert config.daemon.engines == ("openssl",)
+    assert policy.everybody.admits(Type.HASH, "md5")
+    assert policy.everybody.admits(Type.HASH, "sha1")
+    assert not policy.everybody.admits(Type.SKCIPHER, "ecb(aes)")
+    assert policy.everybody.contexts == 100
+    root = policy.users[0]
+    assert (root.names, root.contexts, root.queue_bytes) == (None, 5, 1_000_000)
+    group = policy.groups[0]
+    assert group.rate == 50
+    assert not group.admits(Type.AEAD, "gcm(aes)")
+    assert group.admits(Type.AEAD, "ccm(aes)")
+    backup = config.devices["backup"]
+    assert (backup.user, backup.mode, backup.operations) == (0, 0o640, (Operation.ENCRYPT,))
+    assert backup.key.encoding == "hex"
+
+
+def test_empty(file: Path) -> None:
+    """Nothing is needed: everybody may then use every name, within the daemon's own bounds."""
+    file.write_text("")
+    rule = load(file).policy.policy().everybody
+    assert (rule.names, rule.contexts, rule.counts) == (None, CONTEXTS_PER_USER, False)
+
+
+DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "why"),
+    [
+        ("[polcy]\n", 1, "polcy", "unknown key"),
+        ("\n[policy]\ncontext = 3\n", 3, "policy.context", "unknown key"),
+        ("[policy]\ncontexts = -1\n", 2, "policy.contexts", "greater than or equal to 0"),
+        (f"[policy]\ncontexts = {CONTEXTS_PER_USER + 1}\n", 2, "policy.contexts", "less than or equal to 16384"),
+        ('[policy]\nprofile = "weak"\n', 2, "policy.profile", "'standard', 'all' or 'none'"),
+        ('[policy]\nallow = [\n  "sha256",\n  "sha256)"\n]\n', 2, "policy.allow.1", "exact name"),
+        ('[policy]\nallow = ["colour:sha256"]\n', 2, "policy.allow.0", "exact name"),
+        ('[policy]\nprofile = "all"\ndeny = ["md5"]\n', 1, "policy", "nothing to take away"),
+        ("[policy.users.nobody-of-this-name]\nrate = 1\n", 1, "policy.users.nobody-of-this-name", "no user"),
+        ("[policy.groups.nobody-of-this-name]\nrate = 1\n", 1, "policy.groups.nobody-of-this-name", "no group"),
+        ("[policy.users.root]\nrate = 1.5\n", 2, "policy.users.root.rate", "valid integer"),
+        ('[devices."a/b"]\ntype = "hash"\nname = "sha256"\nkey.file = "/k"\n', 1, "devices.a/b", "pattern"),
+        (DEVICE + "mode = 1000\n", 5, "devices.x.mode", "octal"),
+        (DEVICE + 'user = "nobody-of-this-name"\n', 5, "devices.x.user", "no user"),
+        (DEVICE + 'operations = ["sing"]\n', 5, "devices.x.operations.0", ""),
+        (DEVICE + 'nonce = "random"\n', 5, "devices.x.nonce", "'daemon' or 'caller'"),
+        (DEVICE + 'key.hex = "00112233445566778899"\n', 5, "devices.x.key.hex", "unknown key"),
+        (DEVICE + 'key.credential = "k"\n', 4, "devices.x.key", "one source"),
+        (DEVICE + 'key.module = "/m"\n', 4, "devices.x.key", "module does not belong"),
+        ('[devices.x]\ntype = "hash"\nname = "sha256"\nkey = {pkcs11 = "l"}\n', 4, "devices.x.key", "module and token"),
+        ('[devices.x]\ntype = "rng"\nname = "stdrng"\nkey.file = "/k"\n', 2, "devices.x.type", "'hash'"),
+        ('[devices.x]\ntype = "hash"\nkey.file = "/k"\n', 1, "devices.x.name", "required"),
+        ('[policy]\nprofile = "standard\n', 2, "", "Illegal"),
+        ("[policy]\n[policy]\n", 2, "", "twice"),
+    ],
+)
+def test_errors(file: Path, text: str, line: int, key: str, why: str) -> None:
+    """Every error has file, line, key and reason, and repeats no value that may be a secret."""
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    message = caught.value.message
+    assert message.startswith(f"{file}:{line}: {key}"), message
+    assert why in message
+    assert "00112233" not in message
+
+
+def test_all_errors_at_once(file: Path) -> None:
+    """One line for each."""
+    file.write_text("[policy]\nrate = -1\ncontexts = -1\n[daemon]\nx = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["5", "3", "2"] or sorted(
+        line.split(":")[1] for line in caught.value.message.splitlines()
+    ) == ["2", "3", "5"]
+
+
+def test_file_itself(file: Path) -> None:
+    """What is no configuration file."""
+    with pytest.raises(ConfigError, match="No such file"):
+        load(file)
+    file.write_text("")
+    file.chmod(0o622)
+    with pytest.raises(ConfigError, match="0622"):
+        load(file)
+    file.chmod(0o600)
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load(file)
+    file.write_bytes(b"#" * (1 << 20) + b"#")
+    with pytest.raises(ConfigError, match="1048576"):
+        load(file)
+    with pytest.raises(ConfigError, match="directory"):
+        load(file.parent)
+
+
+NAMES = st.sampled_from(["a", "b", "cc", "d-d"])
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), unique=True, min_size=1))
+def test_lines(places: list[tuple[str, str]]) -> None:
+    """A key in a table is found on its own line."""
+    lines, expected = [], {}
+    for table in {table for table, _ in places}:
+        lines.append(f"[{table}]  # a comment")
+        for key in (key for each, key in places if each == table):
+            lines.append(f'"{key}".value = 1' if "-" in key else f"{key} . value = 1")
+            expected[table, key] = len(lines)
+    text = "\n".join(lines)
+    for place, line in expected.items():
+        assert find_line(text, (*place, "value")) == line
+
+
+def test_check_config(file: Path) -> None:
+    """The command says that a file is right, or what is wrong with it."""
+    file.write_text(WHOLE)
+    good = CliRunner().invoke(commands, ["check-config", str(file)])
+    assert good.exit_code == 0, good.output
+    assert "2 devices" in good.output
+    file.write_text("[policy]\nrate = -1\n")
+    bad = CliRunner().invoke(commands, ["check-config", str(file)])
+    assert isinstance(bad.exception, ConfigError)

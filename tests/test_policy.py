@@ -1,0 +1,252 @@
+"""Rules, quotas, accounts and turns, without a mount."""
+
+import os
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cryptofs import policy as policy_module
+from cryptofs.algorithms import Type
+from cryptofs.algorithms.weak import is_weak, standard_names
+from cryptofs.contexts import ContextTable, Workers
+from cryptofs.contexts.workers import Turns
+from cryptofs.engines import open_engines
+from cryptofs.errors import NotPermitted, OverQuota
+from cryptofs.policy import Account, Policy, Rule, supplementary_groups
+from cryptofs.records import Attr, Operation, Record, build, parse_requests, parse_responses
+
+OPENSSL = open_engines(("openssl",))
+GCM = frozenset({(Type.AEAD, "gcm(aes)"), (Type.HASH, "sha256")})
+
+
+def table_with(rule: Rule, **more: Any) -> ContextTable:
+    """A table whose everybody has this rule."""
+    return ContextTable(OPENSSL, None, Policy(rule, **more))
+
+
+def configure(context: Any, type_: str, name: str, **words: Any) -> dict[int, Any]:
+    """Configure a context by a control call."""
+    attributes = {Attr.TYPE: type_, Attr.NAME: name}
+    if "key" in words:
+        attributes[Attr.KEY] = words["key"]
+    return context.control(Record(Operation.CONFIGURE, attributes=attributes))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "weak"),
+    [
+        ("md5", True),
+        ("hmac(md5)", True),
+        ("sha1", True),
+        ("hmac(sha1)", False),
+        ("ecb(aes)", True),
+        ("cbc(des3_ede)", True),
+        ("crc32c", True),
+        ("sha256", False),
+        ("gcm(aes)", False),
+        ("authenc(hmac(sha1),cbc(aes))", False),
+        ("cts(cbc(aes))", False),
+    ],
+)
+def test_weak(name: str, weak: bool) -> None:
+    """What the standard profile leaves out, by the parts of a name."""
+    assert is_weak(name) is weak
+    assert any(each == name for _, each in standard_names()) is not weak
+
+
+def test_names() -> None:
+    """Only listed names are configured; the refusal names what was asked for, and no engine hears of it."""
+    context = table_with(Rule(GCM)).open(7, 7, 1, False)
+    with pytest.raises(NotPermitted, match=r"cbc\(aes\)"):
+        configure(context, "skcipher", "cbc(aes)", key=bytes(16))
+    with pytest.raises(NotPermitted):
+        configure(context, "skcipher", "gcm(aes)")
+    assert configure(context, "aead", "gcm(aes)", key=bytes(16))[Attr.NAME] == "gcm(aes)"
+
+
+def test_driver_name_needs_its_own_leave() -> None:
+    """An alias of an allowed name is not on the list."""
+    driver = OPENSSL[0].describe(Type.AEAD, "gcm(aes)").driver  # type: ignore[union-attr]
+    context = table_with(Rule(GCM)).open(7, 7, 1, False)
+    with pytest.raises(NotPermitted):
+        configure(context, "aead", driver)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can give a process further groups")
+def test_which_rule() -> None:
+    """A user's own rule comes first, then the first group's that fits, then everybody's."""
+    rules = Policy(Rule(contexts=1), {5: Rule(contexts=2)}, {70_000: Rule(contexts=3), 70_001: Rule(contexts=4)})
+    with subprocess.Popen(["sleep", "60"], extra_groups=[70_001]) as process:
+        try:
+            assert supplementary_groups(process.pid) == {70_001}
+            assert rules.rule(5, 70_000, process.pid).contexts == 2
+            assert rules.rule(6, 70_000, process.pid).contexts == 3
+            assert rules.rule(6, 1, process.pid).contexts == 4
+            assert rules.rule(6, 70_001, 0).contexts == 4
+            assert rules.rule(6, 1, 0).contexts == 1
+        finally:
+            process.kill()
+
+
+def request(id_: int, size: int = 0) -> bytes:
+    """A digest request."""
+    return build(Record(Operation.DIGEST, id=id_, payload=bytes(size)))
+
+
+def hash_context(table: ContextTable, uid: int = 7) -> Any:
+    """A configured context."""
+    context = table.open(uid, uid, 1, False)
+    configure(context, "hash", "sha256")
+    return context
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["short way", "general way"])
+def test_requests_over_all_contexts(short: bool) -> None:
+    """A user's requests count over all of that user's contexts, whichever way they go, until they are read."""
+    table = table_with(Rule(requests=3))
+    first, second = hash_context(table), hash_context(table)
+    other = hash_context(table, uid=8)
+
+    def send(context: Any, *ids: int) -> None:
+        data = b"".join(request(each) for each in ids)
+        if not (short and context.short.answer(data)):
+            context.accept(parse_requests(data))
+
+    send(first, 1, 2)
+    send(second, 3)
+    with pytest.raises(OverQuota, match="uid 7: 3 requests wait to be read and 1 more are asked: at most 3"):
+        send(second, 4)
+    send(other, 1, 2, 3)
+    assert len(parse_responses(first.take(4096))) == 2
+    send(second, 4)
+    with pytest.raises(OverQuota):
+        send(first, 5, 6)
+    assert [each.id for each in parse_responses(second.take(4096))] == [3, 4]
+    assert second.account.requests == 0
+    assert second.account.queue_bytes == 0
+
+
+def test_bytes() -> None:
+    """What is queued is bounded in bytes, and given back by closing, too."""
+    table = table_with(Rule(queue_bytes=20_000))
+    first, second = hash_context(table), hash_context(table)
+    first.accept(parse_requests(request(1, 8000)))
+    with pytest.raises(OverQuota, match="bytes are queued"):
+        second.accept(parse_requests(request(1, 8000)))
+    assert second.exchange.outstanding == 0
+    table.close(first)
+    second.accept(parse_requests(request(1, 8000)))
+    assert parse_responses(second.take(4096))[0].status == 0
+
+
+def test_gathered_answer_counts() -> None:
+    """The answer to a message in parts is charged with its size and given back with it."""
+    table = table_with(Rule(queue_bytes=1 << 20))
+    context = table.open(7, 7, 1, False)
+    configure(context, "aead", "gcm(aes)", key=bytes(16))
+    for index in range(4):
+        last = index == 3
+        attributes = {Attr.IV: bytes(12)} if index == 0 else {}
+        record = Record(Operation.ENCRYPT, 0 if last else 1, 5, 0, attributes, bytes(30_000))
+        context.accept(parse_requests(build(record)))
+        if not last:
+            context.take(1 << 20)
+    assert context.account.queue_bytes > 120_000
+    context.take(1 << 20)
+    assert context.account.queue_bytes == 0
+
+
+def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many requests a second, over contexts, and closing does not renew it."""
+    now = [100.0]
+    monkeypatch.setattr(policy_module.time, "monotonic", lambda: now[0])
+    table = table_with(Rule(rate=10))
+    context = hash_context(table)
+    for each in range(10):
+        context.accept(parse_requests(request(each)))
+    with pytest.raises(OverQuota, match="10 a second"):
+        context.accept(parse_requests(request(11)))
+    table.close(context)
+    context = hash_context(table)
+    with pytest.raises(OverQuota):
+        context.accept(parse_requests(request(11)))
+    now[0] += 0.5
+    context.accept(parse_requests(b"".join(request(each) for each in range(5))))
+    with pytest.raises(OverQuota):
+        context.accept(parse_requests(request(11)))
+    now[0] += 100
+    # more than a second's worth in one write passes when nothing was used before, and is paid off afterwards
+    context.accept(parse_requests(b"".join(request(each) for each in range(30))))
+    now[0] += 1.5
+    with pytest.raises(OverQuota):
+        context.accept(parse_requests(request(11)))
+    now[0] += 1.0
+    context.accept(parse_requests(request(11)))
+
+
+def test_contexts() -> None:
+    """A rule's bound on open contexts."""
+    table = table_with(Rule(contexts=1))
+    context = table.open(7, 7, 1, False)
+    with pytest.raises(OverQuota, match="uid 7 has 1 contexts open: at most 1"):
+        table.open(7, 7, 1, False)
+    table.close(context)
+    table.open(7, 7, 1, False)
+
+
+def test_a_rule_stays_with_its_contexts() -> None:
+    """A new policy holds for new contexts; those that are open keep the names they may use."""
+    table = table_with(Rule())
+    context = table.open(7, 7, 1, False)
+    table.policy = Policy(Rule(frozenset()))
+    configure(context, "hash", "sha256")
+    with pytest.raises(NotPermitted):
+        configure(table.open(7, 7, 1, False), "hash", "sha256")
+
+
+def test_account_is_dropped() -> None:
+    """Nothing is remembered of a user who holds nothing."""
+    account = Account(7, Rule())
+    assert not account.rule.counts
+    table = table_with(Rule())
+    context = table.open(7, 7, 1, False)
+    table.close(context)
+    assert len(table._accounts) == 0
+
+
+def test_turns() -> None:
+    """Each user's work in its order, the users one after the other."""
+    turns = Turns()
+    for user, items in ((1, "abc"), (2, "d"), (3, "ef")):
+        for item in items:
+            turns.put(user, (item, None))  # type: ignore[arg-type]
+    taken = [turns.take() for _ in range(7)]
+    assert [item[0] if item else None for item in taken] == ["a", "d", "e", "b", "f", "c", None]
+
+
+def test_workers_take_turns() -> None:
+    """A user with one computation does not wait for another's hundred."""
+    import trio
+
+    done: list[tuple[int, int]] = []
+    block = threading.Event()
+
+    async def main() -> None:
+        workers = Workers(threads=1)
+        workers.start()
+        workers.submit(lambda: block.wait(10), lambda _: None, 9)
+        for index in range(100):
+            workers.submit(lambda index=index: (1, index), done.append, 1)
+        workers.submit(lambda: (2, 0), done.append, 2)
+        block.set()
+        deadline = time.monotonic() + 10
+        while len(done) < 101 and time.monotonic() < deadline:
+            await trio.sleep(0.01)
+        workers.stop()
+
+    trio.run(main)
+    assert done.index((2, 0)) <= 2
+    assert [index for user, index in done if user == 1] == list(range(100))
