@@ -54,6 +54,8 @@ class Policy:
     everybody: Rule = EVERYTHING
     users: Mapping[int, Rule] = field(default_factory=dict)
     groups: Mapping[int, Rule] = field(default_factory=dict)
+    members: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """By group: who is in it by the user database. A process may be in further groups, where the kernel shows them."""
 
     def rule(self, uid: int, gid: int, pid: int) -> Rule:
         """The rule for a caller; pid tells its further groups."""
@@ -63,7 +65,7 @@ class Policy:
         if self.groups:
             member_of = {gid} | supplementary_groups(pid)
             for group, rule in self.groups.items():
-                if group in member_of:
+                if group in member_of or uid in self.members.get(group, ()):
                     return rule
         return self.everybody
 

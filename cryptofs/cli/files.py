@@ -3,24 +3,19 @@
 Keys come from a file or a descriptor, never from an argument. Formats are in docs/command-line.md.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from ..client import Context
 from ..errors import InvalidValue
 from ..records import Operation
+from . import device as through
 from . import sealing
 from .keys import key_options, read_key
-
-PART = 512 * 1024
-"""Bytes of a file that go into one request."""
+from .pieces import parts, read_full
 
 _mount = click.option(
     "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; the first found if not given."
@@ -33,42 +28,7 @@ _output = click.option(
 )
 
 
-def parts(source: IO[bytes], size: int = PART) -> Iterator[bytes]:
-    """The pieces of a file, each `size` bytes but the last, with a progress bar where a person waits for it."""
-    with _progress(source) as advance:
-        while piece := _read_full(source, size):
-            yield piece
-            advance(len(piece))
-            if len(piece) < size:
-                return
-
-
-def _read_full(source: IO[bytes], size: int) -> bytes:
-    pieces = []
-    while size > 0 and (piece := source.read(size)):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
-
-
-@contextmanager
-def _progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal or sys.stdout.isatty():
-        yield lambda size: None
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=_size(source))
-        yield lambda size: progress.advance(task, size)
-
-
-def _size(source: IO[bytes]) -> int | None:
-    try:
-        path = Path(source.name)
-        return path.stat().st_size if path.is_file() else None
-    except (OSError, TypeError, ValueError, AttributeError):
-        return None
+_device = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
 
 
 @click.command("hash")
@@ -77,10 +37,17 @@ def _size(source: IO[bytes]) -> int | None:
     "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
 )
 @key_options(required=False)
+@_device
 @_mount
-def hash_(files: tuple[Path, ...], name: str, where: Path | None, **key: Any) -> None:
+def hash_(files: tuple[Path, ...], name: str, device: str | None, where: Path | None, **key: Any) -> None:
     """Print the digest of each of FILES (or of standard input) as sha256sum does."""
-    with Context("hash", name, read_key(**key), mount=where) as context:
+    if device is not None:
+        if any(key.values()):
+            raise click.UsageError("give a key or a device, not both")
+        opened = Context.of_device(device, mount=where)
+    else:
+        opened = Context("hash", name, read_key(**key), mount=where)
+    with opened as context:
         for path in files or (Path("-"),):
             with click.open_file(str(path), "rb") as source:
                 message = context.message(Operation.DIGEST)
@@ -107,7 +74,8 @@ _cipher_name = click.option(
 
 def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What encrypt and decrypt take."""
-    for option in (_mount, _output, _input, _padding_option, _iv_option, key_options(required=True), _cipher_name):
+    # the one that checks the key comes last: it sees the values of all others
+    for option in (_mount, _output, _input, _padding_option, _iv_option, _cipher_name, _device, key_options(True)):
         function = option(function)
     return function
 
@@ -122,9 +90,21 @@ def _parse_iv(text: str) -> bytes:
 @click.command()
 @_cipher_options
 def encrypt(
-    name: str, iv: str | None, padding: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any
+    name: str,
+    device: str | None,
+    iv: str | None,
+    padding: str,
+    source: BinaryIO,
+    sink: BinaryIO,
+    where: Path | None,
+    **key: Any,
 ) -> None:
-    """Encrypt a file with a skcipher. Nothing notices a change of the result: `seal` does that."""
+    """Encrypt a file with a skcipher, or with a device. Nothing notices a change of what a skcipher made: `seal` and
+    devices of type aead do that.
+    """
+    if device is not None:
+        through.encrypt(device, where, source, sink)
+        return
     with Context("skcipher", name, read_key(**key), mount=where) as context:
         vector = _parse_iv(iv) if iv is not None else None
         if vector is None and context.iv_size:
@@ -144,13 +124,23 @@ def encrypt(
 @click.command()
 @_cipher_options
 def decrypt(
-    name: str, iv: str | None, padding: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any
+    name: str,
+    device: str | None,
+    iv: str | None,
+    padding: str,
+    source: BinaryIO,
+    sink: BinaryIO,
+    where: Path | None,
+    **key: Any,
 ) -> None:
-    """Decrypt what `encrypt` or `openssl enc` made."""
+    """Decrypt what `encrypt` or `openssl enc` made, or, with --device, what that device's streams made."""
+    if device is not None:
+        through.decrypt(device, where, source, sink)
+        return
     with Context("skcipher", name, read_key(**key), mount=where) as context:
         vector = _parse_iv(iv) if iv is not None else None
         if vector is None and context.iv_size:
-            vector = _read_full(source, context.iv_size)
+            vector = read_full(source, context.iv_size)
             if len(vector) < context.iv_size:
                 raise InvalidValue(f"input of {len(vector)} bytes: it begins with an iv of {context.iv_size}")
         message = context.message(Operation.DECRYPT, vector)
@@ -163,15 +153,8 @@ def decrypt(
             sink.write(held[: len(held) - keep])
             held = held[len(held) - keep :]
         held += message.finish()
-        sink.write(_unpad(held, context.block_size) if padded else held)
+        sink.write(through.unpad(held, context.block_size) if padded else held)
         sink.flush()
-
-
-def _unpad(block: bytes, size: int) -> bytes:
-    count = block[-1] if block else 0
-    if not 1 <= count <= size or len(block) < count or block[-count:] != bytes([count]) * count:
-        raise InvalidValue("padding: not what encryption with pkcs7 leaves; wrong key, iv or name?")
-    return block[:-count]
 
 
 def _random(size: int, where: Path | None) -> bytes:
@@ -206,7 +189,7 @@ def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key:
 @_mount
 def open_(source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
     """Decrypt what `seal` made. Nothing of a segment is written before its tag was found right."""
-    name, salt = sealing.parse_header(_read_full(source, sealing.HEADER_SIZE))
+    name, salt = sealing.parse_header(read_full(source, sealing.HEADER_SIZE))
     with sealing.open_context(name, read_key(**key), salt, where) as context:
         for piece in sealing.unseal(context, name, salt, parts(source, sealing.SEGMENT + sealing.TAG_SIZE)):
             sink.write(piece)

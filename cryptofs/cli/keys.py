@@ -39,8 +39,10 @@ def _required(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def checked(*arguments: Any, file: Path | None, descriptor: int | None, **named: Any) -> Any:
-        if (file is None) == (descriptor is None):
-            raise click.UsageError("give the key by --key-file or by --key-fd")
+        device = named.get("device")
+        if (file is not None) + (descriptor is not None) + (device is not None) != 1:
+            or_device = ", or --device" if "device" in named else ""
+            raise click.UsageError(f"give the key by --key-file or by --key-fd{or_device}")
         return function(*arguments, file=file, descriptor=descriptor, **named)
 
     return checked

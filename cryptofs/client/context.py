@@ -52,10 +52,6 @@ class Context:
         driver: str | None = None,
         mount: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._id = 0
-        self._buffer: bytearray | None = None
-        self._mount: Path = find_mount(mount)
-        self._fd = os.open(self._mount / "crypto", os.O_RDWR | os.O_CLOEXEC)
         attributes: dict[int, Value] = {Attr.TYPE: str(type), Attr.NAME: name}
         optional: dict[int, Value | None] = {
             Attr.KEY: key,
@@ -64,13 +60,35 @@ class Context:
             Attr.DRIVER: driver,
         }
         attributes.update({number: value for number, value in optional.items() if value is not None})
+        self._begin(mount, "crypto", Operation.CONFIGURE, attributes)
+
+    @classmethod
+    def of_device(cls, device: str, *, mount: str | os.PathLike[str] | None = None) -> Self:
+        """A context of a device: configured already, with a key that stays in the daemon.
+
+        What is encrypted comes with a nonce of the daemon's in front, and decrypt takes it from there.
+        Errors: FileNotFoundError for a device that there is not, PermissionError, RequestError, MountNotFound.
+        """
+        context = cls.__new__(cls)
+        context._begin(mount, f"devices/{device}/crypto", Operation.INFO, {})
+        return context
+
+    def _begin(
+        self, mount: str | os.PathLike[str] | None, file: str, operation: Operation, attributes: dict[int, Value]
+    ) -> None:
+        self._id = 0
+        self._buffer: bytearray | None = None
+        self._mount: Path = find_mount(mount)
+        self._fd = os.open(self._mount / file, os.O_RDWR | os.O_CLOEXEC)
         try:
-            reply = self._call(Operation.CONFIGURE, attributes)
+            reply = self._call(operation, attributes)
         except BaseException:
             os.close(self._fd)
             raise
         self.number = _integer(reply, Attr.CONTEXT)
         """The context's number: the name of its directory under contexts/."""
+        self.type = str(reply.attributes[Attr.TYPE])
+        self.name = str(reply.attributes[Attr.NAME])
         self.engine = str(reply.attributes[Attr.ENGINE])
         self.driver = str(reply.attributes[Attr.DRIVER])
         self.block_size = _integer(reply, Attr.BLOCK_SIZE)
@@ -235,7 +253,7 @@ class PartedMessage:
         record = Record(self._operation, flags, self._identity, 0, attributes, data)
         self._given += len(data)
         # with the last part comes what earlier ones gathered
-        expected = len(data) + 64 if flags else min(self._given, PAYLOAD_MAX) + 64
+        expected = len(data) + 128 if flags else min(self._given, PAYLOAD_MAX) + 128
         if self._failure is not None:
             raise RequestError(*self._failure)
         try:

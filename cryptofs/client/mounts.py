@@ -1,7 +1,9 @@
 """Finding the mount."""
 
+import contextlib
 import errno
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -14,14 +16,23 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
+SERVICE_USER = "cryptofs"
+_OWNER = re.compile(r"(?:^|,)user_id=(\d+)(?:,|$)")
+
+
 def mounted() -> list[Path]:
-    """The mount points of every cryptofs that this process sees."""
+    """The mount points of every cryptofs that this process sees, and whose owner it can trust with its keys: root,
+    the user that it runs as itself, or the service's."""
+    trusted = {0, os.geteuid()}
+    with contextlib.suppress(KeyError):
+        trusted.add(pwd.getpwnam(SERVICE_USER).pw_uid)
     found = []
     with open("/proc/self/mounts") as lines:
         for line in lines:
-            fields = line.split()
-            if fields[2] == "fuse.cryptofs":
-                found.append(Path(_unescape(fields[1])))
+            _, point, kind, options, *_ = line.split()
+            owner = _OWNER.search(options)
+            if kind == "fuse.cryptofs" and owner is not None and int(owner[1]) in trusted:
+                found.append(Path(_unescape(point)))
     return found
 
 

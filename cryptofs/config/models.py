@@ -3,6 +3,7 @@
 docs/configuration.md describes every key for people; a test compares the two.
 """
 
+import contextlib
 import grp
 import pwd
 from pathlib import Path
@@ -135,7 +136,20 @@ class PolicyModel(RuleModel):
             everybody,
             {_user(name): rule.rule(everybody) for name, rule in self.users.items()},
             {_group(name): rule.rule(everybody) for name, rule in self.groups.items()},
+            {_group(name): _members(_group(name)) for name in self.groups},
         )
+
+
+def _members(gid: int) -> frozenset[int]:
+    found = set()
+    try:
+        names = grp.getgrgid(gid).gr_mem
+    except KeyError:
+        return frozenset()
+    for name in names:
+        with contextlib.suppress(KeyError):
+            found.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(found)
 
 
 class KeyModel(_Model):

@@ -80,7 +80,7 @@ def _configure(context: "Context", record: Record) -> Reply:
     name = check_name(_text(record, Attr.NAME) or "")
     # before any engine hears of it: asking the kernel for a name may load a module
     context.rule.check_name(type_, name)
-    engine, description = _find(context.engines, type_, name, record)
+    engine, description = _find(context, type_, name, record)
     authsize = _integer(record, Attr.AUTHSIZE)
     if authsize is not None and type_ is not Type.AEAD:
         raise InvalidValue(f"authsize {authsize}: type {type_} has no tag")
@@ -109,7 +109,8 @@ def _configure(context: "Context", record: Record) -> Reply:
     return _describe(context, transform)
 
 
-def _find(engines: tuple[Engine, ...], type_: Type, name: str, record: Record) -> tuple[Engine, Description]:
+def _find(context: "Context", type_: Type, name: str, record: Record) -> tuple[Engine, Description]:
+    engines = context.engines
     wanted = _text(record, Attr.ENGINE)
     if wanted is not None:
         engines = tuple(engine for engine in engines if engine.name == wanted)
@@ -122,7 +123,8 @@ def _find(engines: tuple[Engine, ...], type_: Type, name: str, record: Record) -
     driver = _text(record, Attr.DRIVER)
     if driver is None or found[1].driver == driver:
         return found
-    # a driver other than the preferred one is bound under its own name
+    # a driver other than the preferred one is bound under its own name, which is then asked of the kernel
+    context.rule.check_name(type_, driver)
     for engine in engines:
         offered = engine.describe(type_, driver)
         if offered is not None and offered.driver == driver and offered.name == found[1].name:

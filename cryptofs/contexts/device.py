@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ..algorithms import Type
 from ..engines.base import OPERATIONS, Message, Transform
-from ..errors import InvalidValue, NotPermitted, OverQuota
-from ..records import Buffer, Operation
-from .nonces import MESSAGES_MAX, Nonces
+from ..errors import InvalidValue, NotPermitted, OverQuota, TooLarge
+from ..records import PAYLOAD_MAX, Buffer, Operation
+from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
 
 ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
 
@@ -53,6 +53,12 @@ class Device:
             if not settings.caller_nonce:
                 raise
             self.nonces = None
+        keystream = takes_nonce and description.block_size == 1
+        if keystream and settings.caller_nonce and settings.operations != OPERATIONS[settings.type]:
+            raise InvalidValue(
+                f"{description.name} with nonces of the caller's undoes its own encryption under the same nonce: "
+                "such a device allows both operations"
+            )
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
         self._users = 0
@@ -66,7 +72,7 @@ class Device:
     def make_nonce(self) -> bytes:
         """A nonce for one message. Errors: OverQuota when the key has served as many as it safely can."""
         assert self.nonces is not None
-        if self.messages >= MESSAGES_MAX and self.settings.type is Type.AEAD:
+        if self.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
             raise OverQuota(
                 f"device {self.settings.name}: {self.messages} messages under one key: at most {MESSAGES_MAX}"
             )
@@ -227,6 +233,10 @@ class NoncedDecryption(Message):
     def __init__(self, transform: DeviceTransform, assoclen: int) -> None:
         nonces = transform.device.nonces
         assert nonces is not None
+        if assoclen + nonces.size > PAYLOAD_MAX:
+            raise TooLarge(
+                f"assoclen {assoclen}: with a nonce of {nonces.size} bytes a message has more than {PAYLOAD_MAX}"
+            )
         self._nonces = nonces
         self._transform = transform
         self._assoclen = assoclen

@@ -8,7 +8,8 @@ from ..errors import InvalidValue
 
 MESSAGES_MAX = 1 << 32
 """Messages that one device encrypts with random nonces of 96 bits: beyond, two equal ones are no longer unlikely."""
-_SMALLEST = 12
+SHORT_NONCE = 12
+"""Bytes of a nonce to which that bound applies, and the fewest that are drawn at random at all."""
 
 
 class Nonces:
@@ -27,10 +28,10 @@ class Nonces:
         elif description.name in ("xchacha20", "xchacha12"):
             # the kernel's layout: nonce, then counter
             self.size, self._expand = 24, lambda nonce: nonce + bytes(8)
-        if description.type is Type.AEAD and self.size < _SMALLEST:
+        if description.type is Type.AEAD and self.size < SHORT_NONCE:
             raise InvalidValue(
                 f"{description.name}: its nonce of {self.size} bytes is too short to be drawn at random "
-                f'(at least {_SMALLEST}); give nonce = "caller"'
+                f'(at least {SHORT_NONCE}); give nonce = "caller"'
             )
 
     def make(self) -> bytes:

@@ -33,7 +33,7 @@ _SHORTAGES = (pkcs11.DeviceMemory, pkcs11.HostMemory, pkcs11.SessionCount)
 
 
 def _reason(error: pkcs11.PKCS11Error) -> str:
-    """The error's class, and what it says: codes and library messages, never data."""
+    """The error's class, and what it says: of a library that does not load, a label that is not there; never data."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -84,7 +84,7 @@ class Token:
                 try:
                     token = cls._log_in(module, label, read_pin(), lock)
                 except pkcs11.PKCS11Error as error:
-                    raise KeyUnavailable(f"{module}, token {label!r}: {_reason(error)}") from None
+                    raise KeyUnavailable(_reason(error)) from None
                 _tokens[module, label] = token
             token._users += 1
             return token
