@@ -51,6 +51,10 @@ def _be_child(name: str, to_parent: socket.socket, live: Callable[[socket.socket
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+        # a command that detaches must not keep its caller's pipes open through these
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nothing, standard)
         os.closerange(3, to_parent.fileno())
         os.closerange(to_parent.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         os.chdir("/")

@@ -191,6 +191,13 @@ class DeviceTransform(Transform):
             return inner.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
         return None
 
+    def note_pace(self, size: int, nanoseconds: int) -> None:
+        # the device's: one whose pace is fixed stays what it is
+        inner = self._inner
+        if inner is not None:
+            inner.note_pace(size, nanoseconds)
+            self.pace = inner.pace
+
     def room(self, operation: Operation, size: int) -> int:
         return self.inner.room(operation, size) + self._prefix
 

@@ -30,6 +30,8 @@ COPY_MAX = 4096
 """Record size, bytes, up to which copies cost less than the views that would save them."""
 BATCH_MAX = 262_144
 """Largest write of the short way, bytes."""
+SLOW_PACE = 10_000
+"""Nanoseconds a byte from which a transform is not for the event loop: a token waits for hardware."""
 
 _RESPONSE = int(Flag.RESPONSE)
 _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
@@ -77,7 +79,9 @@ class ShortWay:
         self._told = self._general = _nothing
 
     def open(self, transform: Transform) -> None:
-        """Answer with this transform."""
+        """Answer with this transform, unless it is one whose every message is work for a worker."""
+        if transform.pace >= SLOW_PACE:
+            return
         self._transform = transform
         self._short = transform.short
         iv_size = transform.description.iv_size
