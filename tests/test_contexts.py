@@ -340,6 +340,14 @@ def special(name: str, key_size: int, operation: Operation, payload: bytes, iv: 
     return scenario
 
 
+def clone_over_quota(bench: Bench) -> Record:
+    """A clone where as many messages are open as may be."""
+    client = bench.client("hash")
+    for number in range(1, 4):
+        client.ask(DIGEST, b"x", id=number, more=True)
+    return client.ask(CLONE, id=9, target=1)
+
+
 def denied(bench: Bench) -> Record:
     """A name that the policy does not allow."""
     bench.table.policy = Policy(Rule(frozenset()))
@@ -551,6 +559,7 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (CONFIGURE, "EACCES", denied),
     (SET_KEY, "EACCES", of_device("mac", DIGEST, SET_KEY, key=KEY)),
     (CLONE, "EACCES", clone_of_device),
+    (CLONE, "EDQUOT", clone_over_quota),
     (ENCRYPT, "EACCES", of_device("blocks", DECRYPT, ENCRYPT, bytes(16))),
     (DECRYPT, "EACCES", of_device("blocks", ENCRYPT, DECRYPT, bytes(32))),
     (ENCRYPT, "EINVAL", of_device("blocks", ENCRYPT, ENCRYPT, bytes(16), iv=bytes(16))),
