@@ -22,13 +22,13 @@ from .keys import key_options, read_key
 PART = 512 * 1024
 """Bytes of a file that go into one request."""
 
-_mount = click.option(
+mount_option = click.option(
     "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; the first found if not given."
 )
-_input = click.option(
+input_option = click.option(
     "-i", "--in", "source", type=click.File("rb"), default="-", help="Input file; standard input if not given."
 )
-_output = click.option(
+output_option = click.option(
     "-O", "--out", "sink", type=click.File("wb"), default="-", help="Output file; standard output if not given."
 )
 
@@ -77,7 +77,7 @@ def _size(source: IO[bytes]) -> int | None:
     "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
 )
 @key_options(required=False)
-@_mount
+@mount_option
 def hash_(files: tuple[Path, ...], name: str, where: Path | None, **key: Any) -> None:
     """Print the digest of each of FILES (or of standard input) as sha256sum does."""
     with Context("hash", name, read_key(**key), mount=where) as context:
@@ -107,7 +107,15 @@ _cipher_name = click.option(
 
 def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What encrypt and decrypt take."""
-    for option in (_mount, _output, _input, _padding_option, _iv_option, key_options(required=True), _cipher_name):
+    for option in (
+        mount_option,
+        output_option,
+        input_option,
+        _padding_option,
+        _iv_option,
+        key_options(required=True),
+        _cipher_name,
+    ):
         function = option(function)
     return function
 
@@ -187,9 +195,9 @@ _aead = click.option(
 @click.command()
 @_aead
 @key_options(required=True)
-@_input
-@_output
-@_mount
+@input_option
+@output_option
+@mount_option
 def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
     """Encrypt and authenticate a file of any length; `open` refuses what was changed, cut or reordered."""
     salt = _random(sealing.SALT_SIZE, where)
@@ -201,9 +209,9 @@ def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key:
 
 @click.command("open")
 @key_options(required=True)
-@_input
-@_output
-@_mount
+@input_option
+@output_option
+@mount_option
 def open_(source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
     """Decrypt what `seal` made. Nothing of a segment is written before its tag was found right."""
     name, salt = sealing.parse_header(_read_full(source, sealing.HEADER_SIZE))

@@ -7,6 +7,7 @@ import click
 from .. import __version__
 from ..errors import CryptofsError
 from .benchmark import benchmark
+from .compression import compress, decompress
 from .files import decrypt, encrypt, hash_, open_, seal
 from .mount import mount, umount
 from .show import algorithms
@@ -18,7 +19,7 @@ def commands() -> None:
     """The Linux kernel's cryptography, for every program that can open a file."""
 
 
-for command in (mount, umount, algorithms, benchmark, hash_, encrypt, decrypt, seal, open_):
+for command in (mount, umount, algorithms, benchmark, hash_, encrypt, decrypt, seal, open_, compress, decompress):
     commands.add_command(command)
 
 
