@@ -15,6 +15,10 @@ _HELD = 262_144
 """Bytes of earlier parts that a library may keep to itself: more than zlib or zstd do."""
 
 
+INPUT_WAITING = PAYLOAD_MAX + 262_144
+"""Bytes of input of a decompression that wait for room for their output: a part, and a block that is not whole."""
+
+
 class Running(Protocol):
     """A compression or decompression that is under way."""
 
@@ -67,17 +71,17 @@ def cut(ready: bytearray, room: int) -> bytes:
 
 
 class InputQueue:
-    """Input of a decompression that waits for room, at most PAYLOAD_MAX bytes."""
+    """Input of a decompression that waits for room, at most INPUT_WAITING bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
 
     def add(self, data: Buffer) -> None:
         """Errors: TooLarge."""
-        if len(self.data) + len(data) > PAYLOAD_MAX:
+        if len(self.data) + len(data) > INPUT_WAITING:
             raise TooLarge(
                 f"{len(self.data)} bytes of input wait for room for their output, {len(data)} more are too many: "
-                f"at most {PAYLOAD_MAX}; give empty parts until less than a full answer comes"
+                f"at most {INPUT_WAITING}; give empty parts until less than a full answer comes"
             )
         self.data += data
 
