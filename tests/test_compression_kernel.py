@@ -1,6 +1,6 @@
 """The kernel's own compressors, in both directions.
 
-UBIFS keeps file blocks as the deflate, lzo and zstd of the kernel's crypto API make them; on a flash that is memory they
+UBIFS keeps file blocks as the deflate, lzo and zstd of the crypto API make them; on a flash that is memory they
 can be read, and replaced. Needs the modules mtdram, ubi and ubifs:
 `scripts/guest --kernel qemu .venv/bin/python -m pytest tests/test_compression_kernel.py`.
 """

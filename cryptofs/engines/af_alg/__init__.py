@@ -136,7 +136,8 @@ class AfAlgEngine(Engine):
         if not self.available:
             return []
         registered = ((entry.type, entry.name) for entry in proc_crypto.read() if not entry.name.startswith("__"))
-        return dict.fromkeys((*algorithms.names(), *registered))
+        published = (each for each in algorithms.names() if each[0] in _OPENERS)
+        return dict.fromkeys((*published, *registered))
 
     def warm_up(self) -> None:
         """Have the kernel load the modules of accelerated implementations, where there are any.

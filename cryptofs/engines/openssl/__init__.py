@@ -70,7 +70,7 @@ class OpensslEngine(Engine):
         return _build(description, authsize)
 
     def names(self) -> Iterable[tuple[Type, str]]:
-        return names()
+        return [each for each in names() if each[0] in _TRIALS]
 
 
 def _spell(sizes: tuple[int, ...]) -> str:
