@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from .policy import Account
-from .records import HEADER_SIZE, RECORD_MAX, Attr, Buffer, Flag, Operation, Record, Value
+from .records import HEADER_SIZE, PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Flag, Operation, Record, Value
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -65,7 +65,9 @@ class Job:
 
 def cost_of(record: Record) -> int:
     """What a request and its answer take of QUEUE_BYTES."""
-    length = record.attributes.get(Attr.LENGTH, 0)
+    # what is decompressed may be as large as an answer can be, unless the request sets a bound
+    unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
+    length = record.attributes.get(Attr.LENGTH, unsaid)
     return 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,8 @@ KEY = bytes(range(32))
 CONFIGURE, SET_KEY, INFO, RESET = Operation.CONFIGURE, Operation.SET_KEY, Operation.INFO, Operation.RESET
 CANCEL, CLONE, SET = Operation.CANCEL, Operation.CLONE, Operation.SET
 ENCRYPT, DECRYPT, DIGEST, GENERATE = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST, Operation.GENERATE
+COMPRESS, DECOMPRESS = Operation.COMPRESS, Operation.DECOMPRESS
+BOMB = zlib.compress(bytes(PAYLOAD_MAX + 1))
 
 FAMILIES = {
     "fake": {
@@ -60,6 +63,7 @@ FAMILIES = {
         "whole": "xts(toy)",
         "aead": "gcm(toy)",
         "rng": "toyrng",
+        "packer": "zlib-deflate",
     },
     "openssl": {
         "hash": "sha256",
@@ -69,10 +73,11 @@ FAMILIES = {
         "whole": "xts(aes)",
         "aead": "gcm(aes)",
         "rng": "stdrng",
+        "packer": "zlib-deflate",
     },
 }
-TYPES = {"hash": "hash", "mac": "hash", "aead": "aead", "rng": "rng"}
-OPENSSL = open_engines(("openssl",))
+TYPES = {"hash": "hash", "mac": "hash", "aead": "aead", "rng": "rng", "packer": "compression"}
+OPENSSL = open_engines(("openssl", "library"))
 
 
 def symbol_of(number: int) -> str:
@@ -120,7 +125,7 @@ class Bench:
         """A context; configured, if a kind is given, with a key if it needs one."""
         client = Client(self, self.table.open(uid, uid, 1, False))
         if kind is not None:
-            if kind not in ("hash", "rng"):
+            if kind not in ("hash", "rng", "packer"):
                 words.setdefault("key", KEY)
             client.configure(kind, **words)
         return client
@@ -449,7 +454,7 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (GENERATE, "EINVAL", failing("rng", GENERATE, length=1, assoclen=1)),
     (SET_KEY, "EBADFD", failing(None, SET_KEY, key=KEY)),
     (CLONE, "EBADFD", failing(None, CLONE, target=1)),
-    *[(op, "EBADFD", failing(None, op)) for op in (RESET, ENCRYPT, DECRYPT, DIGEST, GENERATE)],
+    *[(op, "EBADFD", failing(None, op)) for op in (RESET, ENCRYPT, DECRYPT, DIGEST, GENERATE, COMPRESS, DECOMPRESS)],
     # configure
     (CONFIGURE, "EBUSY", failing("hash", CONFIGURE, type="hash", name="sha256")),
     (CONFIGURE, "ENOENT", configuring(type="hash", name="nosuch")),
@@ -566,6 +571,23 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (DECRYPT, "EINVAL", of_device("blocks", DECRYPT, DECRYPT, bytes(7))),
     (DECRYPT, "EBADMSG", forged(in_parts=False)),
     (DECRYPT, "EBADMSG", forged(in_parts=True)),
+    # compression
+    (CONFIGURE, "EINVAL", configuring_kind("packer", level=10)),
+    (CONFIGURE, "EINVAL", configuring_kind("packer", key=KEY)),
+    (CONFIGURE, "EINVAL", configuring_kind("packer", authsize=16)),
+    (CONFIGURE, "EINVAL", configuring_kind("hash", level=1)),
+    (CONFIGURE, "ENOENT", configuring(type="compression", name="842")),
+    (CONFIGURE, "ENOENT", configuring(type="compression", name="zstd", engine="openssl")),
+    (COMPRESS, "EOPNOTSUPP", failing("hash", COMPRESS)),
+    (DECOMPRESS, "EOPNOTSUPP", failing("rng", DECOMPRESS)),
+    (ENCRYPT, "EOPNOTSUPP", failing("packer", ENCRYPT)),
+    (COMPRESS, "EINVAL", failing("packer", COMPRESS, iv=b"x")),
+    (COMPRESS, "EINVAL", failing("packer", COMPRESS, length=1)),
+    (DECOMPRESS, "EINVAL", failing("packer", DECOMPRESS, BOMB, length=PAYLOAD_MAX + 1)),
+    (DECOMPRESS, "EINVAL", failing("packer", DECOMPRESS, more=True, length=1)),
+    (DECOMPRESS, "EINVAL", failing("packer", DECOMPRESS)),
+    (DECOMPRESS, "EMSGSIZE", failing("packer", DECOMPRESS, BOMB)),
+    (DECOMPRESS, "EMSGSIZE", failing("packer", DECOMPRESS, zlib.compress(bytes(9)), length=8)),
 ]
 
 
@@ -676,7 +698,8 @@ def test_configure_tells_what_serves(bench: Bench, kind: str) -> None:
     reply = dict(client.configure(kind).attributes)
     assert reply[Attr.CONTEXT] == client.context.number == info[Attr.CONTEXT]
     assert reply[Attr.NAME] == FAMILIES[bench.family][kind]
-    assert reply[Attr.ENGINE] == bench.family
+    assert reply[Attr.ENGINE] == ("library" if kind == "packer" else bench.family)
+    assert reply.get(Attr.LEVEL) == (3 if kind == "packer" else None)
     assert (Attr.AUTHSIZE in reply) == (kind == "aead")
     assert reply.get(Attr.AUTHSIZE, 16) == 16
     reply |= {Attr.NONBLOCKING: 0, Attr.QUEUE_REQUESTS: 4096, Attr.QUEUE_BYTES: 16 * 1024 * 1024}

@@ -15,7 +15,7 @@ LINES_MAX = 400
 LOW = {"wiping", "errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"policy", "exchange"}
 ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds"}
-ENGINES = {"engines.af_alg", "engines.openssl"}  # and engines.pkcs11, which only keys/ opens
+ENGINES = {"engines.af_alg", "engines.openssl", "engines.codecs"}  # and engines.pkcs11, which only keys/ opens
 BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = (
     BELOW_NODES
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
+    "engines.codecs": ENGINE_PARTS,
     "engines.pkcs11": ENGINE_PARTS,
     "engines": ENGINE_PARTS | ENGINES,
     "audit": {"errors"},

@@ -323,7 +323,7 @@ def test_information_files(mount: Path) -> None:
         for name in os.listdir(mount / "algorithms" / type_):
             tags = dict(line.split(": ", 1) for line in (mount / "algorithms" / type_ / name).read_text().splitlines())
             assert tags["type"] == type_
-            assert tags["engine"] in ("af_alg", "openssl")
+            assert tags["engine"] in ("af_alg", "openssl", "library")
             assert tags["driver"]
     assert {"sha256", "hmac(sha256)"} <= set(os.listdir(mount / "algorithms" / "hash"))
     with Context("hash", "hmac(sha256)", b"CANARY-KEY", mount=mount) as context:

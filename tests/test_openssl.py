@@ -26,7 +26,7 @@ from cryptofs.records import PAYLOAD_MAX, Operation
 ENGINE = OpensslEngine()
 DIGEST, ENCRYPT, DECRYPT = Operation.DIGEST, Operation.ENCRYPT, Operation.DECRYPT
 LACKING = {"ctr(camellia)", "ctr(des3_ede)"}
-OFFERED = [(type_, name) for type_, name in names() if name not in LACKING]
+OFFERED = [(type_, name) for type_, name in names() if name not in LACKING and type_ is not Type.COMPRESSION]
 SLACK = 16
 KEY = bytes(range(64))
 IV = bytes(range(1, 17))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import InvalidValue
-from .names import ANY_KEY, NO_KEY, KeySizes, Name, Type, chunk_size, parse_name
+from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, chunk_size, parse_name
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Facts:
     key_sizes: KeySizes = NO_KEY
     digest_size: int = 0
     authsizes: tuple[int, ...] = ()
+    levels: Levels | None = None
 
     @property
     def max_authsize(self) -> int:
@@ -55,6 +56,15 @@ _BLOCK_CIPHERS = {
     "des3_ede": (8, (24,)),
 }
 _AES_KEYS = _BLOCK_CIPHERS["aes"][1]
+# name: levels; the default is the one that the kernel compresses with
+_COMPRESSIONS = {
+    "deflate": Levels(1, 9, 6),
+    "zlib-deflate": Levels(1, 9, 3),
+    "lzo": None,
+    "lz4": None,
+    "lz4hc": Levels(3, 12, 9),
+    "zstd": Levels(1, 19, 3),
+}
 _AUTHENC_DIGESTS = ("sha1", "sha224", "sha256", "sha384", "sha512")
 
 
@@ -129,7 +139,19 @@ def _rng(name: Name) -> Facts | None:
     return Facts(key_sizes=KeySizes(smallest=0, largest=8192, required=False)) if name == Name("stdrng") else None
 
 
-_LOOK_UPS = {Type.HASH: _hash, Type.SKCIPHER: _skcipher, Type.AEAD: _aead, Type.RNG: _rng}
+def _compression(name: Name) -> Facts | None:
+    if name.arguments or name.template not in _COMPRESSIONS:
+        return None
+    return Facts(levels=_COMPRESSIONS[name.template])
+
+
+_LOOK_UPS = {
+    Type.HASH: _hash,
+    Type.SKCIPHER: _skcipher,
+    Type.AEAD: _aead,
+    Type.RNG: _rng,
+    Type.COMPRESSION: _compression,
+}
 
 
 def names() -> Iterator[tuple[Type, str]]:
@@ -151,3 +173,5 @@ def names() -> Iterator[tuple[Type, str]]:
     for digest in _AUTHENC_DIGESTS:
         yield Type.AEAD, f"authenc(hmac({digest}),cbc(aes))"
     yield Type.RNG, "stdrng"
+    for name in _COMPRESSIONS:
+        yield Type.COMPRESSION, name

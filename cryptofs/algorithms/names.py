@@ -20,6 +20,7 @@ class Type(StrEnum):
     SKCIPHER = "skcipher"
     AEAD = "aead"
     RNG = "rng"
+    COMPRESSION = "compression"
 
 
 def parse_type(text: str) -> Type:
@@ -113,11 +114,27 @@ ANY_KEY = KeySizes(smallest=0, largest=8192)
 
 
 @dataclass(frozen=True)
+class Levels:
+    """The levels that a compression takes, and the one that it has where none is given."""
+
+    lowest: int
+    highest: int
+    default: int
+
+    def admits(self, level: int) -> bool:
+        return self.lowest <= level <= self.highest
+
+    def __str__(self) -> str:
+        return f"{self.lowest}..{self.highest}"
+
+
+@dataclass(frozen=True)
 class Description:
     """What is known of an algorithm; sizes in bytes, 0 where the algorithm has no such thing.
 
     chunk_size: of a message in parts, output is given in multiples of this; 0 where a message can only be
-    computed whole. source: /proc/crypto for AF_ALG, the published algorithms otherwise.
+    computed whole. levels: of a compression, None where it has none. source: /proc/crypto for AF_ALG, the published
+    algorithms otherwise.
     """
 
     type: Type
@@ -130,6 +147,7 @@ class Description:
     key_sizes: KeySizes = NO_KEY
     digest_size: int = 0
     max_authsize: int = 0
+    levels: Levels | None = None
 
     def tags(self) -> str:
         """The description as `tag: value` lines."""
@@ -144,6 +162,8 @@ class Description:
             ("digest-size", self.digest_size),
             ("max-authsize", self.max_authsize),
         ]
+        if self.type is Type.COMPRESSION:
+            rows.append(("levels", str(self.levels or "none")))
         return "".join(f"{tag}: {value}\n" for tag, value in rows)
 
 

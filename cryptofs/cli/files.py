@@ -17,13 +17,13 @@ from . import sealing
 from .keys import key_options, read_key
 from .pieces import parts, read_full
 
-_mount = click.option(
+mount_option = click.option(
     "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; the first found if not given."
 )
-_input = click.option(
+input_option = click.option(
     "-i", "--in", "source", type=click.File("rb"), default="-", help="Input file; standard input if not given."
 )
-_output = click.option(
+output_option = click.option(
     "-O", "--out", "sink", type=click.File("wb"), default="-", help="Output file; standard output if not given."
 )
 
@@ -38,7 +38,7 @@ _device = click.option("--device", metavar="NAME", help="Use this device of the 
 )
 @key_options(required=False)
 @_device
-@_mount
+@mount_option
 def hash_(files: tuple[Path, ...], name: str, device: str | None, where: Path | None, **key: Any) -> None:
     """Print the digest of each of FILES (or of standard input) as sha256sum does."""
     if device is not None:
@@ -75,7 +75,16 @@ _cipher_name = click.option(
 def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What encrypt and decrypt take."""
     # the one that checks the key comes last: it sees the values of all others
-    for option in (_mount, _output, _input, _padding_option, _iv_option, _cipher_name, _device, key_options(True)):
+    for option in (
+        mount_option,
+        output_option,
+        input_option,
+        _padding_option,
+        _iv_option,
+        _cipher_name,
+        _device,
+        key_options(required=True),
+    ):
         function = option(function)
     return function
 
@@ -170,9 +179,9 @@ _aead = click.option(
 @click.command()
 @_aead
 @key_options(required=True)
-@_input
-@_output
-@_mount
+@input_option
+@output_option
+@mount_option
 def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
     """Encrypt and authenticate a file of any length; `open` refuses what was changed, cut or reordered."""
     salt = _random(sealing.SALT_SIZE, where)
@@ -184,9 +193,9 @@ def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key:
 
 @click.command("open")
 @key_options(required=True)
-@_input
-@_output
-@_mount
+@input_option
+@output_option
+@mount_option
 def open_(source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
     """Decrypt what `seal` made. Nothing of a segment is written before its tag was found right."""
     name, salt = sealing.parse_header(read_full(source, sealing.HEADER_SIZE))

@@ -15,6 +15,8 @@ _COMMANDS = {
     "algorithms": "show.algorithms",
     "check-config": "config.check_config",
     "benchmark": "benchmark.benchmark",
+    "compress": "compression.compress",
+    "decompress": "compression.decompress",
     "hash": "files.hash_",
     "encrypt": "files.encrypt",
     "decrypt": "files.decrypt",

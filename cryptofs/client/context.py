@@ -31,13 +31,16 @@ _RESPONSE_EXTRA = HEADER_SIZE + 2048
 # a part is a multiple of every block and chunk size, so that each gives its whole output
 _PART_SIZE = PAYLOAD_MAX
 _BIG = 65_536
+# no format makes more of input that cannot be compressed than an answer holds
+_SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
 class Context:
     """One open context: `with Context("hash", "sha256") as context: context.digest(data)`.
 
     type, name: the algorithm, in the kernel's terms. key: bytes-like; authsize: the tag's bytes (AEAD);
-    engine, driver: demanded if given. mount: the mount point, else $CRYPTOFS_MOUNT, else the first found.
+    engine, driver: demanded if given. level: of a compression. mount: the mount point, else $CRYPTOFS_MOUNT, else the
+    first found.
     Errors: RequestError (an OSError with the daemon's errno and message), MountNotFound.
     """
 
@@ -50,6 +53,7 @@ class Context:
         authsize: int | None = None,
         engine: str | None = None,
         driver: str | None = None,
+        level: int | None = None,
         mount: str | os.PathLike[str] | None = None,
     ) -> None:
         attributes: dict[int, Value] = {Attr.TYPE: str(type), Attr.NAME: name}
@@ -58,6 +62,7 @@ class Context:
             Attr.AUTHSIZE: authsize,
             Attr.ENGINE: engine,
             Attr.DRIVER: driver,
+            Attr.LEVEL: level,
         }
         attributes.update({number: value for number, value in optional.items() if value is not None})
         self._begin(mount, "crypto", Operation.CONFIGURE, attributes)
@@ -154,6 +159,30 @@ class Context:
             length -= piece
         return b"".join(pieces)
 
+    def compress(self, data: Buffer) -> bytes:
+        """`data` compressed, of any length where the format is not a single block.
+
+        Errors: EMSGSIZE where a block would have more than PAYLOAD_MAX bytes.
+        """
+        if len(data) > _SURE_TO_FIT:
+            return self.message(Operation.COMPRESS).finish_in_parts(data)
+        return self.message(Operation.COMPRESS).finish(data)
+
+    def decompress(self, data: Buffer, length: int | None = None) -> bytes:
+        """What was compressed. length: the most bytes that it may have; a small one costs the daemon less memory.
+
+        Errors: EINVAL for input that is damaged, cut short or followed by something; EMSGSIZE for more than `length`
+        bytes, and for a block of more than PAYLOAD_MAX.
+        """
+        if length is None and len(data) > PAYLOAD_MAX:
+            return self.message(Operation.DECOMPRESS).finish_in_parts(data)
+        try:
+            return self.message(Operation.DECOMPRESS, length=length).finish(data)
+        except RequestError as error:
+            if length is not None or error.errno != errno.EMSGSIZE:
+                raise
+        return self.message(Operation.DECOMPRESS).finish_in_parts(data)
+
     def _message(self, operation: Operation, iv: Buffer | None, assoc: Buffer, data: Buffer) -> bytes:
         message = self.message(operation, iv, assoc)
         view = memoryview(data)
@@ -164,10 +193,15 @@ class Context:
 
     # Messages in parts
 
-    def message(self, operation: Operation, iv: Buffer | None = None, assoc: Buffer = b"") -> "PartedMessage":
-        """Begin a message that is given in parts: `update` for each, `finish` for the last."""
+    def message(
+        self, operation: Operation, iv: Buffer | None = None, assoc: Buffer = b"", length: int | None = None
+    ) -> "PartedMessage":
+        """Begin a message that is given in parts: `update` for each, `finish` for the last.
+
+        length: of a decompression that is not in parts, the most bytes that it may give.
+        """
         self._id += 1
-        return PartedMessage(self, operation, self._id, iv, assoc)
+        return PartedMessage(self, operation, self._id, iv, assoc, length)
 
     # Control
 
@@ -213,8 +247,17 @@ class Context:
 class PartedMessage:
     """One message given in parts. Parts of up to PAYLOAD_MAX bytes; the output comes as the mode allows."""
 
-    def __init__(self, context: Context, operation: Operation, identity: int, iv: Buffer | None, assoc: Buffer) -> None:
+    def __init__(
+        self,
+        context: Context,
+        operation: Operation,
+        identity: int,
+        iv: Buffer | None,
+        assoc: Buffer,
+        length: int | None = None,
+    ) -> None:
         self._context = context
+        self._swells = operation in (Operation.COMPRESS, Operation.DECOMPRESS)
         self._operation = operation
         self._identity = identity
         self._attributes: dict[int, Value] = {}
@@ -222,6 +265,9 @@ class PartedMessage:
             self._attributes[Attr.IV] = iv
         if len(assoc):
             self._attributes[Attr.ASSOCLEN] = len(assoc)
+        if length is not None:
+            self._attributes[Attr.LENGTH] = length
+        self._length = PAYLOAD_MAX if length is None else min(length, PAYLOAD_MAX)
         self._assoc = assoc
         self._given = 0
         self._failure: tuple[int, str] | None = None
@@ -237,16 +283,27 @@ class PartedMessage:
 
     def finish(self, data: Buffer = b"") -> bytes:
         """Give the last part; returns the rest of the output."""
+        if self._swells and self._given and len(data):
+            return self.finish_in_parts(data)
         return b"".join(map(bytes, self._parts(memoryview(data), last=True)))
+
+    def finish_in_parts(self, data: Buffer) -> bytes:
+        """Give the rest as a part, so that there may be any amount of output, and end the message behind it."""
+        return self.update(data) + self.finish()
 
     def _parts(self, data: memoryview, last: bool) -> Iterator[Buffer]:
         if len(self._assoc):
             data = memoryview(bytes(self._assoc) + bytes(data))
             self._assoc = b""
         while len(data) > PAYLOAD_MAX:
-            yield self._send(data[:PAYLOAD_MAX], Flag.MORE)
+            yield from self._parts(data[:PAYLOAD_MAX], last=False)
             data = data[PAYLOAD_MAX:]
-        yield self._send(data, 0 if last else Flag.MORE)
+        answer = self._send(data, 0 if last else Flag.MORE)
+        yield answer
+        # a full answer may be followed by more output
+        while self._swells and not last and len(answer) == PAYLOAD_MAX:
+            answer = self._send(b"", Flag.MORE)
+            yield answer
 
     def _send(self, data: Buffer, flags: int) -> Buffer:
         attributes, self._attributes = self._attributes, {}
@@ -254,6 +311,8 @@ class PartedMessage:
         self._given += len(data)
         # with the last part comes what earlier ones gathered
         expected = len(data) + 128 if flags else min(self._given, PAYLOAD_MAX) + 128
+        if self._swells:
+            expected = self._length + 128
         if self._failure is not None:
             raise RequestError(*self._failure)
         try:

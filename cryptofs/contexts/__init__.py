@@ -3,7 +3,8 @@
 from .context import Context
 from .device import Device, DeviceSettings
 from .nonces import MESSAGES_MAX
-from .stream import STREAM_BUFFER, Stream, StreamUser
+from .steps import StreamUser
+from .stream import STREAM_BUFFER, Stream
 from .table import CONTEXTS_MAX, ContextTable
 from .workers import Workers
 

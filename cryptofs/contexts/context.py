@@ -3,6 +3,7 @@
 import functools
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ..algorithms import Type
 from ..audit import audit_refusal
@@ -251,6 +252,23 @@ class Context:
             self._advance(following, False)
         self.changed()
 
+    def _offload(self, compute: Callable[[], Any], settle: Callable[[Any], None]) -> bool:
+        """Have a worker compute for the stream; returns whether there is one."""
+        if self._workers is None or not self._workers.running:
+            return False
+        self._running += 1
+        self._workers.submit(compute, functools.partial(self._stream_handed_back, settle))
+        return True
+
+    def _stream_handed_back(self, settle: Callable[[Any], None], result: Any) -> None:
+        self._running -= 1
+        settle(result)
+        if self.closed:
+            if not self._running:
+                self._release()
+        elif self._waiting:
+            self._hand_over(self._waiting.popleft())
+
     @staticmethod
     def _drop(task: work.Task) -> None:
         if task.message is not None:
@@ -281,7 +299,8 @@ class Context:
     def stream(self) -> Stream:
         """The raw stream of this context. Errors: NotConfigured."""
         if self._stream is None:
-            self._stream = Stream(self.require_transform(), self.changed, self.exchange.account)
+            transform, account = self.require_transform(), self.exchange.account
+            self._stream = Stream(transform, self.changed, account, self._offload)
         return self._stream
 
     @property
@@ -335,6 +354,8 @@ class Context:
             ]
             if description.type is Type.AEAD:
                 rows.append(("authsize", self.transform.authsize))
+            if self.transform.level is not None:
+                rows.append(("level", self.transform.level))
         rows += [
             ("nonblocking", int(self.nonblocking)),
             ("in-flight", exchange.in_flight),

@@ -86,6 +86,9 @@ def _configure(context: "Context", record: Record) -> Reply:
         raise InvalidValue(f"authsize {authsize}: type {type_} has no tag")
     transform = engine.open(description, authsize)
     try:
+        level = _integer(record, Attr.LEVEL)
+        if level is not None:
+            transform.set_level(level)
         key = _key(record)
         if key is not None:
             transform.set_key(key)
@@ -151,6 +154,8 @@ def _describe(context: "Context", transform: Transform) -> Reply:
     }
     if description.type is Type.AEAD:
         reply[Attr.AUTHSIZE] = transform.authsize
+    if transform.level is not None:
+        reply[Attr.LEVEL] = transform.level
     return reply
 
 
@@ -237,7 +242,7 @@ CONTROLS: dict[Operation, Call] = {
     Operation.CONFIGURE: Call(
         _configure,
         frozenset({Attr.TYPE, Attr.NAME}),
-        frozenset({Attr.KEY, Attr.AUTHSIZE, Attr.ENGINE, Attr.DRIVER}) | _STREAM,
+        frozenset({Attr.KEY, Attr.AUTHSIZE, Attr.ENGINE, Attr.DRIVER, Attr.LEVEL}) | _STREAM,
     ),
     Operation.SET_KEY: Call(_set_key, frozenset({Attr.KEY})),
     Operation.INFO: Call(_info),

@@ -2,19 +2,22 @@
 
 A stream carries one message at a time. It begins with the first write (or the first read of a handle that is
 open for both), ends when the last writing handle closes or such a handle turns to reading, and its output ends
-with one end of file.
+with one end of file. Output that a message has more of than there is room for (a decompression's) is computed as
+readers make room; what takes long is computed by a worker, and what goes wrong there is told by the next write or read.
 """
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..algorithms import Type
 from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
-from ..errors import Busy, Cancelled, CryptofsError, EngineFault, InvalidValue, NoSuchTarget, WouldBlock
+from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation
+from .steps import Offload, Piece, Step, StreamUser, engine_fault
+from .workers import ALONE_NS
 
 log = logging.getLogger("cryptofs")
 
@@ -28,36 +31,25 @@ _SMALL, _JOINED = 4096, 16_384
 """Bytes below which a piece is put to the one before it, and which that one has at most: shells write line by line."""
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Output that waits for a reader. ends: a message ends with it; error: what the reader gets instead of data."""
-
-    data: memoryview
-    ends: bool = False
-    error: CryptofsError | None = None
-
-
-@dataclass(slots=True, eq=False)
-class StreamUser:
-    """One open handle of the stream: what it may do and what it has done."""
-
-    reads: bool
-    writes: bool
-    feeding: bool = False
-    at_end: bool = False
-    seen_message: bool = False
-
-
 class Stream:
     """One context's stream."""
 
-    def __init__(self, transform: Transform, changed: Callable[[], None], account: Account | None = None) -> None:
+    def __init__(
+        self,
+        transform: Transform,
+        changed: Callable[[], None],
+        account: Account | None = None,
+        offload: Offload | None = None,
+    ) -> None:
         """account: where the waiting output is counted, if a rule bounds what the user queues."""
         self.limit = STREAM_BUFFER
         """Bytes of output that wait for a reader before writers have to."""
         self._account = account
         self._transform = transform
         self._changed = changed
+        self._offload = offload
+        self._at_work: Step | None = None
+        self._ending = False
         self._generates = transform.description.type is Type.RNG
         self._operation = min(OPERATIONS[transform.description.type])
         self._iv: bytes | None = None
@@ -65,7 +57,7 @@ class Stream:
         self._iv_spent = False
         self._message: Message | None = None
         self._failure: CryptofsError | None = None
-        self._out: deque[_Piece] = deque()
+        self._out: deque[Piece] = deque()
         self._waiting = 0
         self._users: list[StreamUser] = []
         self._last_error: CryptofsError | None = None
@@ -76,7 +68,7 @@ class Stream:
 
     def attach(self, reads: bool, writes: bool) -> StreamUser:
         """A handle was opened. Errors: WouldBlock for writing while the output buffer is full."""
-        if writes and not self.writable:
+        if writes and not self._has_room:
             raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {self.limit}")
         user = StreamUser(reads, writes, feeding=writes and not reads)
         self._users.append(user)
@@ -134,6 +126,17 @@ class Stream:
     @property
     def writable(self) -> bool:
         """Whether a write would be taken now."""
+        if self._at_work is not None or self._ending or (self._message is not None and self._message.pending):
+            return False
+        return self._has_room
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much output waits as may: then only a reader makes room."""
+        return not self._has_room
+
+    @property
+    def _has_room(self) -> bool:
         return self._waiting < self.limit and len(self._out) < _PIECES
 
     @property
@@ -143,7 +146,8 @@ class Stream:
 
     def readable_by(self, user: StreamUser) -> bool:
         """Whether a read of this handle would go on without waiting: the end of file counts, too."""
-        return self.readable or user.at_end or (user.writes and not self._fed_by_others(user))
+        turned = user.writes and not self._fed_by_others(user) and not self._ending
+        return self.readable or user.at_end or turned
 
     def _fed_by_others(self, user: StreamUser) -> bool:
         return any(other.feeding for other in self._users if other is not user)
@@ -161,6 +165,7 @@ class Stream:
         user.feeding = True
         user.at_end = False
         self._update(data, last=False)
+        self._go_on()
         self.bytes_in += len(data)
         self._changed()
 
@@ -181,7 +186,7 @@ class Stream:
         if user.writes:
             self._turn_to_reading(user)
         if not self._out:
-            return b"" if user.writes and not self._fed else None
+            return b"" if user.writes and not self._fed and not self._ending else None
         piece = self._out[0]
         if piece.error is not None:
             self._out.popleft()
@@ -195,7 +200,8 @@ class Stream:
         full = not self.writable
         self._count(-len(data))
         self.bytes_out += len(data)
-        if full and self.writable:
+        self._go_on()
+        if full and self._has_room:
             self._changed()
         return data
 
@@ -223,36 +229,100 @@ class Stream:
         return message
 
     def _update(self, data: Buffer, last: bool) -> None:
+        """Give a part to the message. Errors: those of the transform, unless a worker finds them."""
         try:
             if self._message is None:
                 self._message = self._start()
-            room = self._message.room(len(data), last)
-            out = memoryview(bytearray(room + OUT_SLACK))
-            size = self._message.update(data, last, out)
-        except Exception as error:
-            self._drop_message()
-            if isinstance(error, CryptofsError):
-                self._failure = self._last_error = error.again()
-                raise
-            self._failure = self._last_error = EngineFault("the engine failed; the daemon's log says more")
-            log.exception("a stream of %s failed in the engine", self._transform.description.name)
+        except CryptofsError as error:
+            self._failure = self._last_error = error.again()
+            raise
+        except Exception:
+            self._failure = self._last_error = engine_fault(self._transform)
             raise self._failure.again() from None
-        if size or last:
-            self._put(out[:size], last)
-            self._count(size)
-        if last:
+        self._ending = last
+        step = self._step(data)
+        if self._is_long(step) and self._offload is not None:
+            self._at_work = step
+            if self._offload(functools.partial(step.compute, self._transform), self._worked):
+                return
+            self._at_work = None
+        self._settle(step.compute(self._transform))
+
+    def _step(self, data: Buffer) -> Step:
+        assert self._message is not None
+        room = self._message.room(len(data), self._ending)
+        return Step(self._message, data, self._ending, memoryview(bytearray(room + OUT_SLACK)))
+
+    def _is_long(self, step: Step) -> bool:
+        return max(len(step.data), len(step.out)) * self._transform.pace > ALONE_NS
+
+    def _worked(self, step: Step) -> None:
+        """A worker is done with a step."""
+        if step is not self._at_work:
+            # dropped meanwhile
+            step.message.close()
+            return
+        self._at_work = None
+        ending = self._ending
+        try:
+            self._settle(step)
+        except CryptofsError:
+            self._fail_later(ending)
+        self._go_on()
+        self._changed()
+
+    def _settle(self, step: Step) -> None:
+        """Take a computed step into account. Errors: its own."""
+        if step.error is not None:
             self._drop_message()
+            self._failure = self._last_error = step.error
+            raise step.error.again()
+        over = step.last and not step.message.pending
+        if step.size or over:
+            data = step.out[: step.size]
+            if 2 * step.size < len(step.out):
+                # what waits must not hold a buffer that is much larger
+                data = memoryview(bytes(data))
+            self._put(data, over)
+            self._count(step.size)
+        if over:
+            self._drop_message()
+
+    def _go_on(self) -> None:
+        """Compute what is pending, and the end that is due, as far as there is room for it."""
+        while self._message is not None and self._at_work is None and self._has_room:
+            ending = self._ending
+            if not ending and not self._message.pending:
+                return
+            try:
+                self._update(b"", ending)
+            except CryptofsError:
+                self._fail_later(ending)
+
+    def _fail_later(self, ending: bool) -> None:
+        """A message failed where no caller can be told: the next write is, or the reader if all was written."""
+        if ending:
+            self._tell_reader()
+
+    def _tell_reader(self) -> None:
+        self._out.append(Piece(memoryview(b""), ends=True, error=self._failure))
+        self._failure = None
 
     def _put(self, data: memoryview, last: bool) -> None:
         before = self._out[-1] if self._out else None
         if before is None or before.ends or len(data) >= _SMALL or len(before.data) > _JOINED:
-            self._out.append(_Piece(data, ends=last))
+            self._out.append(Piece(data, ends=last))
         else:
             before.data, before.ends = memoryview(b"".join((before.data, data))), last
 
     def _finish_quietly(self) -> None:
         """End the message where no caller can be told; a failure goes to the reader."""
-        if self._generates:
+        if self._generates or self._ending:
+            return
+        if self._at_work is not None or (self._message is not None and self._message.pending):
+            # it ends when the worker is done, or readers have made room
+            self._ending = True
+            self._go_on()
             return
         if self._failure is None:
             try:
@@ -260,8 +330,7 @@ class Stream:
             except CryptofsError as error:
                 self._failure = error.again()
         if self._failure is not None:
-            self._out.append(_Piece(memoryview(b""), ends=True, error=self._failure))
-            self._failure = None
+            self._tell_reader()
         self._changed()
 
     def _count(self, size: int) -> None:
@@ -274,9 +343,11 @@ class Stream:
         self._count(-self._waiting)
 
     def _drop_message(self) -> None:
-        if self._message is not None:
+        if self._message is not None and self._at_work is None:
             self._message.close()
-            self._message = None
+        # a worker's message is closed when the worker is done
+        self._message = self._at_work = None
+        self._ending = False
 
     # Clone
 
@@ -284,6 +355,8 @@ class Stream:
         """A copy of the running message's state. Errors: NoSuchTarget, NotSupported."""
         if self._message is None:
             raise NoSuchTarget("clone: no message is under way on the stream")
+        if self._at_work is not None:
+            raise Busy("clone: a part of the message on the stream is being computed")
         return self._message.clone()
 
     def adopt(self, message: Message) -> None:

@@ -5,10 +5,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..engines.base import OUT_SLACK, Message, Transform
+from ..engines.base import OUT_SLACK, Message, Transform, overfull
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue
 from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
+    ATTRIBUTES,
     HEADER_SIZE,
     PAYLOAD_MAX,
     VERSION,
@@ -28,7 +29,17 @@ log = logging.getLogger("cryptofs")
 _RESPONSE = int(Flag.RESPONSE)
 _IV, _ASSOCLEN, _LENGTH = int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)
 _GENERATE = Operation.GENERATE
+_DECOMPRESS = Operation.DECOMPRESS
 _MEASURED = 4096
+# what each operation's first part may have; the others take an iv and assoclen
+_ATTRIBUTES = {
+    Operation.GENERATE: frozenset({_LENGTH}),
+    Operation.COMPRESS: frozenset[int](),
+    Operation.DECOMPRESS: frozenset({_LENGTH}),
+}
+_LAVISH = 65_536
+"""Bytes from which a buffer is not left to an answer that fills less than half of it."""
+_CIPHER_ATTRIBUTES = frozenset({_IV, _ASSOCLEN})
 
 buffers = BufferPool()
 """The daemon's buffers: one event loop, one pool."""
@@ -47,7 +58,12 @@ def _response(out: memoryview, size: int, record: Record) -> memoryview:
     """Turn an output buffer with HEADER_SIZE bytes of room in front into the answer to `record`."""
     total = HEADER_SIZE + size
     pack_header(out, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
-    return out[:total]
+    if len(out) < _LAVISH or total > len(out) // 2:
+        return out[:total]
+    # what waits to be read must not take much more memory than the queue counts
+    answer = memoryview(bytes(out[:total]))
+    buffers.give_back(out)
+    return answer
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +111,8 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         raise InvalidValue("generate takes no parts")
     if lane.message is None:
         _check_attributes(record)
+        if _LENGTH in attributes:
+            raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
         exchange.open_lane()
         lane.message = transform.start(record.operation, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
         lane.operation = record.operation
@@ -108,25 +126,27 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
 
 
 def _check_attributes(record: Record) -> None:
-    length_allowed = record.operation is _GENERATE
-    allowed = {_LENGTH} if length_allowed else {_IV, _ASSOCLEN}
+    allowed = _ATTRIBUTES.get(record.operation, _CIPHER_ATTRIBUTES)
     if not record.attributes.keys() <= allowed:
-        takes = "length" if length_allowed else "iv and assoclen"
+        takes = " and ".join(ATTRIBUTES[number].word for number in sorted(allowed, reverse=True)) or "none"
         raise InvalidValue(f"{record.operation.word} takes no attributes but {takes}")
 
 
 def _prepare_whole(transform: Transform, record: Record) -> Task:
     _check_attributes(record)
     attributes: Any = record.attributes
+    length = attributes.get(_LENGTH)
+    if length is not None and length > PAYLOAD_MAX:
+        raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
     if record.operation is _GENERATE:
         transform.check(record.operation, None, 0)
-        length = attributes.get(_LENGTH)
         if length is None:
             raise InvalidValue("generate: length is missing")
-        if length > PAYLOAD_MAX:
-            raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
         return Task(record, transform, None, buffers.take(HEADER_SIZE + length))
-    out = buffers.take(HEADER_SIZE + transform.room(record.operation, len(record.payload)) + OUT_SLACK)
+    room = transform.room(record.operation, len(record.payload))
+    if length is not None:
+        room = min(room, length)
+    out = buffers.take(HEADER_SIZE + room + OUT_SLACK)
     return Task(record, transform, None, out, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
 
 
@@ -138,10 +158,16 @@ def _compute(task: Task) -> int:
     if task.message is None:
         written = task.transform.once(record.operation, task.iv, task.assoclen, record.payload, out)
     else:
-        written = task.message.update(record.payload, not record.flags & MORE, out)
+        last = not record.flags & MORE
+        written = task.message.update(record.payload, last, out)
+        if last and task.message.pending:
+            raise overfull(record.operation, len(out) - OUT_SLACK)
     # gathering a part is no computation
-    if size >= _MEASURED and (written or record.operation is Operation.DIGEST):
-        task.transform.note_pace(max(size, written), time.perf_counter_ns() - began)
+    worked = max(size, written)
+    if worked >= _MEASURED and (written or record.operation is Operation.DIGEST):
+        # what a byte of input expands to is not known before
+        paced = size if record.operation is _DECOMPRESS else worked
+        task.transform.note_pace(paced, time.perf_counter_ns() - began)
     return written
 
 

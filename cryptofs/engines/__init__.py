@@ -18,8 +18,14 @@ def _openssl() -> Engine:
     return OpensslEngine()
 
 
+def _library() -> Engine:
+    from .codecs import LibraryEngine
+
+    return LibraryEngine()
+
+
 # in the order in which they are asked unless the user says otherwise
-ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl}
+ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl, "library": _library}
 
 
 def check_engines(names: Sequence[str]) -> tuple[str, ...]:

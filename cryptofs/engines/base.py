@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from ..algorithms import Description, Type
-from ..errors import InvalidValue, KeyMissing, NotSupported
+from ..errors import InvalidValue, KeyMissing, NotSupported, TooLarge
 from ..records import Buffer, Operation
 
 OPERATIONS: dict[Type, frozenset[Operation]] = {
@@ -18,11 +18,17 @@ OPERATIONS: dict[Type, frozenset[Operation]] = {
     Type.SKCIPHER: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
     Type.AEAD: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
     Type.RNG: frozenset({Operation.GENERATE}),
+    Type.COMPRESSION: frozenset({Operation.COMPRESS, Operation.DECOMPRESS}),
 }
 
 
 OUT_SLACK = 16
 """Bytes that every output buffer has beyond `room`: OpenSSL wants them for a block it may hold back."""
+
+
+def overfull(operation: Operation, room: int) -> TooLarge:
+    """The error for a message that ends with more output than one answer may have."""
+    return TooLarge(f"{operation.word}: more than {room} bytes of output, which is all that this answer may have")
 
 
 class Message(ABC):
@@ -38,6 +44,13 @@ class Message(ABC):
 
         Errors: InvalidValue, TooLarge, BadTag, EngineFault. After an error or the last part only `close` may follow.
         """
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is output that did not fit into `out`: the next `update` gives it, also one without data; one
+        after the last part says again that it is the last. Only compressions have it.
+        """
+        return False
 
     def clone(self) -> "Message":
         """A second message in the same state. Errors: NotSupported but for hashes."""
@@ -57,6 +70,7 @@ class Transform(ABC):
     def __init__(self, description: Description, authsize: int = 0) -> None:
         self.description = description
         self.authsize = authsize
+        self.level = None if description.levels is None else description.levels.default
         self.keyed = not description.key_sizes.required
         self.key_set = False
         self.pace = 1.0
@@ -69,6 +83,13 @@ class Transform(ABC):
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
         self.replace_key(key)
         self.keyed = self.key_set = True
+
+    def set_level(self, level: int) -> None:
+        """Choose a compression's level. Errors: InvalidValue naming the levels there are."""
+        levels = self.description.levels
+        if levels is None or not levels.admits(level):
+            raise InvalidValue(f"level {level}: {self.description.name} takes {levels or 'none'}")
+        self.level = level
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         """A message or part of `size` bytes took so long."""
@@ -105,7 +126,10 @@ class Transform(ABC):
         """A whole message in one part: `start`, `update` and `close` in one, for the short way."""
         message = self.start(operation, iv, assoclen)
         try:
-            return message.update(data, True, out)
+            written = message.update(data, True, out)
+            if message.pending:
+                raise overfull(operation, len(out) - OUT_SLACK)
+            return written
         finally:
             message.close()
 

@@ -34,7 +34,8 @@ ATTRIBUTE_ALIGNMENT = 4
 RECORD_MAX = 1_044_480
 """Largest record, and the most that one write carries: 255 pages, what FUSE takes in one piece."""
 PAYLOAD_MAX = 1_040_384
-"""Largest payload of a request, and largest message of a kind that cannot be computed part by part."""
+"""Largest payload of a request, largest message of a kind that cannot be computed part by part, and most output that
+one answer holds."""
 RECORDS_MAX = 4096
 """Most records of one write."""
 ATTRIBUTES_MAX = 16_384
@@ -55,6 +56,8 @@ class Operation(IntEnum):
     DECRYPT = 17
     DIGEST = 18
     GENERATE = 19
+    COMPRESS = 20
+    DECOMPRESS = 21
 
     @property
     def word(self) -> str:
@@ -111,6 +114,7 @@ class Attr(IntEnum):
     MAX_AUTHSIZE = 19
     QUEUE_REQUESTS = 20
     QUEUE_BYTES = 21
+    LEVEL = 22
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ _SPECS = (
     AttributeSpec(Attr.MAX_AUTHSIZE, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_REQUESTS, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_BYTES, Kind.U32, 4),
+    AttributeSpec(Attr.LEVEL, Kind.U32, 4),
 )
 ATTRIBUTES: dict[int, AttributeSpec] = {spec.number: spec for spec in _SPECS}
 ATTRIBUTE_WORDS: dict[str, AttributeSpec] = {spec.word: spec for spec in _SPECS}

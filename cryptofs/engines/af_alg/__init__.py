@@ -65,7 +65,7 @@ class AfAlgEngine(Engine):
         Descriptions are remembered, refusals for MISS_SECONDS. A driver of higher priority that is registered
         later serves what is opened from then on, while the description still names the old one.
         """
-        if not self.available:
+        if not self.available or type_ not in _OPENERS:
             return None
         key = (type_, name)
         found = self._cache.get(key)
@@ -136,7 +136,8 @@ class AfAlgEngine(Engine):
         if not self.available:
             return []
         registered = ((entry.type, entry.name) for entry in proc_crypto.read() if not entry.name.startswith("__"))
-        return dict.fromkeys((*algorithms.names(), *registered))
+        published = (each for each in algorithms.names() if each[0] in _OPENERS)
+        return dict.fromkeys((*published, *registered))
 
     def warm_up(self) -> None:
         """Have the kernel load the modules of accelerated implementations, where there are any.

@@ -42,7 +42,7 @@ class OpensslEngine(Engine):
     def describe(self, type_: Type, name: str) -> Description | None:
         name = _DRIVERS.get((type_, name), name)
         facts = look_up(type_, name)
-        if facts is None:
+        if facts is None or type_ not in _TRIALS:
             return None
         description = Description(
             type=type_,
@@ -70,7 +70,7 @@ class OpensslEngine(Engine):
         return _build(description, authsize)
 
     def names(self) -> Iterable[tuple[Type, str]]:
-        return names()
+        return [each for each in names() if each[0] in _TRIALS]
 
 
 def _spell(sizes: tuple[int, ...]) -> str:
@@ -94,6 +94,7 @@ def _build(description: Description, authsize: int) -> Transform:
             return aead.build(description, name, authsize)
         case Type.RNG:
             return OsRandom(description)
+    raise KeyError(description.type)
 
 
 _TRIALS = {

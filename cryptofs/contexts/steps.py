@@ -1,0 +1,63 @@
+"""What a stream is made of: its users, its output in pieces, and the parts that are computed here or by a worker."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..engines.base import Message, Transform
+from ..errors import CryptofsError, EngineFault
+from ..records import Buffer
+
+log = logging.getLogger("cryptofs")
+
+
+def engine_fault(transform: Transform) -> EngineFault:
+    """Called where an engine raised what it should not: log it, and what to tell the client."""
+    log.exception("a stream of %s failed in the engine", transform.description.name)
+    return EngineFault("the engine failed; the daemon's log says more")
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A part of a message that is computed, or was: its output is in the first `size` bytes of `out`."""
+
+    message: Message
+    data: Buffer
+    last: bool
+    out: memoryview
+    size: int = 0
+    error: CryptofsError | None = None
+
+    def compute(self, transform: Transform) -> "Step":
+        """Compute it; it may run in any thread and never raises."""
+        try:
+            self.size = self.message.update(self.data, self.last, self.out)
+        except CryptofsError as error:
+            self.error = error.again()
+        except Exception:
+            self.error = engine_fault(transform)
+        return self
+
+
+@dataclass(slots=True)
+class Piece:
+    """Output that waits for a reader. ends: a message ends with it; error: what the reader gets instead of data."""
+
+    data: memoryview
+    ends: bool = False
+    error: CryptofsError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class StreamUser:
+    """One open handle of the stream: what it may do and what it has done."""
+
+    reads: bool
+    writes: bool
+    feeding: bool = False
+    at_end: bool = False
+    seen_message: bool = False
+
+
+Offload = Callable[[Callable[[], Step], Callable[[Step], None]], bool]
+"""Have a worker compute, and call back with the result in the event loop; false where there is no worker."""

@@ -1,0 +1,83 @@
+"""deflate (raw) and zlib-deflate, by zlib."""
+
+import zlib
+
+from ...algorithms import Description
+from ...records import Buffer, Operation
+from .messages import InputQueue, Packer, Running, StreamedTransform, cut_short, damaged, followed
+
+# what the kernel's crypto/deflate.c has: window bits, negative for raw, and memory level
+_PARAMETERS = {"deflate": (-11, 9), "zlib-deflate": (15, 8)}
+_PACES = {1: 40.0, 4: 80.0, 6: 150.0}
+_READ_WINDOW = {"deflate": -15, "zlib-deflate": 15}
+"""What is taken: raw deflate of any window. With the kernel's 11 bits zlib refuses a distance that is too far only
+where it happens to leave the buffer, so the same input would pass or fail by how it is cut into parts."""
+
+
+class DeflateTransform(StreamedTransform):
+    """deflate or zlib-deflate."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description)
+        self._expect_level()
+
+    def set_level(self, level: int) -> None:
+        super().set_level(level)
+        self._expect_level()
+
+    def _expect_level(self) -> None:
+        assert self.level is not None
+        self.expect(max(pace for level, pace in _PACES.items() if level <= self.level))
+
+    def begin_codec(self, operation: Operation) -> Running:
+        name = self.description.name
+        if operation is Operation.DECOMPRESS:
+            return Inflater(name)
+        window, memory = _PARAMETERS[name]
+        assert self.level is not None
+        return Packer(zlib.compressobj(self.level, zlib.DEFLATED, window, memory))
+
+
+class Inflater:
+    """A decompression that never makes zlib give more than there is room for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._zlib = zlib.decompressobj(_READ_WINDOW[name])
+        self._input = InputQueue()
+        self._next = b""
+
+    @property
+    def held(self) -> int:
+        """Bytes of output that are left: 1 stands for any number."""
+        return len(self._next)
+
+    def push(self, data: Buffer, last: bool, room: int) -> Buffer:
+        """See Running. Errors: InvalidValue, TooLarge."""
+        self._input.add(data)
+        output = b""
+        if room:
+            output, self._next = self._next, b""
+            if len(output) < room:
+                output += self._inflate(room - len(output))
+        if not self._next:
+            # one byte tells whether there is more, and has zlib look at the end
+            self._next = self._inflate(1)
+        if last and not self._next and not self._zlib.eof:
+            raise cut_short(self._name)
+        return output
+
+    def _inflate(self, room: int) -> bytes:
+        taken = self._input.data
+        if self._zlib.eof:
+            if taken:
+                raise followed(self._name, len(taken))
+            return b""
+        try:
+            output = self._zlib.decompress(taken, room)
+        except zlib.error as error:
+            raise damaged(self._name, str(error)) from None
+        self._input.data = bytearray(self._zlib.unconsumed_tail)
+        if self._zlib.unused_data:
+            raise followed(self._name, len(self._zlib.unused_data))
+        return output

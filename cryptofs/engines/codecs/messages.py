@@ -1,0 +1,201 @@
+"""How compressions behave: what comes out part by part, and what is gathered and done whole.
+
+A family supplies the running codecs; how much comes out at a time, and how much may, is decided here.
+"""
+
+from abc import abstractmethod
+from typing import Protocol
+
+from ...errors import InvalidValue, TooLarge
+from ...records import PAYLOAD_MAX, Buffer, Operation
+from ..base import OUT_SLACK, Message, Transform
+from ..kinds import WholeTransform
+
+_HELD = 262_144
+"""Bytes of earlier parts that a library may keep to itself: more than zlib or zstd do."""
+
+
+INPUT_WAITING = PAYLOAD_MAX + 262_144
+"""Bytes of input of a decompression that wait for room for their output: a part, and a block that is not whole."""
+
+
+class Running(Protocol):
+    """A compression or decompression that is under way."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of output that the last `push` had no room for, as far as they are known; 0 only if there are none."""
+
+    def push(self, data: Buffer, last: bool, room: int) -> Buffer:
+        """Take a part and give at most `room` bytes of what is ready."""
+
+
+class Compressor(Protocol):
+    """What zlib and zstandard call a compressobj."""
+
+    def compress(self, data: Buffer, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class Packer:
+    """A compression in parts: all that the library gives, as much of it at a time as there is room for."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor: Compressor | None = compressor
+        self._ready = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Bytes of output that are left."""
+        return len(self._ready)
+
+    def push(self, data: Buffer, last: bool, room: int) -> Buffer:
+        """See Running. Errors: TooLarge for input while a whole part's output is left."""
+        if len(data) and len(self._ready) > PAYLOAD_MAX:
+            raise TooLarge(f"{len(self._ready)} bytes of output are left: give empty parts until less than that comes")
+        if self._compressor is not None:
+            if len(data):
+                self._ready += self._compressor.compress(data)
+            if last:
+                self._ready += self._compressor.flush()
+                self._compressor = None
+        return cut(self._ready, room)
+
+
+def cut(ready: bytearray, room: int) -> bytes:
+    """Take at most `room` bytes off the front."""
+    piece = bytes(memoryview(ready)[:room])
+    del ready[:room]
+    return piece
+
+
+class InputQueue:
+    """Input of a decompression that waits for room, at most INPUT_WAITING bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def add(self, data: Buffer) -> None:
+        """Errors: TooLarge."""
+        if len(self.data) + len(data) > INPUT_WAITING:
+            raise TooLarge(
+                f"{len(self.data)} bytes of input wait for room for their output, {len(data)} more are too many: "
+                f"at most {INPUT_WAITING}; give empty parts until less than a full answer comes"
+            )
+        self.data += data
+
+
+class StreamedMessage(Message):
+    """A message whose output comes part by part, at most PAYLOAD_MAX bytes at a time; the rest is pending."""
+
+    def __init__(self, running: Running, transform: "StreamedTransform", operation: Operation) -> None:
+        self._running: Running | None = running
+        self._transform = transform
+        self._operation = operation
+
+    @property
+    def pending(self) -> bool:
+        return self._running is not None and self._running.held > 0
+
+    def room(self, size: int, last: bool) -> int:
+        held = 0 if self._running is None else self._running.held
+        return min(PAYLOAD_MAX, self._transform.room(self._operation, size) + _HELD + held)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        if self._running is None:
+            raise InvalidValue(f"{self._operation.word}: the message is closed")
+        piece = self._running.push(data, last, len(out) - OUT_SLACK)
+        out[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._running = None
+
+
+class _Paced:
+    """A transform whose pace is known beforehand: the first message of a slow level must not hold up the event loop."""
+
+    pace: float
+    _slowest = 1.0
+
+    def note_pace(self, size: int, nanoseconds: int) -> None:
+        """Never less than what compressing takes, whatever was seen of decompressing."""
+        self.pace = max(self._slowest, self.pace + (nanoseconds / size - self.pace) / 4)
+
+    def expect(self, nanoseconds: float) -> None:
+        """What compressing a byte takes."""
+        self._slowest = self.pace = nanoseconds
+
+
+class StreamedTransform(_Paced, Transform):
+    """A compression whose format has no end of its own: deflate, zlib, zstd."""
+
+    @abstractmethod
+    def begin_codec(self, operation: Operation) -> Running:
+        """A codec at the start of its message."""
+
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        return StreamedMessage(self.begin_codec(operation), self, operation)
+
+    def room(self, operation: Operation, size: int) -> int:
+        return room_for(operation, size)
+
+    def replace_key(self, key: Buffer) -> None:
+        raise self.refuse_key(key)
+
+
+class BlockTransform(_Paced, WholeTransform):
+    """A compression of single blocks: lz4, lzo. Parts are gathered."""
+
+    @abstractmethod
+    def compress(self, data: Buffer) -> bytes:
+        """The block."""
+
+    @abstractmethod
+    def decompress(self, data: Buffer, room: int) -> bytes:
+        """What is in the block, never more than `room` bytes. Errors: InvalidValue, TooLarge."""
+
+    def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        if operation is Operation.COMPRESS:
+            return give(self.compress(data), out)
+        return give(self.decompress(data, len(out) - OUT_SLACK), out)
+
+    def room(self, operation: Operation, size: int) -> int:
+        return room_for(operation, size)
+
+    def replace_key(self, key: Buffer) -> None:
+        raise self.refuse_key(key)
+
+
+def room_for(operation: Operation, size: int) -> int:
+    """Bytes of output that a whole message of `size` bytes may have: as many as a request could bring back.
+
+    Every format has less than one byte in 8 more than the input, and 128 bytes.
+    """
+    if operation is Operation.DECOMPRESS:
+        return PAYLOAD_MAX
+    return min(PAYLOAD_MAX, size + size // 8 + 128)
+
+
+def give(output: Buffer, out: memoryview) -> int:
+    """Write the output of a whole message; returns its size. Errors: TooLarge."""
+    if len(output) > len(out) - OUT_SLACK:
+        raise TooLarge(f"compress: {len(output)} bytes of output: an answer has at most {PAYLOAD_MAX}")
+    out[: len(output)] = output
+    return len(output)
+
+
+def damaged(name: str, what: str) -> InvalidValue:
+    """The error for input that is not of the format."""
+    return InvalidValue(f"decompress: not {name}, or damaged: {what}")
+
+
+def cut_short(name: str) -> InvalidValue:
+    """The error for input that ends too early."""
+    return InvalidValue(f"decompress: the input ends before the {name} does")
+
+
+def followed(name: str, count: int) -> InvalidValue:
+    """The error for bytes behind the end."""
+    return InvalidValue(f"decompress: {count} bytes or more follow the end of the {name}")

@@ -1,0 +1,176 @@
+"""zstd: one frame, by the zstandard package.
+
+The frame is given to the library block by block (RFC 8878): a block makes 128 KiB of output at most, so a frame of a
+few bytes that would make gigabytes is stopped at the first block that is too many.
+"""
+
+from enum import Enum, auto
+
+import zstandard
+
+from ...algorithms import Description
+from ...errors import InvalidValue, TooLarge
+from ...records import Buffer, Operation
+from .messages import InputQueue, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed, give
+
+MADE_WINDOW = 1 << 18
+"""Largest window of the frames that are made, bytes: newer kernels read no larger one in pieces."""
+ZSTD_WINDOW = 1 << 21
+"""Largest window of a frame that is taken, bytes: what level 3 makes of input of unknown size."""
+
+_NAME = "zstd"
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_BLOCK_MAX = 131_072
+_PACES = {1: 8.0, 3: 15.0, 5: 70.0, 10: 350.0, 16: 800.0}
+_BLOCK_HEADER = 3
+_RLE, _RESERVED = 1, 3
+
+
+class ZstdTransform(StreamedTransform):
+    """zstd."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description)
+        self._expect_level()
+
+    def set_level(self, level: int) -> None:
+        super().set_level(level)
+        self._expect_level()
+
+    def _expect_level(self) -> None:
+        assert self.level is not None
+        self.expect(max(pace for level, pace in _PACES.items() if level <= self.level))
+
+    def _compressor(self, size: int) -> zstandard.ZstdCompressor:
+        assert self.level is not None
+        # tables of the size that the input is worth, none larger than the window asks for
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            self.level, source_size=min(max(size, 1), MADE_WINDOW), write_content_size=1, write_checksum=0
+        )
+        return zstandard.ZstdCompressor(compression_params=parameters)
+
+    def begin_codec(self, operation: Operation) -> Running:
+        if operation is Operation.DECOMPRESS:
+            return Unpacker()
+        return Packer(self._compressor(MADE_WINDOW).compressobj())
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        if operation is not Operation.COMPRESS:
+            return super().once(operation, iv, assoclen, data, out)
+        self.check(operation, iv, assoclen)
+        # whole: the frame tells the size of its content
+        return give(self._compressor(len(data)).compress(data), out)
+
+
+class _Stage(Enum):
+    HEADER = auto()
+    BLOCK = auto()
+    CHECKSUM = auto()
+    END = auto()
+
+
+class Unpacker:
+    """A decompression that follows the frame's structure and gives the library no more than there is room for."""
+
+    def __init__(self) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+        self._library = decompressor.decompressobj(write_size=_BLOCK_MAX)
+        self._input = InputQueue()
+        self._ready = bytearray()
+        self._stage = _Stage.HEADER
+        self._block_max = _BLOCK_MAX
+        self._has_checksum = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of output that are left, at least."""
+        return len(self._ready)
+
+    def push(self, data: Buffer, last: bool, room: int) -> Buffer:
+        """See Running. Errors: InvalidValue, TooLarge."""
+        self._input.add(data)
+        # a byte more than there is room for tells that there is more
+        while len(self._ready) <= room:
+            units = self._take(room + 1 - len(self._ready))
+            if not units:
+                break
+            try:
+                self._ready += self._library.decompress(units)
+            except zstandard.ZstdError as error:
+                raise damaged(_NAME, str(error)) from None
+        output = cut(self._ready, room)
+        if self._stage is _Stage.END:
+            if not self._library.eof:
+                raise damaged(_NAME, "the frame does not end where its blocks do")
+            if self._input.data:
+                raise followed(_NAME, len(self._input.data))
+        elif last and not self._ready:
+            raise cut_short(_NAME)
+        return output
+
+    def _take(self, room: int) -> bytes:
+        """The next parts of the frame that are there whole: blocks that may make `room` bytes, at least one."""
+        data = self._input.data
+        at = 0
+        while room > 0 and self._stage is not _Stage.END:
+            if self._stage is _Stage.HEADER:
+                end = self._header()
+                if not end:
+                    break
+            elif self._stage is _Stage.BLOCK:
+                end = self._block(at)
+                if not end:
+                    break
+                room -= self._block_max
+            else:
+                if len(data) < at + 4:
+                    break
+                end = at + 4
+                self._stage = _Stage.END
+            at = end
+        return cut(data, at)
+
+    def _header(self) -> int:
+        """Size of the frame's header, 0 if it is not all there."""
+        data = self._input.data
+        if not data.startswith(_MAGIC[: len(data)]):
+            raise damaged(_NAME, "it does not begin as a frame does")
+        if len(data) < 5:
+            return 0
+        descriptor = data[4]
+        single = bool(descriptor & 0x20)
+        content_bytes = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+        dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
+        content_at = 5 + (not single) + dictionary_bytes
+        if len(data) < content_at + content_bytes:
+            return 0
+        if any(data[content_at - dictionary_bytes : content_at]):
+            raise InvalidValue("decompress: the zstd frame needs a dictionary")
+        if single:
+            window = int.from_bytes(data[content_at : content_at + content_bytes], "little")
+            window += 256 if content_bytes == 2 else 0
+        else:
+            exponent, mantissa = divmod(data[5], 8)
+            window = (1 << 10 + exponent) // 8 * (8 + mantissa)
+        if window > ZSTD_WINDOW:
+            raise TooLarge(f"decompress: a zstd window of {window} bytes: at most {ZSTD_WINDOW}")
+        self._block_max = min(max(window, 1), _BLOCK_MAX)
+        self._has_checksum = bool(descriptor & 4)
+        self._stage = _Stage.BLOCK
+        return content_at + content_bytes
+
+    def _block(self, at: int) -> int:
+        """Where the block that begins at `at` ends, 0 if it is not all there."""
+        data = self._input.data
+        if len(data) < at + _BLOCK_HEADER:
+            return 0
+        header = int.from_bytes(data[at : at + _BLOCK_HEADER], "little")
+        is_last, kind, size = header & 1, header >> 1 & 3, header >> 3
+        if kind == _RESERVED or size > _BLOCK_MAX:
+            raise damaged(_NAME, f"a block of kind {kind} and {size} bytes")
+        end = at + _BLOCK_HEADER + (1 if kind == _RLE else size)
+        if len(data) < end:
+            return 0
+        if is_last:
+            self._stage = _Stage.CHECKSUM if self._has_checksum else _Stage.END
+        return end
