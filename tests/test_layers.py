@@ -14,7 +14,7 @@ LINES_MAX = 400
 
 LOW = {"errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"exchange"}
-ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds"}
+ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public"}
 ENGINES = {"engines.af_alg", "engines.openssl"}  # and engines.pkcs11, which only keys/ opens
 BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = BELOW_NODES | {"config", "nodes", "operations", "daemon", "client", "benchmark", "privileges", "service"}
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "exchange": LOW,
     "engines.base": BELOW_ENGINES,
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
+    "engines.public": BELOW_ENGINES | {"engines.base", "engines.kinds"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
     "engines.pkcs11": ENGINE_PARTS,

@@ -20,6 +20,9 @@ class Type(StrEnum):
     SKCIPHER = "skcipher"
     AEAD = "aead"
     RNG = "rng"
+    AKCIPHER = "akcipher"
+    SIG = "sig"
+    KPP = "kpp"
 
 
 def parse_type(text: str) -> Type:

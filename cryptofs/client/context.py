@@ -24,6 +24,7 @@ from ..records import (
 )
 from .errors import RequestError
 from .mounts import find_mount
+from .public import PublicKeyCalls
 from .writing import write_record
 
 # beside its payload a response has a header, a tag or digest, a held-back block, or attributes
@@ -33,7 +34,7 @@ _PART_SIZE = PAYLOAD_MAX
 _BIG = 65_536
 
 
-class Context:
+class Context(PublicKeyCalls):
     """One open context: `with Context("hash", "sha256") as context: context.digest(data)`.
 
     type, name: the algorithm, in the kernel's terms. key: bytes-like; authsize: the tag's bytes (AEAD);

@@ -5,10 +5,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..engines.base import OUT_SLACK, Message, Transform
+from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue
 from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
+    ATTRIBUTES,
     HEADER_SIZE,
     PAYLOAD_MAX,
     VERSION,
@@ -29,6 +30,8 @@ _RESPONSE = int(Flag.RESPONSE)
 _IV, _ASSOCLEN, _LENGTH = int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)
 _GENERATE = Operation.GENERATE
 _MEASURED = 4096
+_NO_OUTPUT = memoryview(bytearray())
+_NO_PARTS = OPERANDS.keys() - {Operation.SIGN}
 
 buffers = BufferPool()
 """The daemon's buffers: one event loop, one pool."""
@@ -40,11 +43,16 @@ def respond_whole(transform: Transform, record: Record) -> Buffer:
     Errors: CryptofsError as in the table of the protocol; anything else is the engine's fault.
     """
     task = _prepare_whole(transform, record)
-    return _response(task.out, _compute(task), record)
+    task.written = _compute(task)
+    return _response(task)
 
 
-def _response(out: memoryview, size: int, record: Record) -> memoryview:
-    """Turn an output buffer with HEADER_SIZE bytes of room in front into the answer to `record`."""
+def _response(task: "Task") -> Buffer:
+    """Turn a task's output, with HEADER_SIZE bytes of room in front, into the answer to its request."""
+    out, size, record = task.out, task.written, task.record
+    if task.answer is not None:
+        payload, attributes = task.answer
+        return build(Record(record.operation, _RESPONSE, record.id, 0, attributes, payload))
     total = HEADER_SIZE + size
     pack_header(out, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     return out[:total]
@@ -52,7 +60,7 @@ def _response(out: memoryview, size: int, record: Record) -> memoryview:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A job that is being done. message None: a whole message."""
+    """A job that is being done. message None: a whole message; operands None: none of those that `operate` does."""
 
     record: Record
     transform: Transform
@@ -63,6 +71,8 @@ class Task:
     job: Job | None = None
     written: int = 0
     error: CryptofsError | None = None
+    operands: Operands | None = None
+    answer: Answer | None = None
 
 
 def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) -> float:
@@ -74,7 +84,8 @@ def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) 
     size = len(record.payload)
     if lane is not None and lane.message is not None:
         size = max(size, lane.message.room(size, not record.flags & MORE))
-    return float(size + length) * transform.pace
+    cost = float(size + length) * transform.pace
+    return cost + transform.costs.get(record.operation, 0.0) if transform.costs else cost
 
 
 def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
@@ -92,6 +103,8 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         return task
     if record.operation is _GENERATE:
         raise InvalidValue("generate takes no parts")
+    if record.operation in _NO_PARTS:
+        raise InvalidValue(f"{record.operation.word} takes no parts")
     if lane.message is None:
         _check_attributes(record)
         exchange.open_lane()
@@ -107,6 +120,12 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
 
 
 def _check_attributes(record: Record) -> None:
+    operands = OPERANDS.get(record.operation)
+    if operands is not None:
+        if not record.attributes.keys() <= operands:
+            takes = " and ".join(sorted(ATTRIBUTES[each].word for each in operands))
+            raise InvalidValue(f"{record.operation.word} takes no attributes{takes and f' but {takes}'}")
+        return
     length_allowed = record.operation is _GENERATE
     allowed = {_LENGTH} if length_allowed else {_IV, _ASSOCLEN}
     if not record.attributes.keys() <= allowed:
@@ -125,6 +144,8 @@ def _prepare_whole(transform: Transform, record: Record) -> Task:
         if length > PAYLOAD_MAX:
             raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
         return Task(record, transform, None, buffers.take(HEADER_SIZE + length))
+    if record.operation in OPERANDS:
+        return Task(record, transform, None, _NO_OUTPUT, operands=attributes)
     out = buffers.take(HEADER_SIZE + transform.room(record.operation, len(record.payload)) + OUT_SLACK)
     return Task(record, transform, None, out, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
 
@@ -134,7 +155,10 @@ def _compute(task: Task) -> int:
     out = task.out[HEADER_SIZE:]
     size = len(record.payload) or len(out)
     began = time.perf_counter_ns()
-    if task.message is None:
+    if task.operands is not None:
+        written = 0
+        task.answer = task.transform.operate(record.operation, task.operands, record.payload)
+    elif task.message is None:
         written = task.transform.once(record.operation, task.iv, task.assoclen, record.payload, out)
     else:
         written = task.message.update(record.payload, not record.flags & MORE, out)
@@ -176,7 +200,7 @@ def settle(task: Task) -> Buffer:
         job.lane.message = None
         job.lane.operation = None
         task.message.close()
-    return _response(task.out, task.written, task.record)
+    return _response(task)
 
 
 def refuse(record: Record, error: CryptofsError) -> Buffer:

@@ -55,6 +55,13 @@ class Operation(IntEnum):
     DECRYPT = 17
     DIGEST = 18
     GENERATE = 19
+    SIGN = 24
+    VERIFY = 25
+    GENERATE_KEY = 26
+    AGREE = 27
+    PUBLIC_KEY = 28
+    ENCAPSULATE = 29
+    DECAPSULATE = 30
 
     @property
     def word(self) -> str:
@@ -111,6 +118,11 @@ class Attr(IntEnum):
     MAX_AUTHSIZE = 19
     QUEUE_REQUESTS = 20
     QUEUE_BYTES = 21
+    SIGNATURE = 32
+    PEER_KEY = 33
+    CIPHERTEXT = 34
+    KEY_FORMAT = 35
+    KEY_BITS = 36
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,11 @@ _SPECS = (
     AttributeSpec(Attr.MAX_AUTHSIZE, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_REQUESTS, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_BYTES, Kind.U32, 4),
+    AttributeSpec(Attr.SIGNATURE, Kind.BYTES, 8192),
+    AttributeSpec(Attr.PEER_KEY, Kind.BYTES, 8192),
+    AttributeSpec(Attr.CIPHERTEXT, Kind.BYTES, 8192),
+    AttributeSpec(Attr.KEY_FORMAT, Kind.TEXT, 31),
+    AttributeSpec(Attr.KEY_BITS, Kind.U32, 4),
 )
 ATTRIBUTES: dict[int, AttributeSpec] = {spec.number: spec for spec in _SPECS}
 ATTRIBUTE_WORDS: dict[str, AttributeSpec] = {spec.word: spec for spec in _SPECS}

@@ -16,8 +16,9 @@ from ...algorithms import Description, Type, look_up, names, parse_name
 from ...errors import CryptofsError, InvalidValue
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, authenc, hash, skcipher
+from . import aead, akcipher, authenc, hash, kpp, sig, skcipher
 from .rng import OsRandom
+from .trial import pair_works
 
 _DRIVER_SUFFIX = "-openssl"
 
@@ -94,6 +95,10 @@ def _build(description: Description, authsize: int) -> Transform:
             return aead.build(description, name, authsize)
         case Type.RNG:
             return OsRandom(description)
+    return _PUBLIC[description.type](description, name)
+
+
+_PUBLIC = {Type.AKCIPHER: akcipher.build, Type.SIG: sig.build, Type.KPP: kpp.build}
 
 
 _TRIALS = {
@@ -106,6 +111,8 @@ _TRIALS = {
 
 def _works(description: Description) -> bool:
     """Whether a first message goes through: what a build of OpenSSL leaves out shows only then."""
+    if description.type in _PUBLIC:
+        return pair_works(lambda: _PUBLIC[description.type](description, parse_name(description.name)))
     assoclen = 16 if description.type is Type.AEAD else 0
     data = b"" if description.type is Type.RNG else bytes(32)
     iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm takes
