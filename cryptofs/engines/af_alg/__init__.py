@@ -65,7 +65,7 @@ class AfAlgEngine(Engine):
         Descriptions are remembered, refusals for MISS_SECONDS. A driver of higher priority that is registered
         later serves what is opened from then on, while the description still names the old one.
         """
-        if not self.available:
+        if not self.available or type_ not in _OPENERS:
             return None
         key = (type_, name)
         found = self._cache.get(key)
