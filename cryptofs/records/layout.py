@@ -161,9 +161,9 @@ _SPECS = (
     AttributeSpec(Attr.MAX_AUTHSIZE, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_REQUESTS, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_BYTES, Kind.U32, 4),
-    AttributeSpec(Attr.SIGNATURE, Kind.BYTES, 8192),
-    AttributeSpec(Attr.PEER_KEY, Kind.BYTES, 8192),
-    AttributeSpec(Attr.CIPHERTEXT, Kind.BYTES, 8192),
+    AttributeSpec(Attr.SIGNATURE, Kind.BYTES, 5120),
+    AttributeSpec(Attr.PEER_KEY, Kind.BYTES, 2560),
+    AttributeSpec(Attr.CIPHERTEXT, Kind.BYTES, 2048),
     AttributeSpec(Attr.KEY_FORMAT, Kind.TEXT, 31),
     AttributeSpec(Attr.KEY_BITS, Kind.U32, 4),
 )
