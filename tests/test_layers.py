@@ -15,7 +15,7 @@ LINES_MAX = 400
 LOW = {"errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"exchange"}
 ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public"}
-ENGINES = {"engines.af_alg", "engines.openssl"}  # and engines.pkcs11, which only keys/ opens
+ENGINES = {"engines.af_alg", "engines.openssl", "engines.keyctl"}  # and engines.pkcs11, which only keys/ opens
 BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = BELOW_NODES | {"config", "nodes", "operations", "daemon", "client", "benchmark", "privileges", "service"}
 
@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "engines.public": BELOW_ENGINES | {"engines.base", "engines.kinds"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
+    "engines.keyctl": ENGINE_PARTS,
     "engines.pkcs11": ENGINE_PARTS,
     "engines": ENGINE_PARTS | ENGINES,
     "audit": set(),

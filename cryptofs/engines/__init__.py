@@ -18,8 +18,14 @@ def _openssl() -> Engine:
     return OpensslEngine()
 
 
+def _keyctl() -> Engine:
+    from .keyctl import KeyctlEngine
+
+    return KeyctlEngine()
+
+
 # in the order in which they are asked unless the user says otherwise
-ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl}
+ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl, "keyctl": _keyctl}
 
 
 def check_engines(names: Sequence[str]) -> tuple[str, ...]:
