@@ -6,6 +6,7 @@ It gives the bytes and the errnos that the kernel's AF_ALG gives for the same ca
 - ctr(camellia) and ctr(des3_ede) are not offered, because OpenSSL has none.
 - a refused key leaves a transform with the key it had.
 - a seed for stdrng is taken and not used.
+The public key types are served by it alone, but for what the kernel's keyrings do: docs/public-key.md.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from ...algorithms import Description, Type, look_up, names, parse_name
 from ...errors import CryptofsError, InvalidValue
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, akcipher, authenc, hash, kpp, sig, skcipher
+from . import aead, akcipher, authenc, hash, kpp, libcrypto, sig, skcipher
 from .rng import OsRandom
 from .trial import pair_works
 
@@ -39,6 +40,8 @@ class OpensslEngine(Engine):
 
     def __init__(self) -> None:
         self._served: dict[Description, bool] = {}
+        # now: a daemon that has dropped its rights may not be able to load it
+        libcrypto.library()
 
     def describe(self, type_: Type, name: str) -> Description | None:
         name = _DRIVERS.get((type_, name), name)
