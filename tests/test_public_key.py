@@ -676,6 +676,23 @@ def test_an_rsa_key_whose_parts_do_not_belong_together() -> None:
     assert refused > 5
 
 
+@pytest.mark.parametrize("group", ["ffdhe2048", "modp_1536"])
+def test_keys_that_take_long_to_load_are_not_loaded(group: str, tmp_path: Path) -> None:
+    """A finite field's key is refused elsewhere by its name alone: warnings are errors here, and pyca warns of it."""
+    private, public = tmp_path / "private", tmp_path / "public"
+    run("genpkey", "-algorithm", "DH", "-pkeyopt", f"group:{group}", "-outform", "DER", "-out", private)
+    run("pkey", "-in", private, "-inform", "DER", "-pubout", "-outform", "DER", "-out", public)
+    for type_, name in NAMES:
+        if "dh" in name and "ecdh" not in name:
+            continue
+        for path in (private, public):
+            with pytest.raises(InvalidValue, match="takes"):
+                opened(type_, name, path.read_bytes())
+    peer = opened("kpp", "curve25519", os.urandom(32))
+    with pytest.raises(InvalidValue, match="peer-key"):
+        does(peer, AGREE, peer_key=public.read_bytes())
+
+
 def test_encodings_of_the_kernel() -> None:
     """Packed ECDH secrets, X and Y without their mark, RSAPublicKey, ECPrivateKey."""
     scalar = os.urandom(32)

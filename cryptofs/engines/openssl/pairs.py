@@ -66,8 +66,35 @@ class Keys(ABC):
         return bits
 
 
+_ALGORITHMS = tuple(
+    map(
+        bytes.fromhex,
+        (
+            *("2a864886f70d010101", "2a8648ce3d0201", "2b656e", "2b6570"),  # RSA, curves, X25519, Ed25519
+            *("608648016503040311", "608648016503040312", "608648016503040313"),  # ML-DSA
+            *("608648016503040402", "608648016503040403"),  # ML-KEM
+        ),
+    )
+)
+
+
+def _check_algorithm(key: Buffer) -> None:
+    """Errors: ValueError for a PKCS#8 or SubjectPublicKeyInfo of an algorithm that is not served by these keys.
+
+    To load some of them takes up to a second: of a finite field the library would find out whether it is a good one.
+    """
+    body, _ = der.read(memoryview(key), der.SEQUENCE)
+    if len(body) and body[0] == der.INTEGER:
+        _, body = der.read(body, der.INTEGER)
+    if len(body) and body[0] == der.SEQUENCE:
+        algorithm, _ = der.read(body, der.SEQUENCE)
+        if der.read(algorithm, der.OID)[0] not in _ALGORITHMS:
+            raise ValueError("a key of another algorithm")
+
+
 def load_der(key: bytearray, private: Any, public: Any) -> Pair:
     """A key in DER of the pyca classes given. Errors: those of FAILURES."""
+    _check_algorithm(key)
     try:
         # validation takes up to 0.3 seconds and would hold up everybody; RsaKeys tries the key instead
         loaded: Any = serialization.load_der_private_key(key, None, unsafe_skip_rsa_key_validation=True)
@@ -80,6 +107,7 @@ def load_der(key: bytearray, private: Any, public: Any) -> Pair:
 
 def load_public_der(key: Any, public: Any) -> Any:
     """A public key in DER of the pyca class given. Errors: those of FAILURES."""
+    _check_algorithm(key)
     loaded = serialization.load_der_public_key(key)
     if not isinstance(loaded, public):
         raise ValueError("a key of another algorithm")
