@@ -78,6 +78,12 @@ class KeyMissing(CryptofsError):
     errno = errno.ENOKEY
 
 
+class KeyRejected(CryptofsError):
+    """A signature is not that of this message under this key."""
+
+    errno = errno.EKEYREJECTED
+
+
 class KeyUnavailable(CryptofsError):
     """The source of a device's key does not give it; the message names the source, never the key."""
 

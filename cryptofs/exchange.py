@@ -33,6 +33,8 @@ UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
 
 MORE = int(Flag.MORE)
 _LARGEST = 2 * RECORD_MAX
+_FIRST_WITH_OPERANDS = int(Operation.SIGN)
+_KEPT = {Attr.IV, Attr.SIGNATURE, Attr.PEER_KEY, Attr.CIPHERTEXT}
 _SMALL = 4096
 
 
@@ -68,7 +70,10 @@ def cost_of(record: Record) -> int:
     # what is decompressed may be as large as an answer can be, unless the request sets a bound
     unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
     length = record.attributes.get(Attr.LENGTH, unsaid)
-    return 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
+    cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
+    if record.operation >= _FIRST_WITH_OPERANDS:
+        cost += sum(len(value) for value in record.attributes.values() if not isinstance(value, int | str))
+    return cost
 
 
 def _holds_more(record: Record) -> bool:
@@ -85,8 +90,8 @@ def _detach(record: Record) -> None:
         if isinstance(value, int | str):
             kept[number] = value
         else:
-            # a data operation takes no bytes but an iv; others it will refuse, whatever they are
-            kept[number] = bytes(value) if number == Attr.IV else b""
+            # a data operation takes no other bytes; it will refuse them, whatever they are
+            kept[number] = bytes(value) if number in _KEPT else b""
     record.attributes = kept
 
 

@@ -436,6 +436,57 @@ AESTEXT: dict[str, Any] = {"type": "skcipher", "name": "cbc(aes)"}
 OPEN_DIGEST: dict[str, Any] = {"operation": DIGEST}
 OPEN_ENCRYPT: dict[str, Any] = {"operation": ENCRYPT, "iv": True}
 
+# the public key operations, by the engine that has them
+PUBLIC_OPERATIONS = [operation for operation in Operation if operation >= Operation.SIGN]
+_ED25519_PUBLIC = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+
+
+def public_key(type_: str, name: str, key: bytes | None, operation: Operation, /, **words: Any) -> Scenario:
+    """A public key operation that fails on a context of its own."""
+
+    def scenario(bench: Bench) -> Record:
+        client = bench.client()
+        given = {} if key is None else {"key": key}
+        client.ask(CONFIGURE, type=type_, name=name, engine="openssl", **given)
+        rest = dict(words)
+        if rest.pop("generated", False):
+            client.ok(Operation.GENERATE_KEY)
+        return client.ask(operation, rest.pop("payload", b""), **rest)
+
+    return scenario
+
+
+def cancelled_operation(operation: Operation) -> Scenario:
+    """A later part of a cancelled message of a public key operation."""
+
+    def scenario(bench: Bench) -> Record:
+        client = bench.client()
+        client.ask(CONFIGURE, type="sig", name="ed25519", engine="openssl")
+        client.ok(Operation.GENERATE_KEY)
+        client.ok(operation, b"x", id=7, more=True)
+        client.ok(CANCEL, id=8, target=7)
+        return client.ask(operation, b"y", id=7)
+
+    return scenario
+
+
+def burning_operation(operation: Operation) -> Scenario:
+    """A public key operation whose engine fails in a way of its own."""
+
+    def scenario(bench: Bench) -> Record:
+        client = bench.client()
+        client.ask(CONFIGURE, type="sig", name="ed25519", engine="openssl")
+        assert client.context.transform is not None
+
+        def burn(*arguments: object) -> Any:
+            raise RuntimeError(CANARY)
+
+        client.context.transform.operate = burn  # type: ignore[method-assign]
+        return client.ask(operation, b"x")
+
+    return scenario
+
+
 TABLE: list[tuple[Operation, str, Scenario]] = [
     # any: what does not belong, and before configure
     *[(operation, "EINVAL", failing(None, operation, message="x")) for operation in CONTROLS],
@@ -588,6 +639,32 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (DECOMPRESS, "EINVAL", failing("packer", DECOMPRESS)),
     (DECOMPRESS, "EMSGSIZE", failing("packer", DECOMPRESS, BOMB)),
     (DECOMPRESS, "EMSGSIZE", failing("packer", DECOMPRESS, zlib.compress(bytes(9)), length=8)),
+    # public keys
+    *[(op, "EINVAL", failing("hash", op, length=1)) for op in PUBLIC_OPERATIONS],
+    *[(op, "EBADFD", failing(None, op)) for op in PUBLIC_OPERATIONS],
+    *[(op, "EOPNOTSUPP", failing("hash", op)) for op in PUBLIC_OPERATIONS],
+    *[(op, "EINVAL", failing("hash", op, more=True)) for op in PUBLIC_OPERATIONS if op is not Operation.SIGN],
+    *[
+        (op, "ENOKEY", public_key("sig", "ed25519", None, op))
+        for op in (Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY)
+    ],
+    (Operation.AGREE, "ENOKEY", public_key("kpp", "curve25519", None, Operation.AGREE, peer_key=bytes(32))),
+    (Operation.DECAPSULATE, "ENOKEY", public_key("kpp", "mlkem768", None, Operation.DECAPSULATE, payload=bytes(1088))),
+    (Operation.ENCAPSULATE, "ENOKEY", public_key("kpp", "mlkem768", None, Operation.ENCAPSULATE)),
+    (Operation.SIGN, "ENOKEY", public_key("sig", "ed25519", _ED25519_PUBLIC, Operation.SIGN)),
+    (Operation.VERIFY, "EINVAL", public_key("sig", "ed25519", _ED25519_PUBLIC, Operation.VERIFY)),
+    (
+        Operation.VERIFY,
+        "EKEYREJECTED",
+        public_key("sig", "ed25519", _ED25519_PUBLIC, Operation.VERIFY, signature=bytes(64)),
+    ),
+    (
+        Operation.GENERATE_KEY,
+        "EBUSY",
+        public_key("sig", "ed25519", None, Operation.GENERATE_KEY, generated=True),
+    ),
+    (Operation.SIGN, "ECANCELED", cancelled_operation(Operation.SIGN)),
+    *[(op, "EIO", burning_operation(op)) for op in PUBLIC_OPERATIONS],
 ]
 
 

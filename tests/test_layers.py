@@ -14,8 +14,13 @@ LINES_MAX = 400
 
 LOW = {"wiping", "errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"policy", "exchange"}
-ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds"}
-ENGINES = {"engines.af_alg", "engines.openssl", "engines.codecs"}  # and engines.pkcs11, which only keys/ opens
+ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public"}
+ENGINES = {
+    "engines.af_alg",
+    "engines.openssl",
+    "engines.codecs",
+    "engines.keyctl",
+}  # and engines.pkcs11, which only keys/ opens
 BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = (
     BELOW_NODES
@@ -33,9 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "exchange": LOW | {"policy"},
     "engines.base": BELOW_ENGINES,
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
+    "engines.public": BELOW_ENGINES | {"engines.base", "engines.kinds"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
     "engines.codecs": ENGINE_PARTS,
+    "engines.keyctl": ENGINE_PARTS,
     "engines.pkcs11": ENGINE_PARTS,
     "engines": ENGINE_PARTS | ENGINES,
     "audit": {"errors"},

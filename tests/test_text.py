@@ -35,8 +35,9 @@ def text_of(number: int, value: Value) -> str:
 
 
 def fits_a_line(record: Record) -> bool:
-    """Whether the record has a text form: no blanks in its values."""
-    return not any(isinstance(value, str) and " " in value for value in record.attributes.values())
+    """Whether the record has a text form: no blanks in its values, and not over the largest line."""
+    blanks = any(isinstance(value, str) and " " in value for value in record.attributes.values())
+    return not blanks and len(line_of(record)) < LINE_MAX
 
 
 def line_of(record: Record) -> bytes:

@@ -4,11 +4,12 @@ Sources: the standards that name them, and the kernel's crypto/ directory for wh
 layouts of ccm and the rfc… templates, the key blob of authenc). A guest test compares it with /proc/crypto.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import InvalidValue
 from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, chunk_size, parse_name
+from .public import KEY_SIZES, PUBLIC_NAMES, is_public
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,18 @@ def _compression(name: Name) -> Facts | None:
     return Facts(levels=_COMPRESSIONS[name.template])
 
 
-_LOOK_UPS = {
+def _public(type_: Type) -> Callable[[Name], Facts | None]:
+    return lambda name: Facts(key_sizes=KEY_SIZES) if is_public(type_, name) else None
+
+
+_LOOK_UPS: dict[Type, Callable[[Name], Facts | None]] = {
     Type.HASH: _hash,
     Type.SKCIPHER: _skcipher,
     Type.AEAD: _aead,
     Type.RNG: _rng,
     Type.COMPRESSION: _compression,
 }
+_LOOK_UPS |= {type_: _public(type_) for type_ in PUBLIC_NAMES}
 
 
 def names() -> Iterator[tuple[Type, str]]:
@@ -175,3 +181,6 @@ def names() -> Iterator[tuple[Type, str]]:
     yield Type.RNG, "stdrng"
     for name in _COMPRESSIONS:
         yield Type.COMPRESSION, name
+    for type_, listed in PUBLIC_NAMES.items():
+        for name in listed:
+            yield type_, name

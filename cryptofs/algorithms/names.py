@@ -21,6 +21,9 @@ class Type(StrEnum):
     AEAD = "aead"
     RNG = "rng"
     COMPRESSION = "compression"
+    AKCIPHER = "akcipher"
+    SIG = "sig"
+    KPP = "kpp"
 
 
 def parse_type(text: str) -> Type:

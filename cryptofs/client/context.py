@@ -24,6 +24,7 @@ from ..records import (
 )
 from .errors import RequestError
 from .mounts import find_mount
+from .public import PublicKeyCalls
 from .writing import write_record
 
 # beside its payload a response has a header, a tag or digest, a held-back block, or attributes
@@ -35,7 +36,7 @@ _BIG = 65_536
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
-class Context:
+class Context(PublicKeyCalls):
     """One open context: `with Context("hash", "sha256") as context: context.digest(data)`.
 
     type, name: the algorithm, in the kernel's terms. key: bytes-like; authsize: the tag's bytes (AEAD);

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..engines.base import OUT_SLACK, Message, Transform, overfull
+from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform, overfull
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue
 from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
@@ -40,6 +40,8 @@ _ATTRIBUTES = {
 _LAVISH = 65_536
 """Bytes from which a buffer is not left to an answer that fills less than half of it."""
 _CIPHER_ATTRIBUTES = frozenset({_IV, _ASSOCLEN})
+_NO_OUTPUT = memoryview(bytearray())
+_NO_PARTS = OPERANDS.keys() - {Operation.SIGN}
 
 buffers = BufferPool()
 """The daemon's buffers: one event loop, one pool."""
@@ -51,11 +53,16 @@ def respond_whole(transform: Transform, record: Record) -> Buffer:
     Errors: CryptofsError as in the table of the protocol; anything else is the engine's fault.
     """
     task = _prepare_whole(transform, record)
-    return _response(task.out, _compute(task), record)
+    task.written = _compute(task)
+    return _response(task)
 
 
-def _response(out: memoryview, size: int, record: Record) -> memoryview:
-    """Turn an output buffer with HEADER_SIZE bytes of room in front into the answer to `record`."""
+def _response(task: "Task") -> Buffer:
+    """Turn a task's output, with HEADER_SIZE bytes of room in front, into the answer to its request."""
+    out, size, record = task.out, task.written, task.record
+    if task.answer is not None:
+        payload, attributes = task.answer
+        return build(Record(record.operation, _RESPONSE, record.id, 0, attributes, payload))
     total = HEADER_SIZE + size
     pack_header(out, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     if len(out) < _LAVISH or total > len(out) // 2:
@@ -68,7 +75,7 @@ def _response(out: memoryview, size: int, record: Record) -> memoryview:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A job that is being done. message None: a whole message."""
+    """A job that is being done. message None: a whole message; operands None: none of those that `operate` does."""
 
     record: Record
     transform: Transform
@@ -79,6 +86,8 @@ class Task:
     job: Job | None = None
     written: int = 0
     error: CryptofsError | None = None
+    operands: Operands | None = None
+    answer: Answer | None = None
 
 
 def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) -> float:
@@ -109,6 +118,8 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         return task
     if record.operation is _GENERATE:
         raise InvalidValue("generate takes no parts")
+    if record.operation in _NO_PARTS:
+        raise InvalidValue(f"{record.operation.word} takes no parts")
     if lane.message is None:
         _check_attributes(record)
         if _LENGTH in attributes:
@@ -126,6 +137,12 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
 
 
 def _check_attributes(record: Record) -> None:
+    operands = OPERANDS.get(record.operation)
+    if operands is not None:
+        if not record.attributes.keys() <= operands:
+            takes = " and ".join(sorted(ATTRIBUTES[each].word for each in operands))
+            raise InvalidValue(f"{record.operation.word} takes no attributes{takes and f' but {takes}'}")
+        return
     allowed = _ATTRIBUTES.get(record.operation, _CIPHER_ATTRIBUTES)
     if not record.attributes.keys() <= allowed:
         takes = " and ".join(ATTRIBUTES[number].word for number in sorted(allowed, reverse=True)) or "none"
@@ -143,6 +160,8 @@ def _prepare_whole(transform: Transform, record: Record) -> Task:
         if length is None:
             raise InvalidValue("generate: length is missing")
         return Task(record, transform, None, buffers.take(HEADER_SIZE + length))
+    if record.operation in OPERANDS:
+        return Task(record, transform, None, _NO_OUTPUT, operands=attributes)
     room = transform.room(record.operation, len(record.payload))
     if length is not None:
         room = min(room, length)
@@ -155,7 +174,10 @@ def _compute(task: Task) -> int:
     out = task.out[HEADER_SIZE:]
     size = len(record.payload) or len(out)
     began = time.perf_counter_ns()
-    if task.message is None:
+    if task.operands is not None:
+        written = 0
+        task.answer = task.transform.operate(record.operation, task.operands, record.payload)
+    elif task.message is None:
         written = task.transform.once(record.operation, task.iv, task.assoclen, record.payload, out)
     else:
         last = not record.flags & MORE
@@ -203,7 +225,7 @@ def settle(task: Task) -> Buffer:
         job.lane.message = None
         job.lane.operation = None
         task.message.close()
-    return _response(task.out, task.written, task.record)
+    return _response(task)
 
 
 def refuse(record: Record, error: CryptofsError) -> Buffer:

@@ -24,8 +24,19 @@ def _library() -> Engine:
     return LibraryEngine()
 
 
+def _keyctl() -> Engine:
+    from .keyctl import KeyctlEngine
+
+    return KeyctlEngine()
+
+
 # in the order in which they are asked unless the user says otherwise
-ENGINES: dict[str, Callable[[], Engine]] = {"af_alg": _af_alg, "openssl": _openssl, "library": _library}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "af_alg": _af_alg,
+    "openssl": _openssl,
+    "library": _library,
+    "keyctl": _keyctl,
+}
 
 
 def check_engines(names: Sequence[str]) -> tuple[str, ...]:

@@ -58,6 +58,13 @@ class Operation(IntEnum):
     GENERATE = 19
     COMPRESS = 20
     DECOMPRESS = 21
+    SIGN = 24
+    VERIFY = 25
+    GENERATE_KEY = 26
+    AGREE = 27
+    PUBLIC_KEY = 28
+    ENCAPSULATE = 29
+    DECAPSULATE = 30
 
     @property
     def word(self) -> str:
@@ -115,6 +122,11 @@ class Attr(IntEnum):
     QUEUE_REQUESTS = 20
     QUEUE_BYTES = 21
     LEVEL = 22
+    SIGNATURE = 32
+    PEER_KEY = 33
+    CIPHERTEXT = 34
+    KEY_FORMAT = 35
+    KEY_BITS = 36
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,11 @@ _SPECS = (
     AttributeSpec(Attr.QUEUE_REQUESTS, Kind.U32, 4),
     AttributeSpec(Attr.QUEUE_BYTES, Kind.U32, 4),
     AttributeSpec(Attr.LEVEL, Kind.U32, 4),
+    AttributeSpec(Attr.SIGNATURE, Kind.BYTES, 5120),
+    AttributeSpec(Attr.PEER_KEY, Kind.BYTES, 2560),
+    AttributeSpec(Attr.CIPHERTEXT, Kind.BYTES, 2048),
+    AttributeSpec(Attr.KEY_FORMAT, Kind.TEXT, 31),
+    AttributeSpec(Attr.KEY_BITS, Kind.U32, 4),
 )
 ATTRIBUTES: dict[int, AttributeSpec] = {spec.number: spec for spec in _SPECS}
 ATTRIBUTE_WORDS: dict[str, AttributeSpec] = {spec.word: spec for spec in _SPECS}

@@ -6,6 +6,7 @@ It gives the bytes and the errnos that the kernel's AF_ALG gives for the same ca
 - ctr(camellia) and ctr(des3_ede) are not offered, because OpenSSL has none.
 - a refused key leaves a transform with the key it had.
 - a seed for stdrng is taken and not used.
+The public key types are served by it alone, but for what the kernel's keyrings do: docs/public-key.md.
 """
 
 from collections.abc import Iterable
@@ -16,8 +17,9 @@ from ...algorithms import Description, Type, look_up, names, parse_name
 from ...errors import CryptofsError, InvalidValue
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, authenc, hash, skcipher
+from . import aead, akcipher, authenc, hash, kpp, libcrypto, sig, skcipher
 from .rng import OsRandom
+from .trial import pair_works
 
 _DRIVER_SUFFIX = "-openssl"
 
@@ -38,6 +40,8 @@ class OpensslEngine(Engine):
 
     def __init__(self) -> None:
         self._served: dict[Description, bool] = {}
+        # now: a daemon that has dropped its rights may not be able to load it
+        libcrypto.library()
 
     def describe(self, type_: Type, name: str) -> Description | None:
         name = _DRIVERS.get((type_, name), name)
@@ -94,7 +98,10 @@ def _build(description: Description, authsize: int) -> Transform:
             return aead.build(description, name, authsize)
         case Type.RNG:
             return OsRandom(description)
-    raise KeyError(description.type)
+    return _PUBLIC[description.type](description, name)
+
+
+_PUBLIC = {Type.AKCIPHER: akcipher.build, Type.SIG: sig.build, Type.KPP: kpp.build}
 
 
 _TRIALS = {
@@ -107,6 +114,8 @@ _TRIALS = {
 
 def _works(description: Description) -> bool:
     """Whether a first message goes through: what a build of OpenSSL leaves out shows only then."""
+    if description.type in _PUBLIC:
+        return pair_works(lambda: _PUBLIC[description.type](description, parse_name(description.name)))
     assoclen = 16 if description.type is Type.AEAD else 0
     data = b"" if description.type is Type.RNG else bytes(32)
     iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm takes

@@ -1,0 +1,31 @@
+"""The public key algorithms by their kernel names.
+
+The kernel has no name for ML-KEM and none for Ed25519: `mlkem768`, `mlkem1024` and `ed25519` are this project's.
+"""
+
+from .names import KeySizes, Name, Type
+
+KEY_SIZES = KeySizes(smallest=1, largest=8192)
+"""Keys come in encodings of many sizes; what an algorithm takes is said by the error for a key that will not do."""
+
+_PKCS1_DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512")
+_ECDSA = ("ecdsa-nist-p256", "ecdsa-nist-p384")
+
+PUBLIC_NAMES: dict[Type, tuple[str, ...]] = {
+    Type.AKCIPHER: ("rsa", "pkcs1pad(rsa)", *(f"pkcs1pad(rsa,{digest})" for digest in _PKCS1_DIGESTS)),
+    Type.SIG: (
+        *(f"pkcs1(rsa,{digest})" for digest in _PKCS1_DIGESTS),
+        *(form.format(name) for name in _ECDSA for form in ("{}", "x962({})", "p1363({})")),
+        *("ed25519", "mldsa44", "mldsa65", "mldsa87"),
+    ),
+    Type.KPP: (
+        *("ecdh-nist-p256", "ecdh-nist-p384", "curve25519", "dh"),
+        *(f"ffdhe{bits}(dh)" for bits in (2048, 3072, 4096, 6144, 8192)),
+        *("mlkem768", "mlkem1024"),
+    ),
+}
+
+
+def is_public(type_: Type, name: Name) -> bool:
+    """Whether the name is one of the type's public key algorithms."""
+    return str(name) in PUBLIC_NAMES.get(type_, ())

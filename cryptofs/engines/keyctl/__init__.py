@@ -1,0 +1,163 @@
+"""The keyctl engine: RSA keys that live in the kernel, and are used there.
+
+A context's key goes into the keyring of the daemon's process when it is set, and is forgotten by the kernel when the
+context closes; in between, the daemon's memory has no private key that could leak. The kernel computes (its RSA is
+neither blinded nor of constant time). Keys that are on keyrings already are not taken by their serials: the daemon
+would lend every key that it may use itself to every program.
+
+`pkcs1pad(rsa)` encryption is left out: the kernel answers a wrong padding with an error, and so would tell an attacker
+what he asks.
+"""
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Iterable
+
+from ...algorithms import Description, Name, Type, look_up, parse_name
+from ...errors import EngineFault, InvalidValue, KeyMissing, KeyRejected, OutOfResources, OverQuota
+from ...records import Attr, Buffer, Operation
+from ..base import Answer, Engine, Operands, Transform
+from ..public import PublicKeyTransform, operand
+from . import calls
+
+_DIGEST_SIZES = {"md5": 16, "sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}
+_LARGEST = 512
+_CIPHER = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
+_SIGNATURE = frozenset({Operation.SIGN, Operation.VERIFY})
+_NEEDS = {
+    Operation.ENCRYPT: calls.CAN_ENCRYPT,
+    Operation.DECRYPT: calls.CAN_DECRYPT,
+    Operation.SIGN: calls.CAN_SIGN,
+    Operation.VERIFY: calls.CAN_VERIFY,
+}
+_CALLS = {Operation.ENCRYPT: calls.ENCRYPT, Operation.DECRYPT: calls.DECRYPT, Operation.SIGN: calls.SIGN}
+_serials = itertools.count(1)
+
+NAMES: tuple[tuple[Type, str], ...] = (
+    (Type.AKCIPHER, "rsa"),
+    *((Type.AKCIPHER, f"pkcs1pad(rsa,{digest})") for digest in _DIGEST_SIZES),
+    *((Type.SIG, f"pkcs1(rsa,{digest})") for digest in _DIGEST_SIZES),
+)
+
+
+class KeyctlEngine(Engine):
+    """Offers RSA where the kernel does public key operations on its keys."""
+
+    name = "keyctl"
+
+    def __init__(self) -> None:
+        self.available = calls.has_public_keys()
+        if self.available:
+            # before any thread starts, as each has its own view of the keyrings
+            try:
+                calls.make_process_keyring()
+            except OSError:
+                self.available = False
+
+    def describe(self, type_: Type, name: str) -> Description | None:
+        facts = look_up(type_, name) if self.available and (type_, name) in NAMES else None
+        if facts is None:
+            return None
+        driver = name.translate(_FLAT) + "-keyctl"
+        return Description(type_, name, self.name, driver, key_sizes=facts.key_sizes)
+
+    def open(self, description: Description, authsize: int | None) -> Transform:
+        if authsize:
+            raise InvalidValue(f"authsize {authsize}: {description.name} takes no tag")
+        return KernelRsa(description, parse_name(description.name))
+
+    def names(self) -> Iterable[tuple[Type, str]]:
+        return NAMES if self.available else ()
+
+
+_FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
+
+
+class KernelRsa(PublicKeyTransform):
+    """A transform whose key is in the kernel."""
+
+    def __init__(self, description: Description, name: Name) -> None:
+        digest = str(name.arguments[1]) if len(name.arguments) == 2 else ""
+        self.operations = _SIGNATURE if digest else _CIPHER
+        self.streamed = self.operations - {Operation.VERIFY}
+        super().__init__(description)
+        self._how = f"enc=pkcs1 hash={digest}".encode() if digest else b"enc=raw"
+        self._digest_size = _DIGEST_SIZES.get(digest, 0)
+        self._serial = 0
+        self._information = calls.Information()
+
+    def room(self, operation: Operation, size: int) -> int:
+        return _LARGEST
+
+    def replace_key(self, key: Buffer) -> None:
+        held = bytearray(key)
+        try:
+            serial = calls.add_asymmetric(f"cryptofs:{next(_serials)}".encode(), held)
+        except OSError as error:
+            raise self._refused(key, error) from None
+        finally:
+            held[:] = bytes(len(held))
+        try:
+            information = calls.query(serial, self._how)
+        except OSError as error:
+            self._forget(serial)
+            raise self._refused(key, error) from None
+        self._forget(self._serial)
+        self._serial, self._information = serial, information
+
+    def _refused(self, key: Buffer, error: OSError) -> Exception:
+        if error.errno == errno.EDQUOT:
+            return OverQuota("key: the kernel's quota of keys is used up (/proc/sys/kernel/keys)")
+        if error.errno in (errno.ENOMEM, errno.ENFILE):
+            return OutOfResources("key: the kernel has no memory for it")
+        return InvalidValue(
+            f"key of {len(key)} bytes: {self.description.name} on keyctl takes an RSA key: PKCS#8 (for which the "
+            "kernel needs its module pkcs8_key_parser) or an X.509 certificate, in DER"
+        )
+
+    def perform(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        if not self._information.operations & _NEEDS[operation]:
+            raise KeyMissing(f"{operation.word}: the key is of a certificate, only the public half")
+        if self._digest_size and len(data) != self._digest_size:
+            raise InvalidValue(f"payload of {len(data)} bytes: a digest of {self._digest_size} bytes")
+        if operation is Operation.VERIFY:
+            self._verify(operand(operation, operands, Attr.SIGNATURE), bytes(data))
+            return b"", {}
+        size = self._size
+        given = bytes(data) if self._digest_size else bytes(data).lstrip(b"\0").rjust(size, b"\0")
+        # 0 and 1 are their own powers: later kernels refuse them, so all do here
+        if not self._digest_size and (len(given) != size or given <= bytes(size - 1) + b"\1"):
+            raise InvalidValue(f"message of {len(data)} bytes: a number above 1 and below the modulus less 1")
+        try:
+            return calls.operate(_CALLS[operation], self._serial, self._how, given, size).rjust(size, b"\0"), {}
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOVERFLOW):
+                raise InvalidValue(f"{operation.word}: the kernel does not take it with this key") from None
+            raise EngineFault(
+                f"{operation.word}: the kernel answered {errno.errorcode.get(error.errno or 0)}"
+            ) from None
+
+    @property
+    def _size(self) -> int:
+        return int(self._information.key_size + 7) // 8
+
+    def _verify(self, signature: bytes, data: bytes) -> None:
+        if len(signature) != self._size:
+            raise InvalidValue(f"signature of {len(signature)} bytes: with this key {self._size}")
+        try:
+            calls.verify(self._serial, self._how, data, signature)
+        except OSError as error:
+            if error.errno in (errno.EKEYREJECTED, errno.EBADMSG, errno.EINVAL):
+                raise KeyRejected("the signature is not that of this message under this key") from None
+            raise EngineFault(f"verify: the kernel answered {errno.errorcode.get(error.errno or 0)}") from None
+
+    def _forget(self, serial: int) -> None:
+        if serial:
+            with contextlib.suppress(OSError):
+                calls.invalidate(serial)
+
+    def close(self) -> None:
+        self.keyed = False
+        self._forget(self._serial)
+        self._serial = 0

@@ -1,0 +1,59 @@
+"""The little DER that is needed to put keys together and take them apart without integers of the secret.
+
+A secret stands in a bytearray and is zeroed as soon as it was copied into what encloses it: what a Python integer
+or bytes object holds could not be.
+"""
+
+from ...records import Buffer
+from .keys import wipe
+
+INTEGER, BIT_STRING, OCTET_STRING, OID, SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
+
+
+def enclose(tag: int, *parts: Buffer) -> bytearray:
+    """The element of a tag whose content is `parts` one after the other; parts that are bytearrays are zeroed."""
+    size = sum(map(len, parts))
+    head = bytes([tag]) + _length(size)
+    element = bytearray(len(head) + size)
+    element[: len(head)] = head
+    at = len(head)
+    for part in parts:
+        element[at : at + len(part)] = part
+        at += len(part)
+        if isinstance(part, bytearray):
+            wipe(part)
+    return element
+
+
+def integer(magnitude: Buffer) -> bytearray:
+    """A positive INTEGER of big-endian bytes; `magnitude` is left as it is."""
+    kept = bytearray(len(magnitude) + 1)
+    kept[1:] = magnitude
+    start = 0
+    while start < len(kept) - 1 and kept[start] == 0 and kept[start + 1] < 0x80:
+        start += 1
+    element = enclose(INTEGER, memoryview(kept)[start:])
+    wipe(kept)
+    return element
+
+
+def _length(size: int) -> bytes:
+    if size < 0x80:
+        return bytes([size])
+    digits = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([0x80 | len(digits)]) + digits
+
+
+def read(view: memoryview, tag: int) -> tuple[memoryview, memoryview]:
+    """The content of the first element, which must have this tag, and what follows it. Errors: ValueError."""
+    if len(view) < 2 or view[0] != tag:
+        raise ValueError(f"no element with the tag {tag:#04x}")
+    size, at = view[1], 2
+    if size >= 0x80:
+        digits = size & 0x7F
+        if not 1 <= digits <= 3 or len(view) < 2 + digits:
+            raise ValueError("a length that is no length")
+        size, at = int.from_bytes(view[2 : 2 + digits], "big"), 2 + digits
+    if size > len(view) - at:
+        raise ValueError("an element that is cut off")
+    return view[at : at + size], view[at + size :]

@@ -1,0 +1,197 @@
+"""Signatures."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
+
+from ...algorithms import Description, Name
+from ...errors import InvalidValue, KeyRejected
+from ...records import Attr, Buffer, Operation
+from ..base import Answer, Operands
+from ..public import operand
+from .pairs import EcKeys, Keys, RawKeys, RsaKeys
+from .transform import PairTransform
+
+PKCS1_DIGESTS: dict[str, hashes.HashAlgorithm] = {
+    "md5": hashes.MD5(),
+    "sha1": hashes.SHA1(),
+    "sha224": hashes.SHA224(),
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+    "sha3-256": hashes.SHA3_256(),
+    "sha3-384": hashes.SHA3_384(),
+    "sha3-512": hashes.SHA3_512(),
+}
+# ECDSA uses the bytes of a digest whatever made them, so any algorithm of the size will do
+_BY_SIZE: dict[int, hashes.HashAlgorithm] = {
+    20: hashes.SHA1(),
+    28: hashes.SHA224(),
+    32: hashes.SHA256(),
+    48: hashes.SHA384(),
+    64: hashes.SHA512(),
+}
+
+
+class Scheme(ABC):
+    """How a kind of key signs."""
+
+    @abstractmethod
+    def check(self, data: Buffer) -> str | None:
+        """Which data would do, in words, if these do not."""
+
+    @abstractmethod
+    def sign(self, private: Any, data: Buffer) -> bytes:
+        """The signature of a digest or message."""
+
+    @abstractmethod
+    def signature_size(self, public: Any) -> int:
+        """Bytes of every signature, 0 where they differ."""
+
+    @abstractmethod
+    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+        """Errors: InvalidSignature, or ValueError where it has no form."""
+
+
+class Pkcs1(Scheme):
+    """RSASSA-PKCS1-v1_5 of a digest."""
+
+    def __init__(self, digest: str) -> None:
+        self._algorithm = PKCS1_DIGESTS[digest]
+        self._prehashed = Prehashed(self._algorithm)
+
+    def check(self, data: Buffer) -> str | None:
+        size = self._algorithm.digest_size
+        return None if len(data) == size else f"a digest of {size} bytes"
+
+    def sign(self, private: Any, data: Buffer) -> bytes:
+        signature: bytes = private.sign(bytes(data), padding.PKCS1v15(), self._prehashed)
+        return signature
+
+    def signature_size(self, public: Any) -> int:
+        return int(public.key_size + 7) // 8
+
+    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+        public.verify(signature, bytes(data), padding.PKCS1v15(), self._prehashed)
+
+
+class Ecdsa(Scheme):
+    """ECDSA of a digest. size: of r and s, bytes, where a signature is r and s; 0 where it is their DER."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def check(self, data: Buffer) -> str | None:
+        return None if len(data) in _BY_SIZE else f"a digest of {', '.join(map(str, _BY_SIZE))} bytes"
+
+    def sign(self, private: Any, data: Buffer) -> bytes:
+        signature: bytes = private.sign(bytes(data), ec.ECDSA(Prehashed(_BY_SIZE[len(data)])))
+        if not self._size:
+            return signature
+        return b"".join(part.to_bytes(self._size, "big") for part in decode_dss_signature(signature))
+
+    def signature_size(self, public: Any) -> int:
+        return 2 * self._size
+
+    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+        if self._size:
+            parts = signature[: self._size], signature[self._size :]
+            signature = encode_dss_signature(*(int.from_bytes(part, "big") for part in parts))
+        public.verify(signature, bytes(data), ec.ECDSA(Prehashed(_BY_SIZE[len(data)])))
+
+
+class Pure(Scheme):
+    """Signatures of messages: Ed25519 and ML-DSA. size: of a signature, bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def check(self, data: Buffer) -> str | None:
+        return None
+
+    def sign(self, private: Any, data: Buffer) -> bytes:
+        signature: bytes = private.sign(data)
+        return signature
+
+    def signature_size(self, public: Any) -> int:
+        return self._size
+
+    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+        public.verify(signature, data)
+
+
+class Signing(PairTransform):
+    """A transform that signs and verifies."""
+
+    def __init__(self, description: Description, keys: Keys, scheme: Scheme, quick: bool) -> None:
+        super().__init__(description, keys, frozenset({Operation.SIGN, Operation.VERIFY}), quick)
+        self._scheme = scheme
+        # what hashing a long message takes, nanoseconds a byte
+        self.pace = 3.0
+
+    def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        takes = self._scheme.check(data)
+        if takes is not None:
+            raise InvalidValue(f"payload of {len(data)} bytes: {self.description.name} takes {takes}")
+        if operation is Operation.SIGN:
+            return self._sign(self.private(operation), data), {}
+        signature = operand(operation, operands, Attr.SIGNATURE)
+        size = self._scheme.signature_size(self.public)
+        if size and len(signature) != size:
+            raise InvalidValue(f"signature of {len(signature)} bytes: with this key {self.description.name} has {size}")
+        try:
+            self._scheme.verify(self.public, signature, data)
+        except (InvalidSignature, ValueError):
+            raise KeyRejected("the signature is not that of this message under this key") from None
+        return b"", {}
+
+    def _sign(self, private: Any, data: Buffer) -> bytes:
+        try:
+            return self._scheme.sign(private, data)
+        except (ValueError, UnsupportedAlgorithm):
+            raise InvalidValue(f"sign: the key is too small for {self.description.name}") from None
+
+
+_MLDSA: dict[str, tuple[Any, Any, int, int]] = {
+    "mldsa44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey, 1312, 2420),
+    "mldsa65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey, 1952, 3309),
+    "mldsa87": (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey, 2592, 4627),
+}
+_ED25519 = RawKeys(
+    ed25519.Ed25519PrivateKey,
+    ed25519.Ed25519PublicKey,
+    ed25519.Ed25519PrivateKey.from_private_bytes,
+    (32, 32),
+    tail=True,
+)
+
+
+def build(description: Description, name: Name) -> Signing:
+    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    match name:
+        case Name("pkcs1" | "pkcs1pad", (Name("rsa", ()), Name(digest, ()))):
+            return Signing(description, RsaKeys(), Pkcs1(digest), quick=False)
+        case Name("x962", (Name(inner, ()),)):
+            return Signing(description, _ec_keys(inner), Ecdsa(0), quick=True)
+        case Name("p1363", (Name(inner, ()),)):
+            keys = _ec_keys(inner)
+            return Signing(description, keys, Ecdsa(keys.size), quick=True)
+        case Name("ed25519", ()):
+            return Signing(description, _ED25519, Pure(64), quick=True)
+        case Name(template, ()) if template in _MLDSA:
+            private, public, public_size, signature_size = _MLDSA[template]
+            mldsa_keys = RawKeys(private, public, private.from_seed_bytes, (32, public_size))
+            return Signing(description, mldsa_keys, Pure(signature_size), quick=True)
+        case Name(template, ()):
+            return Signing(description, _ec_keys(template), Ecdsa(0), quick=True)
+    raise KeyError(str(name))
+
+
+def _ec_keys(name: str) -> EcKeys:
+    if not name.startswith("ecdsa-"):
+        raise KeyError(name)
+    return EcKeys(name.removeprefix("ecdsa-"), agrees=False)

@@ -1,0 +1,77 @@
+"""What akcipher, sig and kpp transforms of this engine share: a key pair, and how it is set, made and given out."""
+
+from typing import Any
+
+from ...algorithms import Description
+from ...errors import InvalidValue, KeyMissing
+from ...records import Attr, Buffer, Operation
+from ..base import Answer, Operands
+from ..public import PublicKeyTransform, no_payload, operand, wants_der
+from .keys import keep, wipe
+from .pairs import FAILURES, Keys, Pair
+
+KEY_OPERATIONS = frozenset({Operation.GENERATE_KEY, Operation.PUBLIC_KEY})
+
+
+class PairTransform(PublicKeyTransform):
+    """A transform whose key is a pair of `keys`. quick: a new key takes microseconds."""
+
+    def __init__(self, description: Description, keys: Keys, operations: frozenset[Operation], quick: bool) -> None:
+        self.operations = operations | KEY_OPERATIONS
+        slow = {Operation.VERIFY, Operation.ENCAPSULATE} | (set() if quick else {Operation.GENERATE_KEY})
+        self.streamed = self.operations - slow
+        super().__init__(description)
+        self.keys = keys
+        self._pair: Pair | None = None
+
+    def replace_key(self, key: Buffer) -> None:
+        held = keep(key)
+        try:
+            self._pair = self.keys.load(held)
+        except FAILURES:
+            raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes {self.keys.spelled}") from None
+        finally:
+            wipe(held)
+
+    def perform(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        if operation is Operation.GENERATE_KEY:
+            no_payload(operation, data)
+            bits: Any = operands.get(Attr.KEY_BITS)
+            as_der, chosen = wants_der(operands), self.keys.choose(bits)
+            self._pair = self.keys.generate(chosen)
+            return self.keys.export(self._pair.public, as_der), {}
+        if operation is Operation.PUBLIC_KEY:
+            no_payload(operation, data)
+            return self.keys.export(self.public, wants_der(operands)), {}
+        return self.compute(operation, operands, data)
+
+    def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        """One of the operations besides those on the key itself."""
+        raise NotImplementedError
+
+    @property
+    def public(self) -> Any:
+        """The public key. Errors: KeyMissing."""
+        if self._pair is None:
+            raise KeyMissing(f"{self.description.name} has no key yet: set-key or generate-key gives one")
+        return self._pair.public
+
+    def private(self, operation: Operation) -> Any:
+        """The private key. Errors: KeyMissing."""
+        if self._pair is None or self._pair.private is None:
+            raise KeyMissing(f"{operation.word}: {self.description.name} has no private key, only the public half")
+        return self._pair.private
+
+    def peer(self, operation: Operation, operands: Operands, data: Buffer) -> Any:
+        """The peer's public key, which an attribute or the payload carries. Errors: InvalidValue."""
+        key = operand(operation, operands, Attr.PEER_KEY, data)
+        try:
+            return self.keys.load_public(key)
+        except FAILURES:
+            raise InvalidValue(
+                f"peer-key of {len(key)} bytes: {self.description.name} takes a public key: {self.keys.spelled}"
+            ) from None
+
+    def close(self) -> None:
+        self.keyed = False
+        self._pair = None

@@ -1,0 +1,55 @@
+"""Whether this build of OpenSSL does a public key algorithm: the cheapest operation that shows it."""
+
+from collections.abc import Callable
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ...errors import CryptofsError, KeyRejected
+from ...records import Attr, Operation
+from .pairs import RsaKeys
+from .sig import PKCS1_DIGESTS
+from .transform import PairTransform
+
+_SIZES = {digest: algorithm.digest_size for digest, algorithm in PKCS1_DIGESTS.items()}
+
+
+def pair_works(build: Callable[[], PairTransform]) -> bool:
+    """Whether a transform goes through its first operation."""
+    try:
+        transform = build()
+        if isinstance(transform.keys, RsaKeys):
+            _try_rsa(transform)
+        elif transform.operations & {Operation.AGREE} and not transform.streamed:
+            # a finite field: its keys take long, and the library is there
+            return True
+        else:
+            _try_new_key(transform)
+        transform.close()
+    except (KeyError, ValueError, UnsupportedAlgorithm, CryptofsError):
+        return False
+    return True
+
+
+def _try_rsa(transform: PairTransform) -> None:
+    # a new key takes a tenth of a second; nobody knows the factors of this modulus, and nobody has to
+    public = rsa.RSAPublicNumbers(65537, (1 << 2047) + 1).public_key()
+    transform.set_key(RsaKeys().export(public, False))
+    if Operation.ENCRYPT in transform.operations:
+        transform.operate(Operation.ENCRYPT, {}, b"\2")
+        return
+    digest = transform.description.name.rstrip(")").rpartition(",")[2]
+    try:
+        transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, bytes(_SIZES[digest]))
+    except KeyRejected:
+        return
+
+
+def _try_new_key(transform: PairTransform) -> None:
+    public, _ = transform.operate(Operation.GENERATE_KEY, {}, b"")
+    if Operation.SIGN in transform.operations:
+        transform.operate(Operation.SIGN, {}, bytes(32))
+    elif Operation.AGREE in transform.operations:
+        transform.operate(Operation.AGREE, {Attr.PEER_KEY: public}, b"")
+    else:
+        transform.operate(Operation.ENCAPSULATE, {}, b"")

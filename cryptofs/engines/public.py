@@ -1,0 +1,137 @@
+"""Public key transforms: what the types akcipher, sig and kpp have in common on every engine."""
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from ..algorithms import Description
+from ..errors import Busy, InvalidValue, KeyMissing, NotSupported
+from ..records import ATTRIBUTES, Attr, Buffer, Operation
+from .base import Answer, Operands
+from .kinds import WholeMessage, WholeTransform
+
+RAW, DER = "raw", "der"
+FORMATS = (RAW, DER)
+"""What key-format may be: the kernel's own encoding of a public key, or DER of a SubjectPublicKeyInfo."""
+
+OUTPUT_MAX = 5120
+"""Most bytes of an answer: an ML-DSA-87 signature has 4,627."""
+
+_WITHOUT_KEY = (Operation.GENERATE_KEY,)
+# before anything was measured: so long that workers do it
+_FIRST_COSTS = {
+    Operation.DECRYPT: 3e6,
+    Operation.SIGN: 3e6,
+    Operation.AGREE: 3e6,
+    Operation.DECAPSULATE: 3e6,
+    Operation.GENERATE_KEY: 1e9,
+}
+_FIRST_COST = 5e5
+
+
+class PublicKeyTransform(WholeTransform):
+    """One public key algorithm, with a key pair or the public half of one.
+
+    operations: what it does. streamed: those of them that a raw stream may ask for, which is computed in the event
+    loop: what takes longer than some milliseconds is not among them.
+    """
+
+    operations: frozenset[Operation] = frozenset()
+    streamed: frozenset[Operation] = frozenset()
+    costs: dict[Operation, float]
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description)
+        self._generating = threading.Lock()
+        self._reset_costs()
+
+    def _reset_costs(self) -> None:
+        self.costs = {each: _FIRST_COSTS.get(each, _FIRST_COST) for each in self.operations}
+
+    def set_key(self, key: Buffer) -> None:
+        super().set_key(key)
+        self._reset_costs()
+
+    def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:
+        description = self.description
+        if operation not in self.operations:
+            does = ", ".join(each.word for each in sorted(self.operations))
+            raise NotSupported(f"{operation.word}: {description.type} {description.name} does {does}")
+        if not self.keyed and operation not in _WITHOUT_KEY and not self.keyless(operation):
+            raise KeyMissing(f"{description.name} has no key yet: set-key or generate-key gives one")
+        if iv is not None or assoclen:
+            raise InvalidValue(f"{operation.word}: {description.name} has neither iv nor associated data")
+
+    def keyless(self, operation: Operation) -> bool:
+        """Whether an operation may go without a key of the context's own."""
+        return False
+
+    def note_pace(self, size: int, nanoseconds: int) -> None:
+        """The pace says nothing here: `costs` do."""
+
+    def room(self, operation: Operation, size: int) -> int:
+        return OUTPUT_MAX
+
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> WholeMessage:
+        if operation not in self.streamed:
+            raise InvalidValue(f"{operation.word}: {self.description.name} does it for a whole record only")
+        return WholeMessage(self, operation, iv, assoclen)
+
+    def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
+        payload, _ = self.operate(operation, {}, data)
+        out[: len(payload)] = payload
+        return len(payload)
+
+    def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        self.check(operation, None, 0)
+        began = time.perf_counter_ns()
+        if operation is Operation.GENERATE_KEY:
+            answer = self._generate_once(operands, data)
+        else:
+            answer = self.perform(operation, operands, data)
+        self.costs[operation] += (time.perf_counter_ns() - began - self.costs[operation]) / 4
+        return answer
+
+    def _generate_once(self, operands: Operands, data: Buffer) -> Answer:
+        # two workers may be here at once, and a key that somebody uses must not be exchanged under them
+        with self._generating:
+            if self.keyed:
+                raise Busy(f"generate-key: {self.description.name} has a key already")
+            answer = self.perform(Operation.GENERATE_KEY, operands, data)
+            self.keyed = self.key_set = True
+        return answer
+
+    @abstractmethod
+    def perform(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        """One of `operations`; generate-key sets the key itself."""
+
+
+def no_payload(operation: Operation, data: Buffer) -> None:
+    """Errors: InvalidValue for a payload where there is none."""
+    if len(data):
+        raise InvalidValue(f"payload of {len(data)} bytes: {operation.word} takes none")
+
+
+def operand(operation: Operation, operands: Mapping[int, object], attribute: Attr, data: Buffer = b"") -> bytes:
+    """The operand that an attribute carries, or else the payload does: a stream has nothing but its payload.
+
+    Errors: InvalidValue if neither or both are there.
+    """
+    value = operands.get(attribute)
+    if value is None:
+        if not len(data):
+            raise InvalidValue(f"{operation.word}: {ATTRIBUTES[attribute].word} is missing")
+        return bytes(data)
+    if len(data):
+        raise InvalidValue(f"{operation.word}: {ATTRIBUTES[attribute].word} and a payload: one of them")
+    assert isinstance(value, bytes | bytearray | memoryview)
+    return bytes(value)
+
+
+def wants_der(operands: Mapping[int, object]) -> bool:
+    """Whether a public key is to be given as DER. Errors: InvalidValue for a key-format that there is not."""
+    format_ = operands.get(Attr.KEY_FORMAT, RAW)
+    if format_ not in FORMATS:
+        raise InvalidValue(f"key-format {format_!r}: one of {', '.join(FORMATS)}")
+    return format_ == DER
