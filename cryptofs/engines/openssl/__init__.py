@@ -46,7 +46,7 @@ class OpensslEngine(Engine):
     def describe(self, type_: Type, name: str) -> Description | None:
         name = _DRIVERS.get((type_, name), name)
         facts = look_up(type_, name)
-        if facts is None or type_ not in _TRIALS:
+        if facts is None or type_ not in _SERVED:
             return None
         description = Description(
             type=type_,
@@ -74,7 +74,7 @@ class OpensslEngine(Engine):
         return _build(description, authsize)
 
     def names(self) -> Iterable[tuple[Type, str]]:
-        return [each for each in names() if each[0] in _TRIALS]
+        return [each for each in names() if each[0] in _SERVED]
 
 
 def _spell(sizes: tuple[int, ...]) -> str:
@@ -110,6 +110,9 @@ _TRIALS = {
     Type.AEAD: Operation.ENCRYPT,
     Type.RNG: Operation.GENERATE,
 }
+
+
+_SERVED = _TRIALS.keys() | _PUBLIC.keys()
 
 
 def _works(description: Description) -> bool:
