@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
@@ -162,6 +162,7 @@ def test_file_itself(file: Path) -> None:
 NAMES = st.sampled_from(["a", "b", "cc", "d-d"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), unique=True, min_size=1))
 def test_lines(places: list[tuple[str, str]]) -> None:
     """A key in a table is found on its own line."""
