@@ -186,3 +186,13 @@ def test_check_config(file: Path) -> None:
     file.write_text("[policy]\nrate = -1\n")
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
     assert isinstance(bad.exception, ConfigError)
+
+
+def test_what_is_shipped() -> None:
+    """The file that is installed can be used, and lets nobody use a weak name."""
+    shipped = Path(__file__).parent.parent / "scripts" / "system" / "cryptofs.toml"
+    config = load(shipped)
+    everybody = config.policy.policy().everybody
+    assert not everybody.admits(Type.HASH, "md5")
+    assert everybody.admits(Type.AEAD, "gcm(aes)")
+    assert everybody.counts
