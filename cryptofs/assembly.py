@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .algorithms import Type
-from .contexts import ContextTable, Device, DeviceSettings, Workers
+from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
 from .engines import ENGINES, open_engines
-from .engines.base import OPERATIONS
 from .errors import CryptofsError
 from .keys import CredentialKey, FileKey, KeyringKey, KeySource, TokenKey
 from .nodes import Tree
@@ -33,7 +32,7 @@ def device_settings(name: str, model: "DeviceModel", source: KeySource) -> Devic
         name,
         type_,
         model.name.rpartition(":")[2],
-        frozenset(model.operations) or OPERATIONS[type_],
+        frozenset(model.operations) or device_operations(type_),
         model.user,
         model.group,
         model.mode,

@@ -191,13 +191,17 @@ _OPERATIONS: dict[str, tuple[Operation, ...]] = {
     "hash": (Operation.DIGEST,),
     "skcipher": (Operation.ENCRYPT, Operation.DECRYPT),
     "aead": (Operation.ENCRYPT, Operation.DECRYPT),
+    "akcipher": (Operation.ENCRYPT, Operation.DECRYPT, Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
+    "sig": (Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
+    "kpp": (Operation.AGREE, Operation.ENCAPSULATE, Operation.DECAPSULATE, Operation.PUBLIC_KEY),
 }
+_WITH_NONCES = ("skcipher", "aead")
 
 
 class DeviceModel(_Model):
     """[devices.NAME]"""
 
-    type: Literal["skcipher", "aead", "hash"]
+    type: Literal["skcipher", "aead", "hash", "akcipher", "sig", "kpp"]
     name: ExactName
     authsize: int | None = Field(default=None, ge=1, le=64)
     operations: tuple[Annotated[Operation, BeforeValidator(lambda word: OPERATION_WORDS.get(word, word))], ...] = ()
@@ -217,8 +221,8 @@ class DeviceModel(_Model):
             raise ValueError(f"name is one of type {kind}, the device is of type {self.type}")
         if self.authsize is not None and self.type != "aead":
             raise ValueError(f"authsize: type {self.type} has no tag")
-        if self.nonce == "caller" and self.type == "hash":
-            raise ValueError("nonce: type hash takes none")
+        if self.nonce == "caller" and self.type not in _WITH_NONCES:
+            raise ValueError(f"nonce: type {self.type} takes none")
         return self
 
 

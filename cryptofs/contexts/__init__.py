@@ -1,7 +1,7 @@
 """Contexts: one transform each (`context`), its calls (`control`), its stream (`stream`), all of them (`table`)."""
 
 from .context import Context
-from .device import Device, DeviceSettings
+from .device import Device, DeviceSettings, device_operations
 from .nonces import MESSAGES_MAX
 from .steps import StreamUser
 from .stream import STREAM_BUFFER, Stream
@@ -19,4 +19,5 @@ __all__ = [
     "Stream",
     "StreamUser",
     "Workers",
+    "device_operations",
 ]

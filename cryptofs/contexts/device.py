@@ -8,11 +8,12 @@ use one nonce twice.
 from dataclasses import dataclass
 
 from ..algorithms import Type
-from ..engines.base import OPERATIONS, Message, Transform
+from ..engines.base import OPERATIONS, Answer, Message, Operands, Transform
 from ..errors import InvalidValue, NotPermitted, OverQuota, TooLarge
 from ..records import PAYLOAD_MAX, Buffer, Operation
 from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
 
+_CIPHERS = (Type.SKCIPHER, Type.AEAD)
 ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
 
 
@@ -34,14 +35,19 @@ class DeviceSettings:
     """Where the key comes from, in words."""
 
 
+def device_operations(type_: Type) -> frozenset[Operation]:
+    """What devices of a type can do: all but making a key, for they have one."""
+    return OPERATIONS[type_] - {Operation.GENERATE_KEY}
+
+
 class Device:
     """One device: its settings and its keyed transform, which is closed when the device is retired and unused."""
 
     def __init__(self, settings: DeviceSettings, transform: Transform) -> None:
         """Errors: InvalidValue for operations that the type does not have, and for nonces that cannot be made."""
-        foreign = settings.operations - OPERATIONS[settings.type]
-        if foreign or not settings.operations:
-            known = ", ".join(sorted(each.word for each in OPERATIONS[settings.type]))
+        allowable = device_operations(settings.type)
+        if settings.operations - allowable or not settings.operations:
+            known = ", ".join(sorted(each.word for each in allowable))
             raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")
         self.settings = settings
         self.transform = transform
@@ -53,7 +59,7 @@ class Device:
             if not settings.caller_nonce:
                 raise
             self.nonces = None
-        if settings.operations != OPERATIONS[settings.type]:
+        if settings.type in _CIPHERS and settings.operations != allowable:
             self._check_one_way(takes_nonce)
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
@@ -225,6 +231,11 @@ class DeviceTransform(Transform):
         if operation == DECRYPT and len(data) >= self._prefix:
             return inner.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
         return None
+
+    def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        if operation in OPERATIONS[self.description.type]:
+            self.device.allow(operation)
+        return self.inner.operate(operation, operands, data)
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         # the device's: one whose pace is fixed stays what it is

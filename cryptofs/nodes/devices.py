@@ -29,7 +29,7 @@ DEVICE_STREAM = 16 * 1024 * 1024
 FIRST_DEVICE = 1 << 36
 _PER_DEVICE = 16
 _CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
-_STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest"))
+_STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest", "sign"))
 
 
 @dataclass(frozen=True)
