@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_wrong_vector_is_noticed(family: str) -> None:
     """Any case turned into its contrary fails."""
     runner = Runner(OpensslEngine())
     kinds: Counter[tuple[bool, bool, bool]] = Counter()
-    for _, item in items(family):
+    for _, item in islice(items(family), 4000):
         if not isinstance(item, Case) or not runner.offers(item.type, item.name):
             continue
         kind = (item.valid, item.differs, bool(item.beyond))
