@@ -1,21 +1,21 @@
-"""All published vectors through the engines: as they are, the other way round, and some of them in parts."""
+"""All published vectors through the engines, and the manifest that says which of them those are."""
 
-import itertools
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import pytest
-from vectors import FAMILIES, Case, MonteCarlo, load, monte_carlo
-from vectors.counts import record
+from vectors import ALL_FAMILIES, Case, items, manifest
+from vectors.case import Chain
+from vectors.counts import Counts, record
+from vectors.packages import all_files
+from vectors.run import Runner, Tally, run_chain, run_family, verdict
+from vectors.table import ROWS, files_of, sorted_out
 
-from cryptofs.algorithms import Type
-from cryptofs.engines.base import Engine, Transform
+from cryptofs.engines.base import Engine
 from cryptofs.engines.openssl import OpensslEngine
-from cryptofs.errors import BadTag, CryptofsError
-from cryptofs.records import Operation
 
-SLACK = 16
-EVERY = 7
-"""Each of how many cases is run in parts too."""
 SHOWN = 5
 """How many failures are told."""
 
@@ -28,132 +28,119 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         return OpensslEngine()
     from cryptofs.engines.af_alg import AfAlgEngine
 
-    return AfAlgEngine()
+    found = AfAlgEngine()
+    found.warm_up()
+    return found
 
 
-class Runner:
-    """Cases on one engine; transforms are opened anew only for another name or tag size."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._transforms: dict[tuple[str, int], Transform | None] = {}
-        self._keys: dict[tuple[str, int], bytes] = {}
-
-    def transform(self, case: Case) -> Transform | None:
-        """With the case's key set; None where the engine does not offer the name."""
-        slot = (case.name, case.authsize)
-        if slot not in self._transforms:
-            description = self._engine.describe(case.type, case.name)
-            self._transforms[slot] = description and self._engine.open(description, case.authsize or None)
-        transform = self._transforms[slot]
-        # a key is not set twice in a row, so that what an engine keeps from message to message is tested
-        if transform is not None and case.key is not None and self._keys.get(slot) != case.key:
-            transform.set_key(case.key)
-            self._keys[slot] = case.key
-        return transform
-
-    def close(self) -> None:
-        for transform in self._transforms.values():
-            if transform is not None:
-                transform.close()
-
-
-def whole(transform: Transform, case: Case) -> bytes:
-    """The output of a case in one call."""
-    data = memoryview(case.assoc + case.data)
-    out = memoryview(bytearray(transform.room(case.operation, len(data)) + SLACK))
-    return bytes(out[: transform.once(case.operation, case.iv, len(case.assoc), data, out)])
-
-
-def in_parts(transform: Transform, case: Case) -> bytes:
-    """The output of a case in parts of sizes that depend on its number."""
-    message = transform.start(case.operation, case.iv, len(case.assoc))
-    data = case.assoc + case.data
-    given = b""
-    try:
-        sizes = itertools.cycle([1 + case.number % 5, 16, 3, 64 + case.number % 33, 1])
-        for size in sizes:
-            part, data = data[:size], data[size:]
-            out = memoryview(bytearray(message.room(len(part), not data) + SLACK))
-            given += out[: message.update(memoryview(part), not data, out)]
-            if not data:
-                return given
-    finally:
-        message.close()
-    return given
-
-
-def verdict(case: Case, transform: Transform, run: object = whole) -> str:
-    """What is wrong with the outcome, or nothing."""
-    try:
-        given = in_parts(transform, case) if run is in_parts else whole(transform, case)
-    except BadTag:
-        return "" if not case.valid else f"{case.where}: tag refused"
-    except CryptofsError as error:
-        return f"{case.where}: {error}"
-    if not case.valid:
-        return f"{case.where}: wrong tag accepted"
-    if case.operation is Operation.DIGEST:
-        given = given[: len(case.expected)]
-    if given != case.expected:
-        return f"{case.where}: {given[:32].hex()} instead of {case.expected[:32].hex()}"
-    return ""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_family(engine: Engine, family: str) -> None:
-    cases, skips = load(family)
+    """Every file of a family: nothing fails, and what passes and is skipped is what the manifest says."""
     counts = record(engine.name, family)
-    counts.skipped += skips.by_reason()
-    runner = Runner(engine)
-    failures = []
-    for number, case in enumerate(cases):
-        transform = runner.transform(case)
-        if transform is None:
-            counts.skipped[f"{case.name}: not offered by {engine.name} here"] += 1
-            continue
-        counts.cases += 1
-        counts.rejected += not case.valid
-        found = [verdict(case, transform)]
-        inverse = case.inverse()
-        if inverse is not None:
-            counts.inverse += 1
-            found.append(verdict(inverse, transform))
-        if number % EVERY == 0:
-            counts.parts += 1
-            found.append(verdict(case, transform, in_parts))
-        failures += [f for f in found if f]
-    runner.close()
-    counts.failed = len(failures)
+    tallies, failures = run_family(engine, family, counts)
     assert not failures, "\n".join(failures[:SHOWN])
-    if engine.name != "openssl" and not counts.cases:
-        pytest.skip(f"{engine.name} offers nothing of {family} here")
-    assert counts.cases, f"no vectors of {family} were found"
+    assert tallies.keys() == files_of(family).keys()
+    written = manifest.read()
+    column = manifest.column_of(engine.name)
+    for file, tally in tallies.items():
+        assert tally.passed + sum(tally.skipped.values()) == written.cases[file], file
+        if column in written.columns and manifest.NOT_RUN not in written.tallies[column][file].skipped:
+            assert tally == written.tallies[column][file], f"{file} on {column}"
 
 
-@pytest.mark.parametrize("chain", list(monte_carlo()), ids=lambda chain: chain.name)
-def test_monte_carlo(engine: Engine, chain: MonteCarlo) -> None:
-    description = engine.describe(Type.HASH, chain.name)
-    if description is None:
-        pytest.skip(f"{engine.name} does not offer {chain.name} here")
-    transform = engine.open(description, None)
-    counts = record(engine.name, f"{chain.name} chain")
-    for number, (expected, given) in enumerate(zip(chain.checkpoints, links(transform, chain), strict=False)):
-        counts.cases += 1
-        assert given == expected, f"{chain.file} #{number}: {given.hex()} instead of {expected.hex()}"
-    transform.close()
-    assert counts.cases == len(chain.checkpoints)
+# The manifest
 
 
-def links(transform: Transform, chain: MonteCarlo) -> Iterator[bytes]:
-    """The checkpoints of a chain: every 1000th digest, without end."""
-    size = transform.description.digest_size
-    out = memoryview(bytearray(size + SLACK))
-    seed = chain.seed
-    while True:
-        window = [seed] * chain.window
-        for _ in range(1000):
-            transform.once(Operation.DIGEST, None, 0, memoryview(b"".join(window)), out)
-            window = [*window[1:], bytes(out[:size])]
-        seed = window[-1]
-        yield seed
+def test_every_file_is_in_the_manifest() -> None:
+    """Files that are run, files that are not, and files without cases: none is missing, and none is there twice."""
+    written, fresh = manifest.read(), manifest.static()
+    run = {file for family in ALL_FAMILIES for file in files_of(family)}
+    assert written.cases.keys() == run | fresh.cases.keys()
+    assert {file: written.cases[file] for file in fresh.cases} == fresh.cases
+    assert written.bare == fresh.bare
+    assert len(written.cases) + sum(written.bare.values()) == len(all_files())
+    for column in written.columns:
+        assert written.tallies[column].keys() == written.cases.keys()
+        for file, cases in written.cases.items():
+            tally = written.tallies[column][file]
+            assert tally.passed + sum(tally.skipped.values()) == cases, f"{file} on {column}"
+            if column == "openssl":
+                assert manifest.NOT_RUN not in tally.skipped, file
+            if file in fresh.cases:
+                assert tally == manifest.left_out(sorted_out()[file], cases), f"{file} on {column}"
+
+
+def test_the_manifest_is_as_it_would_be_written() -> None:
+    written = manifest.read()
+    assert "".join(f"{line}\n" for line in written.lines()) == manifest.PATH.read_text()
+    assert "openssl" in written.columns
+    assert any(column.startswith("af_alg-") for column in written.columns)
+
+
+def test_the_document_has_the_sums_of_the_manifest() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "vectors.md").read_text()
+    for line in manifest.summary(manifest.read()):
+        assert line in text, line
+
+
+def test_every_row_of_the_table_is_used() -> None:
+    """A row that no file falls into would hide that a package has changed."""
+    used = {row.pattern for row in sorted_out().values()}
+    assert [row.pattern for row in ROWS if row.pattern not in used] == []
+
+
+# The checks themselves: each must fail when the answer is wrong
+
+
+@pytest.mark.parametrize("family", ["aes-cbc", "aes-gcm", "chacha20-poly1305", "cmac", "sha2", "aes-ccm"])
+def test_a_wrong_vector_is_noticed(family: str) -> None:
+    """Any case turned into its contrary fails."""
+    runner = Runner(OpensslEngine())
+    kinds: Counter[tuple[bool, bool, bool]] = Counter()
+    for _, item in islice(items(family), 4000):
+        if not isinstance(item, Case) or not runner.offers(item.type, item.name):
+            continue
+        kind = (item.valid, item.differs, bool(item.beyond))
+        kinds[kind] += 1
+        if kinds[kind] > 40 or not (item.expected or item.errno):
+            continue
+        assert verdict(item, runner) == ""
+        for contrary in contraries(item):
+            assert verdict(contrary, runner), contrary.where
+    runner.close()
+    assert kinds[True, False, False] > 0
+
+
+def contraries(case: Case) -> list[Case]:
+    """Cases that are wrong if this one is right."""
+    if case.errno:
+        return [replace(case, errno=0), replace(case, errno=1)]
+    if case.differs:
+        return [replace(case, differs=False)]
+    spoilt = bytes([case.expected[0] ^ 1]) + case.expected[1:]
+    return [replace(case, expected=spoilt), replace(case, errno=22), replace(case, differs=True)]
+
+
+@pytest.mark.parametrize("family", ["aes-cbc-chain", "sha256-chain", "blake2b-chain"])
+def test_a_wrong_chain_is_noticed(family: str) -> None:
+    """A wrong bit in the first checkpoint fails."""
+    runner = Runner(OpensslEngine())
+    chain = next(item for _, item in items(family) if isinstance(item, Chain))
+    first = chain.checkpoints[0]
+    assert run_chain(replace(chain, checkpoints=(first,)), runner) == []
+    spoilt = first[:-1] + bytes([first[-1] ^ 1])
+    assert run_chain(replace(chain, checkpoints=(spoilt,)), runner)
+    runner.close()
+
+
+def test_a_failure_is_not_counted_as_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails is neither among those that pass nor among the skipped, so that the manifest does not fit any more."""
+    found = [(name, item) for name, item in items("md5") if isinstance(item, Case)]
+    spoilt = [(name, replace(item, expected=bytes(16))) for name, item in found[:1]]
+    monkeypatch.setattr("vectors.run.items", lambda family: iter(spoilt + found[1:]))
+    counts = Counts("openssl", "md5")
+    tallies, failures = run_family(OpensslEngine(), "md5", counts)
+    assert failures
+    assert all("#1 " in failure for failure in failures)
+    assert counts.failed == len(failures)
+    assert tallies == {found[0][0]: Tally(len(found) - 1)}

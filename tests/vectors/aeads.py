@@ -1,105 +1,115 @@
 """Vectors of authenticated encryption."""
 
+import errno
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from cryptofs.algorithms import Type, look_up
 from cryptofs.records import Operation
 
-from .case import Case, Skips
-from .ciphers import Loader
-from .rsp import Entry, entries, files
+from .case import Case, Item, Loader
+from .rsp import Entry, entries
 
-IV_SIZE = "the kernel's gcm takes 12-byte IVs"
-NONCE_SIZE = "the kernel's rfc7539 takes 12-byte nonces"
-SAME = "the same vectors as in the .rsp file, with the reasons for failures"
+_NAMES = {"gcm(aes)": "gcm", "gcm(sm4)": "gcm", "rfc7539(chacha20,poly1305)": "rfc7539"}
 
 
-def _case(
-    entry: Entry, name: str, iv: bytes, assoc: bytes, plain: bytes | None, cipher: bytes, tag: bytes, decrypts: bool
-) -> Case:
-    """plain: None where the tag is wrong."""
+def beyond(name: str, iv: bytes, tag: bytes) -> str:
+    """Why the kernel does not take what the standard allows; empty where it takes it."""
+    facts = look_up(Type.AEAD, name)
+    short = _NAMES.get(name, name)
+    if facts is None:
+        return ""
+    if len(iv) != facts.iv_size:
+        return f"the kernel's {short} takes IVs of {facts.iv_size} bytes alone: refused with EINVAL"
+    if len(tag) not in facts.authsizes:
+        return f"the kernel's {short} takes no tag of {len(tag)} bytes: refused with EINVAL"
+    return ""
+
+
+def make(
+    file: str, number: int, name: str, key: bytes, iv: bytes, assoc: bytes, plain: bytes | None, cipher: bytes,
+    tag: bytes, decrypts: bool = False, failure: int = errno.EBADMSG,
+) -> Case:  # fmt: skip
+    """plain: None where the message must be refused with `failure`."""
     sealed = cipher + tag
-    valid = plain is not None
-    decrypts = decrypts or not valid
+    decrypts = decrypts or plain is None
+    reason = beyond(name, iv, tag)
     return Case(
         type=Type.AEAD,
         name=name,
         operation=Operation.DECRYPT if decrypts else Operation.ENCRYPT,
-        key=entry.hex("key"),
-        iv=iv,
+        key=key,
+        iv=iv or None,
         assoc=assoc,
         data=sealed if decrypts else plain or b"",
         expected=(plain or b"") if decrypts else sealed,
         authsize=len(tag),
-        file=entry.file,
-        number=entry.number,
-        valid=valid,
+        file=file,
+        number=number,
+        errno=errno.EINVAL if reason else failure if plain is None else 0,
+        # what the file itself wants refused so is no exception
+        beyond=reason if plain is not None or failure == errno.EBADMSG else "",
     )
 
 
-def _gcm(skips: Skips) -> Iterator[Case]:
-    facts = look_up(Type.AEAD, "gcm(aes)")
-    assert facts is not None
-    for path in files("ciphers/AES/GCM", "*.rsp"):
-        for entry in entries(path):
-            iv, tag = entry.hex("iv"), entry.hex("tag")
-            if len(iv) != facts.iv_size:
-                skips.add(entry.file, IV_SIZE)
-                continue
-            if len(tag) not in facts.authsizes:
-                skips.add(entry.file, f"the kernel's gcm takes no tag of {len(tag)} bytes")
-                continue
-            plain = None if "fail" in entry else entry.hex("pt")
-            decrypts = "Decrypt" in path.name
-            yield _case(entry, "gcm(aes)", iv, entry.hex("aad"), plain, entry.hex("ct"), tag, decrypts)
+def _of(entry: Entry, name: str, plain: bytes | None, decrypts: bool, fields: tuple[str, str, str]) -> Case:
+    iv, assoc, cipher = fields
+    return make(
+        entry.file,
+        entry.number,
+        name,
+        entry.hex("key"),
+        entry.hex(iv),
+        entry.hex(assoc) if assoc in entry else b"",
+        plain,
+        entry.hex(cipher),
+        entry.hex("tag"),
+        decrypts,
+    )
 
 
-def _ccm(skips: Skips) -> Iterator[Case]:
-    for path in files("ciphers/AES/CCM", "DVPT*.txt"):
-        skips.add(f"ciphers/AES/CCM/{path.name}", SAME, sum(1 for _ in entries(path)))
-    for path in files("ciphers/AES/CCM", "*.rsp"):
-        for entry in entries(path):
-            yield _ccm_case(path, entry)
+def gcm(path: Path) -> Iterator[Item]:
+    """NIST's GCM files; a failing entry has no plaintext."""
+    for entry in entries(path):
+        plain = None if "fail" in entry else entry.hex("pt")
+        yield _of(entry, "gcm(aes)", plain, "Decrypt" in path.name, ("iv", "aad", "ct"))
 
 
-def _ccm_case(path: Path, entry: Entry) -> Case:
-    # an empty string is written 00, so the lengths count
-    assoc = entry.hex("adata")[: entry.integer("alen")]
-    nonce = entry.hex("nonce")
-    iv = bytes([15 - len(nonce) - 1]) + nonce + bytes(15 - len(nonce))
-    sealed = entry.hex("ct")
-    cut = entry.integer("plen")
-    failed = entry.fields.get("result", "Pass").startswith("Fail")
-    plain = None if failed else entry.hex("payload")[:cut]
-    assert len(sealed) == cut + entry.integer("tlen"), entry
-    return _case(entry, "ccm(aes)", iv, assoc, plain, sealed[:cut], sealed[cut:], path.name.startswith("DVPT"))
+def gcm_sm4(path: Path) -> Iterator[Item]:
+    """RFC 8998's example."""
+    for entry in entries(path):
+        yield _of(entry, "gcm(sm4)", entry.hex("plaintext"), False, ("iv", "aad", "ciphertext"))
 
 
-def _chacha20_poly1305(skips: Skips) -> Iterator[Case]:
-    for file, nonce, assoc, plain, cipher in (
-        ("openssl.txt", "iv", "aad", "plaintext", "ciphertext"),
-        ("boringssl.txt", "nonce", "ad", "in", "ct"),
-    ):
-        for entry in entries(files("ciphers/ChaCha20Poly1305", file)[0]):
-            iv = entry.hex(nonce)
-            if len(iv) != 12:
-                skips.add(entry.file, NONCE_SIZE)
-                continue
-            yield _case(
-                entry,
-                "rfc7539(chacha20,poly1305)",
-                iv,
-                entry.hex(assoc) if assoc in entry else b"",
-                None if "result" in entry else entry.hex(plain),
-                entry.hex(cipher),
-                entry.hex("tag"),
-                False,
-            )
+def ccm_iv(nonce: bytes) -> bytes:
+    """The kernel's IV for a nonce: the first counter block, 16 bytes, for a nonce of up to 14."""
+    return bytes([14 - len(nonce)]) + nonce + bytes(15 - len(nonce))
 
 
-LOADERS: dict[str, Loader] = {
-    "aes-gcm": _gcm,
-    "aes-ccm": _ccm,
-    "chacha20-poly1305": _chacha20_poly1305,
-}
+def ccm(path: Path) -> Iterator[Item]:
+    """NIST's CCM files, where an empty string is written 00, so that the lengths count."""
+    for entry in entries(path):
+        assoc = entry.hex("adata")[: entry.integer("alen")]
+        sealed = entry.hex("ct")
+        cut = entry.integer("plen")
+        failed = entry.fields.get("result", "Pass").startswith("Fail")
+        plain = None if failed else entry.hex("payload")[:cut]
+        assert len(sealed) == cut + entry.integer("tlen"), entry
+        decrypts = path.name.startswith("DVPT")
+        iv = ccm_iv(entry.hex("nonce"))
+        key = entry.hex("key")
+        yield make(
+            entry.file, entry.number, "ccm(aes)", key, iv, assoc, plain, sealed[:cut], sealed[cut:], decrypts
+        )  # fmt: skip
+
+
+def chacha20_poly1305(nonce: str, assoc: str, plain: str, cipher: str) -> Loader:
+    """The loader for files that call the fields so."""
+    return partial(_chacha20_poly1305, (nonce, assoc, cipher), plain)
+
+
+def _chacha20_poly1305(fields: tuple[str, str, str], text: str, path: Path) -> Iterator[Item]:
+    for entry in entries(path):
+        plain = None if "result" in entry else entry.hex(text)
+        yield _of(entry, "rfc7539(chacha20,poly1305)", plain, False, fields)

@@ -1,8 +1,9 @@
 """What a test vector is, whichever file it comes from."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from errno import EBADMSG
+from pathlib import Path
 
 from cryptofs.algorithms import Type
 from cryptofs.records import Operation
@@ -12,9 +13,13 @@ from cryptofs.records import Operation
 class Case:
     """One vector as a call on a transform.
 
-    data: what goes in after `assoc`; to decrypt an AEAD message, ciphertext and tag. expected: all that comes out, but
-    for a hash perhaps only the beginning of it. authsize: bytes of tag, 0 where there is none. number: the vector's own
-    number in its file. valid: False where the tag is wrong and nothing may come out.
+    data: what goes in after `assoc`; to decrypt an AEAD message, ciphertext and tag. expected: all that comes out from
+    the byte `offset` on, but for a hash perhaps only the beginning of it. authsize: bytes of tag; 0 where there is
+    none, or where it is one that no transform could be asked for. number: the vector's own number in its file.
+
+    errno: what the call must be refused with, 0 where it must succeed. differs: `expected` is a wrong tag of a MAC,
+    which must not come out. acceptable: `expected` and a refusal with EINVAL or EBADMSG are both right. beyond: why
+    what the file calls valid is more than the kernel takes; the refusal is tested, and the case counts as skipped.
     """
 
     type: Type
@@ -28,16 +33,30 @@ class Case:
     authsize: int
     file: str
     number: int
-    valid: bool = True
+    errno: int = 0
+    differs: bool = False
+    acceptable: bool = False
+    offset: int = 0
+    beyond: str = ""
 
     @property
     def where(self) -> str:
         """For messages."""
         return f"{self.file} #{self.number} {self.operation.word} {self.name}"
 
+    @property
+    def valid(self) -> bool:
+        """Whether the call must succeed with what is expected."""
+        return not (self.errno or self.differs)
+
+    @property
+    def tag_is_wrong(self) -> bool:
+        """Whether it must be refused for its tag."""
+        return self.errno == EBADMSG
+
     def inverse(self) -> "Case | None":
         """The same vector the other way round, where there is one."""
-        if not self.valid or self.operation not in _INVERSE:
+        if not self.valid or self.acceptable or self.offset or self.operation not in _INVERSE:
             return None
         return replace(self, operation=_INVERSE[self.operation], data=self.expected, expected=self.data)
 
@@ -46,35 +65,61 @@ _INVERSE = {Operation.ENCRYPT: Operation.DECRYPT, Operation.DECRYPT: Operation.E
 
 
 @dataclass(frozen=True)
-class MonteCarlo:
-    """A chain of digests: every checkpoint is 1000 digests after the one before it.
+class Chain:
+    """Computations that each take what came out before: Monte Carlo tests and the like.
 
-    window: how many of the last digests, joined, are the next message (3 for SHA-1 and SHA-2, 1 for SHA-3).
+    checkpoints: what has to come out on the way. links: given a way to make a transform with a key, computes them one
+    after the other, perhaps without end.
     """
 
+    type: Type
     name: str
-    seed: bytes
-    window: int
-    checkpoints: tuple[bytes, ...]
     file: str
+    checkpoints: tuple[bytes, ...]
+    links: "Callable[[Chain, Opener], Iterator[bytes]]"
+    key: bytes | None = None
+    seed: bytes = b""
+    iv: bytes = b""
+    window: int = 1
+    operation: Operation = Operation.DIGEST
 
 
-@dataclass
-class Skips:
-    """How many vectors of which file were left out, and why."""
+class Opener:
+    """What a chain computes with: whole messages and messages in parts under the key set last."""
 
-    by_file: Counter[tuple[str, str]] = field(default_factory=Counter)
+    def set_key(self, key: bytes) -> None:
+        """Replace the key."""
+        raise NotImplementedError
 
-    def add(self, file: str, reason: str, count: int = 1) -> None:
-        self.by_file[file, reason] += count
+    def digest(self, message: bytes) -> bytes:
+        """A whole digest."""
+        raise NotImplementedError
 
-    def by_reason(self) -> Counter[str]:
-        """The same over all files."""
-        total: Counter[str] = Counter()
-        for (_, reason), count in self.by_file.items():
-            total[reason] += count
-        return total
+    def stream(self, operation: Operation, iv: bytes) -> "Stream":
+        """A message in parts."""
+        raise NotImplementedError
 
-    def __iter__(self) -> Iterator[tuple[str, str, int]]:
-        for (file, reason), count in sorted(self.by_file.items()):
-            yield file, reason, count
+
+class Stream:
+    """A message whose parts are whole blocks."""
+
+    def part(self, block: bytes) -> bytes:
+        """The output of a part that is not the last."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the message up."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Vectors of a file that are not run, and why."""
+
+    reason: str
+    count: int = 1
+
+
+Item = Case | Chain | Skip
+Loader = Callable[[Path], Iterator[Item]]
+"""The vectors of one file."""

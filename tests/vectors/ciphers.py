@@ -1,18 +1,19 @@
 """Vectors of the ciphers without authentication."""
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from cryptofs.algorithms import Type
 from cryptofs.records import Operation
 
-from .case import Case, Skips
-from .rsp import Entry, entries, files, short
+from .case import Case, Chain, Item, Loader, Opener, Skip
+from .packages import short
+from .rsp import Entry, entries
 
 BITWISE = "not a whole number of bytes"
-FEEDBACK = "the kernel's cfb feeds whole blocks back"
-INTERLEAVED = "interleaved and pipelined modes: the kernel has none"
 
 
 def _case(entry: Entry, name: str, key: bytes, iv: bytes | None, plain: bytes, cipher: bytes) -> Case:
@@ -32,7 +33,8 @@ def _case(entry: Entry, name: str, key: bytes, iv: bytes | None, plain: bytes, c
     )
 
 
-def _key(entry: Entry) -> bytes:
+def key_of(entry: Entry) -> bytes:
+    """The key of an entry, which for triple DES is in three fields, or in one that counts three times."""
     if "keys" in entry:
         return entry.hex("keys") * 3
     if "key1" in entry:
@@ -40,51 +42,25 @@ def _key(entry: Entry) -> bytes:
     return entry.hex("key")
 
 
-def _block(name: str, paths: list[Path]) -> Iterator[Case]:
-    for path in paths:
-        for entry in entries(path):
-            iv = entry.hex("iv") if "iv" in entry else None
-            yield _case(entry, name, _key(entry), iv, entry.hex("plaintext"), entry.hex("ciphertext"))
+def block(name: str, path: Path) -> Iterator[Item]:
+    """NIST's files of single messages."""
+    for entry in entries(path):
+        iv = entry.hex("iv") if "iv" in entry else None
+        yield _case(entry, name, key_of(entry), iv, entry.hex("plaintext"), entry.hex("ciphertext"))
 
 
-def _aes(mode: str, pattern: str, skips: Skips) -> Iterator[Case]:
-    yield from _block(f"{mode}(aes)", files(f"ciphers/AES/{mode.upper()}", pattern))
+def of(name: str) -> Loader:
+    """The loader of single messages of one algorithm."""
+    return partial(block, name)
 
 
-def _aes_cfb(skips: Skips) -> Iterator[Case]:
-    for width in ("1", "8"):
-        _skip(skips, files("ciphers/AES/CFB", f"CFB{width}[GKMV]*"), FEEDBACK)
-    yield from _aes("cfb", "CFB128*", skips)
-
-
-def _skip(skips: Skips, paths: list[Path], reason: str) -> None:
-    for path in paths:
-        skips.add(short(path), reason, sum(1 for _ in entries(path)))
-
-
-_DES3_LEFT_OUT = {
-    "cbc": [("TCBCI*", INTERLEAVED)],
-    "ofb": [("TOFBI*", INTERLEAVED)],
-    "cfb": [("TCFBP*", INTERLEAVED), ("TCFB1*", FEEDBACK), ("TCFB8*", FEEDBACK)],
-}
-_DES3_TAKEN = {"ecb": "TECB*", "cbc": "TCBC[!I]*", "ofb": "TOFB[!I]*", "cfb": "TCFB64*"}
-
-
-def _des3(mode: str, skips: Skips) -> Iterator[Case]:
-    directory = f"ciphers/3DES/{mode.upper()}"
-    for pattern, reason in _DES3_LEFT_OUT.get(mode, []):
-        _skip(skips, files(directory, pattern), reason)
-    yield from _block(f"{mode}(des3_ede)", files(directory, _DES3_TAKEN[mode]))
-
-
-def _xts(skips: Skips) -> Iterator[Case]:
-    for directory in ("tweak-128hexstr", "tweak-dataunitseqno"):
-        for path in files(f"ciphers/AES/XTS/{directory}", "*.rsp"):
-            for entry in entries(path):
-                if entry.integer("dataunitlen") % 8:
-                    skips.add(entry.file, BITWISE)
-                    continue
-                yield _case(entry, "xts(aes)", entry.hex("key"), _tweak(entry), entry.hex("pt"), entry.hex("ct"))
+def xts(path: Path) -> Iterator[Item]:
+    """Messages of any number of bits, of which whole bytes are taken."""
+    for entry in entries(path):
+        if entry.integer("dataunitlen") % 8:
+            yield Skip(BITWISE)
+            continue
+        yield _case(entry, "xts(aes)", entry.hex("key"), _tweak(entry), entry.hex("pt"), entry.hex("ct"))
 
 
 def _tweak(entry: Entry) -> bytes:
@@ -93,14 +69,7 @@ def _tweak(entry: Entry) -> bytes:
     return entry.integer("dataunitseqnumber").to_bytes(16, "little")
 
 
-def _camellia(skips: Skips) -> Iterator[Case]:
-    for path in files("ciphers/Camellia", "*-ecb.txt"):
-        yield from _ntt(path)
-    for mode in ("cbc", "cfb", "ofb"):
-        yield from _block(f"{mode}(camellia)", files("ciphers/Camellia", f"camellia-{mode}.txt"))
-
-
-def _ntt(path: Path) -> Iterator[Case]:
+def camellia_ecb(path: Path) -> Iterator[Item]:
     """NTT's own form: `K No.001 : 00 …`, where a key serves the P and C lines after it."""
     key, plain, number = b"", b"", 0
     for line in path.read_text().splitlines():
@@ -119,33 +88,108 @@ def _ntt(path: Path) -> Iterator[Case]:
                 yield _case(entry, "ecb(camellia)", key, None, plain, octets)
 
 
-def _sm4(skips: Skips) -> Iterator[Case]:
-    _skip(skips, files("ciphers/SM4", "rfc8998.txt"), "gcm(sm4) and ccm(sm4) are not in the catalogue")
-    for mode in ("ecb", "cbc", "ctr", "ofb", "cfb"):
-        yield from _block(f"{mode}(sm4)", files("ciphers/SM4", f"draft*-{mode}.txt"))
-
-
-def _chacha20(skips: Skips) -> Iterator[Case]:
-    for entry in entries(files("ciphers/ChaCha20", "rfc7539.txt")[0]):
+def chacha20(path: Path) -> Iterator[Item]:
+    """The IV is the block counter, 4 bytes, and the nonce."""
+    for entry in entries(path):
         iv = entry.integer("initial_block_counter").to_bytes(4, "little") + entry.hex("nonce")
         plain, cipher = entry.hex("plaintext"), entry.hex("ciphertext")
         yield _case(entry, "chacha20", entry.hex("key"), iv, plain, cipher)
 
 
-Loader = Callable[[Skips], Iterator[Case]]
+def arc4(path: Path) -> Iterator[Item]:
+    """Parts of the key stream: as much is encrypted as is before them, too."""
+    for entry in entries(path):
+        offset = entry.integer("offset")
+        data = bytes(offset) + entry.hex("plaintext")
+        yield Case(
+            Type.SKCIPHER,
+            "ecb(arc4)",
+            Operation.ENCRYPT,
+            entry.hex("key"),
+            None,
+            b"",
+            data,
+            entry.hex("ciphertext"),
+            0,
+            entry.file,
+            entry.number,
+            offset=offset,
+        )
 
-LOADERS: dict[str, Loader] = {
-    "aes-ecb": partial(_aes, "ecb", "*.rsp"),
-    "aes-cbc": partial(_aes, "cbc", "*.rsp"),
-    "aes-ctr": partial(_aes, "ctr", "*.txt"),
-    "aes-ofb": partial(_aes, "ofb", "*.rsp"),
-    "aes-cfb": _aes_cfb,
-    "aes-xts": _xts,
-    "des3-ecb": partial(_des3, "ecb"),
-    "des3-cbc": partial(_des3, "cbc"),
-    "des3-ofb": partial(_des3, "ofb"),
-    "des3-cfb": partial(_des3, "cfb"),
-    "camellia": _camellia,
-    "sm4": _sm4,
-    "chacha20": _chacha20,
-}
+
+def key_wrap(path: Path) -> Iterator[Item]:
+    """kw(aes): the wrapped key's first 8 bytes are the IV, which decides whether it is whole.
+
+    To wrap takes an IV too and does not look at it; the one that it makes is left in the kernel.
+    """
+    for entry in entries(path):
+        key, sealed = entry.hex("k"), entry.hex("c")
+        case = wrapped(entry.file, entry.number, key, sealed, entry.hex("p") if "p" in entry else None)
+        inverse = case.inverse()
+        yield inverse if inverse is not None and "_AE_" in path.name else case
+
+
+def wrapped(file: str, number: int, key: bytes, sealed: bytes, plain: bytes | None, failure: int = 0) -> Case:
+    """A case of unwrapping; plain None: it must be refused with `failure`, or EBADMSG."""
+    return Case(
+        Type.SKCIPHER,
+        "kw(aes)",
+        Operation.DECRYPT,
+        key,
+        sealed[:8],
+        b"",
+        sealed[8:],
+        plain or b"",
+        0,
+        file,
+        number,
+        errno=(failure or errno.EBADMSG) if plain is None else 0,
+    )
+
+
+# Monte Carlo
+
+_INNER = 1000
+"""Computations between two checkpoints."""
+
+
+def monte_carlo(name: str) -> Loader:
+    """The chains of a file, one for each direction."""
+    return partial(_monte_carlo, name)
+
+
+def _monte_carlo(name: str, path: Path) -> Iterator[Item]:
+    for encrypts, group in groupby(entries(path), lambda entry: entry.encrypts):
+        found = list(group)
+        given, wanted = ("plaintext", "ciphertext") if encrypts else ("ciphertext", "plaintext")
+        yield Chain(
+            Type.SKCIPHER,
+            name,
+            short(path),
+            tuple(entry.hex("key") + entry.hex(wanted) for entry in found),
+            _cipher_links,
+            found[0].hex("key"),
+            found[0].hex(given),
+            found[0].hex("iv"),
+            operation=Operation.ENCRYPT if encrypts else Operation.DECRYPT,
+        )
+
+
+def _cipher_links(chain: Chain, opener: Opener) -> Iterator[bytes]:
+    """Each key with what comes out under it after 1000 blocks, without end.
+
+    A block is what came out before the last one; the chaining of the mode itself is left to one message in parts.
+    """
+    key, iv, block = chain.key or b"", chain.iv, chain.seed
+    while True:
+        opener.set_key(key)
+        before, last, given = b"", iv, block
+        stream = opener.stream(chain.operation, iv)
+        for _ in range(_INNER):
+            before, last = last, stream.part(given)
+            given = before
+        stream.close()
+        yield key + last
+        change = (before + last)[-len(key) :]
+        key = bytes(a ^ b for a, b in zip(key, change, strict=True))
+        iv, block = last, before

@@ -1,5 +1,6 @@
 """Vectors of digests and MACs."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -7,104 +8,118 @@ from pathlib import Path
 from cryptofs.algorithms import Type
 from cryptofs.records import Operation
 
-from .case import Case, MonteCarlo, Skips
-from .ciphers import Loader
-from .rsp import Entry, entries, files, short
+from .case import Case, Chain, Item, Loader, Opener, Skip
+from .ciphers import BITWISE, key_of
+from .packages import short
+from .rsp import entries
 
-TRUNCATED = "SHA-512/224 and SHA-512/256: the kernel has none"
-
-
-def _case(entry: Entry, name: str, message: bytes, expected: bytes) -> Case:
-    return Case(
-        type=Type.HASH,
-        name=name,
-        operation=Operation.DIGEST,
-        key=entry.hex("key") if "key" in entry else None,
-        iv=None,
-        assoc=b"",
-        data=message,
-        expected=expected,
-        authsize=0,
-        file=entry.file,
-        number=entry.number,
-    )
+OTHER_SIZE = "the kernel's blake2b has digests of 20, 32, 48 and 64 bytes"
 
 
-def _messages(name: str, path: Path) -> Iterator[Case]:
-    """A file of lengths in bits, messages and digests; an empty message is written 00."""
+def make(file: str, number: int, name: str, key: bytes | None, message: bytes, expected: bytes) -> Case:
+    """A digest; what is expected may be its beginning."""
+    return Case(Type.HASH, name, Operation.DIGEST, key, None, b"", message, expected, 0, file, number)
+
+
+def messages(name: str) -> Loader:
+    """Files of lengths in bits, messages and digests; an empty message is written 00."""
+    return partial(_messages, name)
+
+
+def _messages(name: str, path: Path) -> Iterator[Item]:
     for entry in entries(path, start="len"):
-        yield _case(entry, name, entry.hex("msg")[: entry.integer("len") // 8], entry.hex("md"))
+        bits = entry.integer("len")
+        if bits % 8:
+            yield Skip(BITWISE)
+            continue
+        key = entry.hex("key") if "key" in entry else None
+        message = entry.hex("msg")[: bits // 8]
+        yield make(entry.file, entry.number, name, key, message, entry.hex("md"))
 
 
-# family: names with the prefix of their files
-_SHA = {
-    "sha1": {"sha1": "SHA1/SHA1"},
-    "sha2": {f"sha{bits}": f"SHA2/SHA{bits}" for bits in (224, 256, 384, 512)},
-    "sha3": {f"sha3-{bits}": f"SHA3/SHA3_{bits}" for bits in (224, 256, 384, 512)},
-}
+def cmac(cipher: str) -> Loader:
+    """The examples of SP 800-38B."""
+    return partial(_macs, f"cmac({cipher})")
 
 
-def _sha(family: str, skips: Skips) -> Iterator[Case]:
-    for name, prefix in _SHA[family].items():
-        directory, _, stem = prefix.partition("/")
-        for path in files(f"hashes/{directory}", f"{stem}[LS]*Msg.rsp"):
-            yield from _messages(name, path)
-    if family == "sha2":
-        for path in files("hashes/SHA2", "SHA512_*Msg.rsp"):
-            skips.add(short(path), TRUNCATED, sum(1 for _ in entries(path, start="len")))
+def _macs(name: str, path: Path) -> Iterator[Item]:
+    for entry in entries(path):
+        yield make(entry.file, entry.number, name, key_of(entry), entry.hex("message"), entry.hex("output"))
 
 
-def monte_carlo() -> Iterator[MonteCarlo]:
-    """The Monte Carlo tests of the SHA family."""
-    for family, members in _SHA.items():
-        for name, prefix in members.items():
-            (path,) = files("hashes", f"{prefix}Monte.rsp")
-            found = list(entries(path))
-            checkpoints = tuple(entry.hex("md") for entry in found)
-            window = 1 if family == "sha3" else 3
-            yield MonteCarlo(name, found[0].hex("seed"), window, checkpoints, short(path))
+def poly1305(path: Path) -> Iterator[Item]:
+    """The kernel's takes its key as the first 32 bytes of the message."""
+    for entry in entries(path):
+        message = entry.hex("key") + entry.hex("msg")
+        yield make(entry.file, entry.number, "poly1305", None, message, entry.hex("tag"))
 
 
-_SINGLE = {"md5": "MD5/rfc-1321.txt", "sm3": "SM3/oscca.txt", "blake2b-512": "blake2/blake2b.txt"}
+def blake2b(path: Path) -> Iterator[Item]:
+    """The designers' keyed vectors: fields in:, key: and hash:."""
+    for entry in entries(path, start="in", mark=":"):
+        # the last line of the file ends with the word ok
+        digest = bytes.fromhex(entry.text("hash")[:128])
+        yield make(entry.file, entry.number, "blake2b-512", entry.hex("key"), entry.hex("in"), digest)
 
 
-def _single(name: str, skips: Skips) -> Iterator[Case]:
-    directory, _, file = _SINGLE[name].partition("/")
-    yield from _messages(name, files(f"hashes/{directory}", file)[0])
+# Chains
 
 
-_HMACS = {
-    "hmac(md5)": "rfc-2202-md5.txt",
-    "hmac(sha1)": "rfc-2202-sha1.txt",
-    "hmac(sha224)": "rfc-4231-sha224.txt",
-    "hmac(sha256)": "rfc-4231-sha256.txt",
-    "hmac(sha384)": "rfc-4231-sha384.txt",
-    "hmac(sha512)": "rfc-4231-sha512.txt",
-}
+def monte_carlo(name: str, window: int) -> Loader:
+    """Checkpoints that are 1000 digests apart, each of the last `window` ones joined (3 for SHA-1 and SHA-2, 1 for
+    SHA-3)."""
+    return partial(_monte_carlo, name, window)
 
 
-def _hmac(skips: Skips) -> Iterator[Case]:
-    for path in files("HMAC", "*ripemd160.txt"):
-        skips.add(short(path), "ripemd160 is not in the catalogue", sum(1 for _ in entries(path, start="len")))
-    for name, file in _HMACS.items():
-        yield from _messages(name, files("HMAC", file)[0])
+def _monte_carlo(name: str, window: int, path: Path) -> Iterator[Item]:
+    found = list(entries(path))
+    checkpoints = tuple(entry.hex("md") for entry in found)
+    yield Chain(
+        Type.HASH, name, short(path), checkpoints, _digest_links, seed=found[0].hex("seed"), window=window
+    )  # fmt: skip
 
 
-def _cmac(skips: Skips) -> Iterator[Case]:
-    for path in files("CMAC", "*3des.txt"):
-        skips.add(short(path), "cmac(des3_ede) is not in the catalogue", sum(1 for _ in entries(path)))
-    for path in files("CMAC", "*aes*.txt"):
-        for entry in entries(path):
-            yield _case(entry, "cmac(aes)", entry.hex("message"), entry.hex("output"))
+def _digest_links(chain: Chain, opener: Opener) -> Iterator[bytes]:
+    seed = chain.seed
+    while True:
+        window = [seed] * chain.window
+        for _ in range(1000):
+            window = [*window[1:], opener.digest(b"".join(window))]
+        seed = window[-1]
+        yield seed
 
 
-LOADERS: dict[str, Loader] = {
-    "sha1": partial(_sha, "sha1"),
-    "sha2": partial(_sha, "sha2"),
-    "sha3": partial(_sha, "sha3"),
-    "md5": partial(_single, "md5"),
-    "sm3": partial(_single, "sm3"),
-    "blake2b": partial(_single, "blake2b-512"),
-    "hmac": _hmac,
-    "cmac-aes": _cmac,
-}
+_STEP = re.compile(r"\bM = ([0-9a-f]+)\s+MDi = ([0-9a-f]+)")
+
+
+def monte_carlo_steps(name: str) -> Loader:
+    """The first steps of such chains, written out: messages and their digests."""
+    return partial(_monte_carlo_steps, name)
+
+
+def _monte_carlo_steps(name: str, path: Path) -> Iterator[Item]:
+    for number, (message, digest) in enumerate(_STEP.findall(path.read_text())):
+        yield make(short(path), number, name, None, bytes.fromhex(message), bytes.fromhex(digest))
+
+
+_GROWING = re.compile(r"^digest(?:\((\d+)\))?: ([0-9a-f]+)$", re.MULTILINE)
+
+
+def growing(path: Path) -> Iterator[Item]:
+    """The hundredth digest, each of all those before it, the last one first; with keys of A in the keyed file."""
+    for length, digest in _GROWING.findall(path.read_text()):
+        size = len(digest) // 2
+        if size not in (20, 32, 48, 64):
+            yield Skip(OTHER_SIZE)
+            continue
+        key = b"A" * int(length) if length else None
+        yield Chain(Type.HASH, f"blake2b-{size * 8}", short(path), (bytes.fromhex(digest),), _growing_links, key)
+
+
+def _growing_links(chain: Chain, opener: Opener) -> Iterator[bytes]:
+    if chain.key is not None:
+        opener.set_key(chain.key)
+    digests: list[bytes] = []
+    for _ in range(100):
+        digests.insert(0, opener.digest(b"".join(digests)))
+    yield digests[0]

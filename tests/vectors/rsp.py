@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cryptography_vectors
-
-ROOT = Path(cryptography_vectors.__file__).parent
+from .packages import short
 
 
 @dataclass(frozen=True)
@@ -39,21 +37,8 @@ class Entry:
         return "decrypt" not in self.fields
 
 
-def files(directory: str, pattern: str = "*") -> list[Path]:
-    """Files of the vectors package, sorted. Errors: FileNotFoundError if there are none."""
-    found = sorted((ROOT / directory).glob(pattern))
-    if not found:
-        raise FileNotFoundError(f"no {pattern} in {directory} of cryptography_vectors")
-    return found
-
-
-def short(path: Path) -> str:
-    """A path for people: within the vectors package."""
-    return str(path.relative_to(ROOT))
-
-
-def entries(path: Path, start: str = "count") -> Iterator[Entry]:
-    """The records of a file; `start` is the field that each of them begins with."""
+def entries(path: Path, start: str = "count", mark: str = "=") -> Iterator[Entry]:
+    """The records of a file; `start` is the field that each of them begins with, `mark` what ends a field's name."""
     section: dict[str, str] = {}
     fields: dict[str, str] | None = None
     file = short(path)
@@ -76,7 +61,7 @@ def entries(path: Path, start: str = "count") -> Iterator[Entry]:
                     section = {}
                 section[name.strip()] = value.strip()
             continue
-        name, _, value = (part.strip() for part in line.partition("="))
+        name, _, value = (part.strip() for part in line.partition(mark))
         name = name.lower()
         if name == start:
             yield from finish()
