@@ -87,7 +87,7 @@ def parse_requests(buffer: Buffer) -> list[Record]:
     limit, InvalidValue (EINVAL) for a version, operation, flag, status or attribute that a request cannot
     have. Payloads are views into `buffer`.
     """
-    requests = _parse(buffer)
+    requests = _parse(buffer, PAYLOAD_MAX)
     for request in requests:
         if request.flags & _NOT_OF_REQUESTS or request.status:
             _check_request(request)
@@ -95,8 +95,11 @@ def parse_requests(buffer: Buffer) -> list[Record]:
 
 
 def parse_responses(buffer: Buffer) -> list[Record]:
-    """Parse what one read returned: whole responses. Errors as `parse_requests`."""
-    responses = _parse(buffer)
+    """Parse what one read returned: whole responses. Errors as `parse_requests`.
+
+    An answer's payload may be larger than a request's: it can carry the end of the part before, or a tag.
+    """
+    responses = _parse(buffer, RECORD_MAX)
     for response in responses:
         if response.flags & ~(Flag.MORE | Flag.RESPONSE) or not response.flags & Flag.RESPONSE:
             raise InvalidValue(f"flags {response.flags:#06x}: not those of a response")
@@ -110,7 +113,7 @@ def _check_request(request: Record) -> None:
     raise InvalidValue(f"status {request.status}: a request has status 0")
 
 
-def _parse(buffer: Buffer) -> list[Record]:
+def _parse(buffer: Buffer, largest: int) -> list[Record]:
     view = memoryview(buffer)
     end = len(view)
     if end > RECORD_MAX:
@@ -136,8 +139,8 @@ def _parse(buffer: Buffer) -> list[Record]:
         operation = _OPERATIONS.get(number)
         if operation is None:
             raise InvalidValue(f"operation {number} at offset {position}: unknown")
-        if position + size - payload_at > PAYLOAD_MAX:
-            raise TooLarge(f"payload of {position + size - payload_at} bytes: at most {PAYLOAD_MAX}")
+        if position + size - payload_at > largest:
+            raise TooLarge(f"payload of {position + size - payload_at} bytes: at most {largest}")
         attributes = _parse_attributes(view, position + HEADER_SIZE, payload_at) if attributes_size else _NO_ATTRIBUTES
         position += size
         records.append(Record(operation, flags, identity, status, attributes, view[payload_at:position]))
