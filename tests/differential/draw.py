@@ -111,7 +111,9 @@ class Drawn:
 
     def _authenc_key(self) -> bytes:
         rng = self.rng
-        cipher = self.bytes_of(rng.choice((16, 24, 32)) if not self.chance(0.05) else rng.randrange(40))
+        name = self.description.name
+        sizes = (24,) if "des3_ede" in name else (20, 28, 36) if "rfc3686" in name else (16, 24, 32)
+        cipher = self.bytes_of(rng.choice(sizes) if not self.chance(0.05) else rng.randrange(40))
         mac = self.bytes_of(rng.choice((0, 1, 20, 32, 63, 64, 65, 127, 128, 129, rng.randrange(300))))
         length, kind, claimed = 8, 1, len(cipher)
         match rng.randrange(40):

@@ -48,6 +48,12 @@ def _small_optmem(difference: Difference) -> bool:
     return int(Path("/proc/sys/net/core/optmem_max").read_text()) < OPTMEM_ENOUGH
 
 
+def _poly1305_clone(difference: Difference) -> bool:
+    request = difference.request
+    cloned = request is not None and request.operation is Operation.CLONE
+    return difference.name == "poly1305" and cloned and _statuses(difference) == (0, errno.EOPNOTSUPP)
+
+
 def _random(difference: Difference) -> bool:
     # `Duel` compares the length alone, so nothing of it is ever seen as a difference
     return False
@@ -69,6 +75,14 @@ KNOWN = (
         "done",
         "AF_ALG wants the message in a socket's buffer at once: net.core.wmem_max, rmem_max and optmem_max bound it.",
         _small_optmem,
+    ),
+    Known(
+        "poly1305",
+        "clone",
+        "done",
+        "EOPNOTSUPP",
+        "OpenSSL copies no state of it, and one written here would not be safe against timing. In Linux 6.1 only.",
+        _poly1305_clone,
     ),
     Known(
         "stdrng",
