@@ -88,6 +88,9 @@ class Assembly:
         self._declared: dict[str, DeviceModel] = {}
         self._audit = False
         loaded = self._load()
+        # a descriptor is that of the file that was named at the start, whatever is named later
+        declared = loaded.devices if loaded is not None else {}
+        self._handed_paths = {name: model.key.file for name, model in declared.items()}
         opened = open_engines(engines or (loaded and loaded.daemon.engines) or tuple(ENGINES))
         for engine in opened:
             # before the first client waits for it
@@ -158,7 +161,8 @@ class Assembly:
         return devices
 
     def _open_device(self, name: str, model: "DeviceModel") -> Device:
-        source = key_source(name, model, self._handed)
+        handed = self._handed if self._handed_paths.get(name) == model.key.file else {}
+        source = key_source(name, model, handed)
         settings = device_settings(name, model, source)
         try:
             transform = source.open(self.table.engines, settings.type, settings.algorithm, settings.authsize)

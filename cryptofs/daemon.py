@@ -19,6 +19,7 @@ import trio
 from .assembly import Assembly
 from .errors import CryptofsError
 from .hardening import harden
+from .logs import Logs
 from .operations import Operations
 from .privileges import MOUNT_FLAGS, Account, drop_privileges, mount_fuse, protect_mountpoint
 from .pulse import Keeper, Pulse
@@ -41,7 +42,7 @@ class MountError(CryptofsError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve: where, with which engines in which order, with which mount options."""
+    """How to serve: where, with which engines in which order (none: the configuration's), with which mount options."""
 
     mountpoint: Path
     engines: tuple[str, ...]
@@ -125,6 +126,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     Errors: MountError, PrivilegeError, those of the configuration and its keys.
     """
+    # it would take a third of the start's time, and find nothing
+    gc.disable()
     harden(stays_root=settings.account is None)
     raise_descriptor_limit()
     handed_over = stored_descriptors() if settings.service else {}
@@ -140,7 +143,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         if account is not None:
             protect_mountpoint(settings.mountpoint)
             at_end.callback(Keeper(settings.mountpoint).close)
-        assembly = Assembly(settings.engines, settings.config)
+        assembly = Assembly(settings.engines, settings.config, handed_over)
         try:
             where = _mount_point(settings, handed_over)
             _become(account)
@@ -148,6 +151,11 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         except BaseException:
             assembly.close()
             raise
+        # after the last fork and the last step that may fail
+        logs = Logs()
+        logs.start(logging.getLogger().level, assembly.with_audit)
+        at_end.callback(logs.stop)
+        at_end.callback(log.info, "%s: unmounted", settings.mountpoint)
         at_end.callback(pyfuse3.close, unmount=True)
         # first of all: nobody may be woken by a session that is gone
         at_end.callback(assembly.close)
@@ -156,13 +164,13 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             forget_stored()
         # what is there now stays: the collector need not look at it again with every few hundred requests
         gc.freeze()
+        gc.enable()
         gc.set_threshold(10_000, 20, 20)
         try:
             trio.run(_serve, settings.mountpoint, assembly, pulse, ready)
         except BaseException:
             log.error("%s: ended by an error", settings.mountpoint)
             raise
-    log.info("%s: unmounted", settings.mountpoint)
 
 
 def _become(account: Account | None) -> None:
@@ -192,22 +200,38 @@ def _init(assembly: Assembly, settings: Settings, where: str) -> None:
 
 async def _serve(mountpoint: Path, assembly: Assembly, pulse: Pulse, ready: Callable[[], None]) -> None:
     assembly.start()
+    silent: list[str] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_heed_signals, assembly, nursery.cancel_scope)
-        nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready)
+        nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready, silent, nursery.cancel_scope)
         try:
             await pyfuse3.main(max_tasks=_MAX_TASKS)
         finally:
             # main returns by itself only when somebody else has unmounted
             nursery.cancel_scope.cancel()
     tell("STOPPING")
+    if silent:
+        raise MountError(f"{mountpoint}: the mount does not answer: {silent[0]}")
 
 
-async def _show_life(mountpoint: Path, assembly: Assembly, pulse: Pulse, ready: Callable[[], None]) -> None:
-    """Say that the mount answers, once it does; then, if somebody watches, each time that it does."""
+async def _show_life(
+    mountpoint: Path,
+    assembly: Assembly,
+    pulse: Pulse,
+    ready: Callable[[], None],
+    silent: list[str],
+    scope: trio.CancelScope,
+) -> None:
+    """Say that the mount answers, once it does; then, if somebody watches, each time that it does.
+
+    If it does not at first, the reason goes to `silent`, and the serving ends.
+    """
     wrong = await _asked(pulse, compute=False)
     if wrong:
-        raise MountError(f"{mountpoint}: the mount does not answer: {wrong}")
+        # not raised in here, where it would come out in a group with a trace
+        silent.append(wrong)
+        scope.cancel()
+        return
     log.info("%s: mounted", mountpoint)
     tell("STATUS", status(assembly))
     tell("READY")

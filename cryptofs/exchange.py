@@ -144,9 +144,17 @@ class Exchange:
                 )
         if self.account is not None:
             self.account.check(len(records), cost)
-            self.account.charge(len(records), cost)
-        self.outstanding += len(records)
-        self.in_flight += len(records)
+        self._admit(len(records), cost)
+
+    def admit_one(self, record: Record) -> None:
+        """Take one into account for which there was room, as `has_room` said, when its write was accepted."""
+        self._admit(1, cost_of(record))
+
+    def _admit(self, count: int, cost: int) -> None:
+        if self.account is not None:
+            self.account.charge(count, cost)
+        self.outstanding += count
+        self.in_flight += count
         self.bytes += cost
 
     def enqueue(self, record: Record) -> Job:

@@ -65,8 +65,11 @@ def find_account(name: str) -> Account:
 def join_first_namespace() -> None:
     """Enter the mount namespace of the first process, where everybody sees what is mounted.
 
-    systemd gives even the fully privileged commands of a sandboxed service one of their own. Errors: PrivilegeError.
+    systemd gives even the fully privileged commands of a sandboxed service one of their own. Nothing is done where
+    systemd does not run. Errors: PrivilegeError.
     """
+    if not Path("/run/systemd/system").is_dir():
+        return
     try:
         if os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt"):
             return

@@ -1,7 +1,13 @@
 """An engine of toys: small enough to be plainly right, strict about how it is called, and it fails on demand."""
 
+import builtins
+import ctypes
+import functools
 import hashlib
+import os
+import struct
 from collections.abc import Iterable
+from typing import Any
 
 from cryptofs.algorithms import NO_KEY, Description, KeySizes, Type, chunk_size, parse_name
 from cryptofs.engines.base import Engine, Transform
@@ -250,3 +256,91 @@ assert all(
     for each in _DESCRIPTIONS
     if each.type is Type.SKCIPHER
 )
+
+
+# Faults in a daemon of its own process: its interpreter calls `inject` at its start
+
+
+class FileFuses:
+    """Fuses that another process burns: a point fails while a file of its name is in the directory; the file's
+    content names the exception.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def __contains__(self, point: str) -> bool:
+        path = os.path.join(self._directory, point)
+        if not os.path.exists(path):
+            return False
+        with open(path) as file:
+            raise getattr(builtins, file.read().strip() or "RuntimeError")(f"{CANARY} in {point}")
+
+
+def fuse(owner: Any, method: str, fuses: FileFuses, point: str) -> None:
+    """Make a method of a class fail while its fuse burns."""
+    inner = getattr(owner, method)
+
+    @functools.wraps(inner)
+    def fused(*arguments: Any, **named: Any) -> Any:
+        assert point not in fuses
+        return inner(*arguments, **named)
+
+    setattr(owner, method, fused)
+
+
+def inject(directory: str) -> None:
+    """Offer the toys as engine `fake`, and let its calls and the tree's fail by files in `directory`."""
+    import cryptofs.engines
+    from cryptofs.contexts import Context
+    from cryptofs.nodes import Tree
+    from cryptofs.nodes.base import StaticDirectory
+    from cryptofs.nodes.crypto import CryptoFile, CryptoHandle
+
+    fuses = FileFuses(directory)
+
+    def engine() -> FakeEngine:
+        fake = FakeEngine()
+        fake.fuses = fuses  # type: ignore[assignment]
+        return fake
+
+    cryptofs.engines.ENGINES["fake"] = engine
+    for owner, method, point in (
+        (Tree, "node", "tree-node"),
+        (StaticDirectory, "lookup", "lookup"),
+        (StaticDirectory, "entries", "readdir"),
+        (CryptoFile, "open", "crypto-open"),
+        (CryptoHandle, "write", "crypto-write"),
+        (CryptoHandle, "ready", "crypto-poll"),
+        (CryptoHandle, "close", "crypto-release"),
+        (Context, "take", "crypto-read"),
+        (Context, "status", "status"),
+    ):
+        fuse(owner, method, fuses, point)
+
+
+_SOCKET_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""By machine: seccomp's number of the architecture, the number of socket(2)."""
+_AF_ALG = 38
+
+
+def refuse_af_alg(number: int) -> None:
+    """Have the kernel answer this process's socket(AF_ALG) with an errno from now on, as a container's filter does."""
+    architecture, call = _SOCKET_CALLS[os.uname().machine]
+    load, jump, give = 0x20, 0x15, 0x06
+    steps = (
+        (load, 0, 0, 4),
+        (jump, 0, 5, architecture),
+        (load, 0, 0, 0),
+        (jump, 0, 3, call),
+        (load, 0, 0, 16),
+        (jump, 0, 1, _AF_ALG),
+        (give, 0, 0, 0x0005_0000 | number),
+        (give, 0, 0, 0x7FFF_0000),
+    )
+    program = b"".join(struct.pack("<HBBI", *step) for step in steps)
+    code = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("@HP", len(steps), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(22, 2, head, 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
@@ -162,6 +162,7 @@ def test_file_itself(file: Path) -> None:
 NAMES = st.sampled_from(["a", "b", "cc", "d-d"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), unique=True, min_size=1))
 def test_lines(places: list[tuple[str, str]]) -> None:
     """A key in a table is found on its own line."""
@@ -185,3 +186,13 @@ def test_check_config(file: Path) -> None:
     file.write_text("[policy]\nrate = -1\n")
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
     assert isinstance(bad.exception, ConfigError)
+
+
+def test_what_is_shipped() -> None:
+    """The file that is installed can be used, and lets nobody use a weak name."""
+    shipped = Path(__file__).parent.parent / "scripts" / "system" / "cryptofs.toml"
+    config = load(shipped)
+    everybody = config.policy.policy().everybody
+    assert not everybody.admits(Type.HASH, "md5")
+    assert everybody.admits(Type.AEAD, "gcm(aes)")
+    assert everybody.counts

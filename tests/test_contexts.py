@@ -14,12 +14,12 @@ from test_records import table_of
 
 from cryptofs import exchange
 from cryptofs.algorithms import Type
-from cryptofs.contexts import STREAM_BUFFER, Context, ContextTable, Workers, table
+from cryptofs.contexts import STREAM_BUFFER, Context, ContextTable, Device, DeviceSettings, Workers, table
 from cryptofs.contexts import context as context_module
 from cryptofs.contexts import stream as stream_module
 from cryptofs.contexts.control import CONTROLS
 from cryptofs.engines import open_engines
-from cryptofs.engines.base import OPERATIONS
+from cryptofs.engines.base import OPERATIONS, resolve
 from cryptofs.errors import (
     BadTag,
     Busy,
@@ -340,6 +340,44 @@ def special(name: str, key_size: int, operation: Operation, payload: bytes, iv: 
     return scenario
 
 
+def clone_over_quota(bench: Bench) -> Record:
+    """A clone where as many messages are open as may be."""
+    client = bench.client("hash")
+    for number in range(1, 4):
+        client.ask(DIGEST, b"x", id=number, more=True)
+    return client.ask(CLONE, id=9, target=1)
+
+
+def denied(bench: Bench) -> Record:
+    """A name that the policy does not allow."""
+    bench.table.policy = Policy(Rule(frozenset()))
+    return bench.client().ask(CONFIGURE, type="hash", name=FAMILIES[bench.family]["hash"])
+
+
+def of_device(kind: str, allowed: Operation, operation: Operation, payload: bytes = b"", /, **words: Any) -> Scenario:
+    """A request on a context of a device that allows one operation."""
+
+    def scenario(bench: Bench) -> Record:
+        type_, name = Type(TYPES.get(kind, "skcipher")), FAMILIES[bench.family][kind]
+        found = resolve(bench.table.engines, type_, name)
+        assert found is not None
+        transform = found[0].open(found[1], None)
+        transform.set_key(KEY)
+        device = Device(DeviceSettings("toy", type_, name, frozenset({allowed})), transform)
+        context = bench.table.open_device(device, 1000, 1000, 1, False)
+        # the key goes with its last context
+        device.retire()
+        return Client(bench, context).ask(operation, payload, **words)
+
+    return scenario
+
+
+def clone_of_device(bench: Bench) -> Record:
+    """The state of a device's message, wanted in a context that is not the device's."""
+    other = bench.client("mac")
+    return of_device("mac", DIGEST, CLONE, target=1, context=other.context.number)(bench)
+
+
 def busy_key(bench: Bench) -> Record:
     """set-key while the stream carries a message."""
     client = bench.client("mac")
@@ -517,6 +555,15 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     *[(op, "EIO", burning("stream", "update", op, iv=True)) for op in (ENCRYPT, DECRYPT)],
     (ENCRYPT, "EIO", burning("whole", "crypt", ENCRYPT, iv=True)),
     (GENERATE, "EIO", burning("rng", "fill", GENERATE, length=8)),
+    # policy and devices
+    (CONFIGURE, "EACCES", denied),
+    (SET_KEY, "EACCES", of_device("mac", DIGEST, SET_KEY, key=KEY)),
+    (CLONE, "EACCES", clone_of_device),
+    (CLONE, "EDQUOT", clone_over_quota),
+    (ENCRYPT, "EACCES", of_device("blocks", DECRYPT, ENCRYPT, bytes(16))),
+    (DECRYPT, "EACCES", of_device("blocks", ENCRYPT, DECRYPT, bytes(32))),
+    (ENCRYPT, "EINVAL", of_device("blocks", ENCRYPT, ENCRYPT, bytes(16), iv=bytes(16))),
+    (DECRYPT, "EINVAL", of_device("blocks", DECRYPT, DECRYPT, bytes(7))),
     (DECRYPT, "EBADMSG", forged(in_parts=False)),
     (DECRYPT, "EBADMSG", forged(in_parts=True)),
 ]

@@ -250,3 +250,16 @@ def test_workers_take_turns() -> None:
     trio.run(main)
     assert done.index((2, 0)) <= 2
     assert [index for user, index in done if user == 1] == list(range(100))
+
+
+def test_a_batch_is_all_or_nothing_under_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that was let in is answered whole, also where one of its requests needs the general way."""
+    monkeypatch.setattr(policy_module.time, "monotonic", lambda: 100.0)
+    table = table_with(Rule(rate=10))
+    context = table.open(7, 7, 1, False)
+    configure(context, "aead", "gcm(aes)", key=bytes(16))
+    requests = [build(Record(Operation.DECRYPT, 0, each, 0, {Attr.IV: bytes(12)}, bytes(40))) for each in range(30)]
+    assert context.short.answer(b"".join(requests)) == sum(map(len, requests))
+    answers = parse_responses(context.take(1 << 20))
+    assert [each.id for each in answers] == list(range(30))
+    assert context.account.requests == 0

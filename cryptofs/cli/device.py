@@ -18,7 +18,7 @@ from .pieces import parts, read_full
 MAGIC = b"cryptofs file 1\n"
 ID_SIZE = 16
 SEGMENT = 65_536
-NONCE_SIZE = 12
+_CCM_NONCE = 12
 _IN_FLIGHT = 32
 
 
@@ -26,6 +26,7 @@ def encrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
     """Encrypt `source` into `sink`."""
     with Context.of_device(device, mount=where) as context:
         if context.type == "aead":
+            _check_free_length(context)
             identity = os.urandom(ID_SIZE)
             sink.write(MAGIC + identity)
             _segments(context, Operation.ENCRYPT, identity, parts(source, SEGMENT), SEGMENT, sink)
@@ -38,14 +39,25 @@ def decrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
     """Decrypt `source` into `sink`; nothing of a segment is written before its tag was found right."""
     with Context.of_device(device, mount=where) as context:
         if context.type == "aead":
+            _check_free_length(context)
             header = read_full(source, len(MAGIC) + ID_SIZE)
             if len(header) < len(MAGIC) + ID_SIZE or not header.startswith(MAGIC):
-                raise InvalidValue("input: not a file that a device of cryptofs sealed")
-            size = NONCE_SIZE + SEGMENT + context.authsize
+                raise BadTag("input: not a file that a device of cryptofs sealed")
+            size = _nonce_size(context) + SEGMENT + context.authsize
             _segments(context, Operation.DECRYPT, header[len(MAGIC) :], parts(source, size), size, sink)
         else:
             _cipher(context, Operation.DECRYPT, source, sink)
         sink.flush()
+
+
+def _check_free_length(context: Context) -> None:
+    if context.block_size > 1:
+        raise InvalidValue(f"{context.name} takes whole blocks of {context.block_size} bytes: use gcm, ccm or rfc7539")
+
+
+def _nonce_size(context: Context) -> int:
+    # an iv of ccm is a nonce and what the kernel wants around it
+    return _CCM_NONCE if context.name.startswith("ccm(") else context.iv_size
 
 
 def _marked(pieces: Iterable[bytes], size: int) -> Iterator[tuple[int, bool, bytes]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from ..client import Context
 from ..errors import InvalidValue
@@ -31,6 +32,15 @@ _output = click.option(
 _device = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
 
 
+def _check_alone(*others: str) -> None:
+    """Errors: UsageError for an option that a device has decided already."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in others and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[-1]}: the device has decided that")
+
+
 @click.command("hash")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
@@ -42,8 +52,7 @@ _device = click.option("--device", metavar="NAME", help="Use this device of the 
 def hash_(files: tuple[Path, ...], name: str, device: str | None, where: Path | None, **key: Any) -> None:
     """Print the digest of each of FILES (or of standard input) as sha256sum does."""
     if device is not None:
-        if any(key.values()):
-            raise click.UsageError("give a key or a device, not both")
+        _check_alone("name", "file", "descriptor", "hexadecimal")
         opened = Context.of_device(device, mount=where)
     else:
         opened = Context("hash", name, read_key(**key), mount=where)
@@ -103,6 +112,7 @@ def encrypt(
     devices of type aead do that.
     """
     if device is not None:
+        _check_alone("name", "iv", "padding")
         through.encrypt(device, where, source, sink)
         return
     with Context("skcipher", name, read_key(**key), mount=where) as context:
@@ -135,6 +145,7 @@ def decrypt(
 ) -> None:
     """Decrypt what `encrypt` or `openssl enc` made, or, with --device, what that device's streams made."""
     if device is not None:
+        _check_alone("name", "iv", "padding")
         through.decrypt(device, where, source, sink)
         return
     with Context("skcipher", name, read_key(**key), mount=where) as context:

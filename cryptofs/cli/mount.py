@@ -12,6 +12,7 @@ from ..engines import ENGINES, check_engines
 from ..privileges import SERVICE_USER, Account, PrivilegeError, find_account
 
 _READY = b"ready"
+DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 
 
 @click.command()
@@ -19,15 +20,13 @@ _READY = b"ready"
 @click.option("-o", "options", multiple=True, metavar="OPTION[,…]", help="Mount options: allow_other, auto_unmount, …")
 @click.option(
     "--engines",
-    default=",".join(ENGINES),
-    show_default=True,
     metavar="NAME[,…]",
-    help="Engines in the order in which they are asked for a name.",
+    help=f"Engines in the order in which they are asked for a name; {', '.join(ENGINES)} where nothing is configured.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Configuration: devices, policy, quotas; see docs/configuration.md.",
+    help=f"Configuration: devices, policy, quotas. As a service or as root: {DEFAULT_CONFIG}, if it is there.",
 )
 @click.option("--user", metavar="NAME", help="As root: who serves, without any privilege; `cryptofs` if it exists.")
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
@@ -37,7 +36,7 @@ _READY = b"ready"
 def mount(
     mountpoint: Path,
     options: tuple[str, ...],
-    engines: str,
+    engines: str | None,
     config: Path | None,
     user: str | None,
     allow_root: bool,
@@ -50,7 +49,7 @@ def mount(
     SIGTERM and SIGINT unmount it. A stale mount that a killed daemon left there is cleared first.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
-    names = check_engines([name.strip() for name in engines.split(",") if name.strip()])
+    names = () if engines is None else check_engines([name.strip() for name in engines.split(",") if name.strip()])
     checked = check_options([part for option in options for part in option.split(",") if part])
     if service:
         if options or user or detach:
@@ -63,6 +62,8 @@ def mount(
     account = who_serves(user, allow_root)
     if account and "allow_root" in checked:
         raise MountError("mount option 'allow_root': not with a user that is not root, where allow_other always holds")
+    if config is None and (service or os.geteuid() == 0) and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
     settings = Settings(mountpoint, names, checked, config and config.resolve(), account, service)
     if detach:
         _detach(settings)

@@ -25,6 +25,8 @@ def load(path: Path) -> Config:
     text = _read(path)
     try:
         raw = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}:1: brackets in brackets, too deep to be read") from None
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
         line = place[1] if place else "1"
@@ -40,17 +42,23 @@ def load(path: Path) -> Config:
             lines.append(f"{path}:{find_line(text, place_)}: {'.'.join(place_) or 'file'}: {reason}")
         raise ConfigError("\n".join(lines)) from None
     for table, names in (("users", config.policy.users), ("groups", config.policy.groups)):
+        seen: dict[int, str] = {}
         for name in names:
-            _check_identity(path, text, config, table, name)
+            number = _check_identity(path, text, config, table, name)
+            if number in seen:
+                line = find_line(text, ("policy", table, name))
+                raise ConfigError(f"{path}:{line}: policy.{table}.{name}: the same as {seen[number]}")
+            seen[number] = name
     return config
 
 
-def _check_identity(path: Path, text: str, config: Config, table: str, name: str) -> None:
+def _check_identity(path: Path, text: str, config: Config, table: str, name: str) -> int:
     one = config.policy.model_copy(
         update={"users": {}, "groups": {}, table: {name: getattr(config.policy, table)[name]}}
     )
     try:
-        one.policy()
+        policy = one.policy()
+        return next(iter(policy.users or policy.groups))
     except ValueError as error:
         line = find_line(text, ("policy", table, name))
         raise ConfigError(f"{path}:{line}: policy.{table}.{name}: {error}") from None
@@ -59,12 +67,15 @@ def _check_identity(path: Path, text: str, config: Config, table: str, name: str
 def _read(path: Path) -> str:
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
+            mode = status.st_mode
             data = file.read(SIZE_MAX + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     if mode & 0o022:
         raise ConfigError(f"{path}: mode {mode & 0o777:04o}: others than its owner may write it")
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{path}: owned by uid {status.st_uid}: root or uid {os.geteuid()} must own it")
     if len(data) > SIZE_MAX:
         raise ConfigError(f"{path}: more than {SIZE_MAX} bytes")
     try:

@@ -6,6 +6,7 @@ docs/configuration.md describes every key for people; a test compares the two.
 import contextlib
 import grp
 import pwd
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from ..errors import CryptofsError
 from ..policy import CONTEXTS_PER_USER, Policy, Rule
 from ..records import OPERATION_WORDS, Operation
 
+_NOBODY = (1 << 32) - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """What a device may be called."""
 
@@ -67,19 +69,16 @@ def _identity(value: Any, what: str, look_up: Any) -> int:
             return int(look_up(value))
         except KeyError:
             raise ValueError(f"no {what} of this name") from None
-    if isinstance(value, bool) or not isinstance(value, int | str) or not 0 <= int(value) < 1 << 32:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not 0 <= int(value) < _NOBODY:
         raise ValueError(f"a {what}'s name or number")
     return int(value)
 
 
 def _mode(value: Any) -> int:
-    try:
-        number = int(value, 8) if isinstance(value, str) else value
-    except ValueError:
-        number = -1
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 0o777:
-        raise ValueError('file permissions in octal, such as "0640"')
-    return number & 0o666
+    # a bare number would be decimal: 400 is not "0400"
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise ValueError('file permissions in octal and in quotes, such as "0640"')
+    return int(value, 8) & 0o666
 
 
 class RuleModel(_Model):
@@ -188,6 +187,13 @@ class KeyModel(_Model):
         return self
 
 
+_OPERATIONS: dict[str, tuple[Operation, ...]] = {
+    "hash": (Operation.DIGEST,),
+    "skcipher": (Operation.ENCRYPT, Operation.DECRYPT),
+    "aead": (Operation.ENCRYPT, Operation.DECRYPT),
+}
+
+
 class DeviceModel(_Model):
     """[devices.NAME]"""
 
@@ -200,6 +206,20 @@ class DeviceModel(_Model):
     mode: Annotated[int, BeforeValidator(_mode)] = 0o600
     nonce: Literal["daemon", "caller"] = "daemon"
     key: KeyModel
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> "DeviceModel":
+        known = _OPERATIONS[self.type]
+        if not set(self.operations).issubset(known) or ("operations" in self.model_fields_set and not self.operations):
+            raise ValueError(f"operations of type {self.type}: one or more of {', '.join(each.word for each in known)}")
+        kind, separator, _ = self.name.rpartition(":")
+        if separator and kind != self.type:
+            raise ValueError(f"name is one of type {kind}, the device is of type {self.type}")
+        if self.authsize is not None and self.type != "aead":
+            raise ValueError(f"authsize: type {self.type} has no tag")
+        if self.nonce == "caller" and self.type == "hash":
+            raise ValueError("nonce: type hash takes none")
+        return self
 
 
 class DaemonModel(_Model):

@@ -113,7 +113,7 @@ class Context:
 
     def _answer_declined(self, record: Record) -> None:
         assert self.transform is not None
-        self.exchange.admit([record])
+        self.exchange.admit_one(record)
         self._answer_whole(self.transform, record)
 
     def accept(self, records: list[Record]) -> None:
@@ -144,7 +144,7 @@ class Context:
             response = work.respond_whole(transform, record)
         except CryptofsError as error:
             failed = True
-            response = work.refuse(record, error)
+            response = self._refuse(record, error)
         except Exception:
             failed = True
             response = work.refuse(record, self._engine_fault(record))
@@ -267,7 +267,12 @@ class Context:
 
     def _fail(self, job: Job, error: CryptofsError) -> Job | None:
         self.exchange.fail(job.lane, error, last=not job.record.flags & MORE)
-        return self.exchange.finish(job, work.refuse(job.record, error), True)
+        return self.exchange.finish(job, self._refuse(job.record, error), True)
+
+    def _refuse(self, record: Record, error: CryptofsError) -> Buffer:
+        if isinstance(error, NotPermitted | OverQuota):
+            self.refused(record.operation.word, error)
+        return work.refuse(record, error)
 
     # State
 

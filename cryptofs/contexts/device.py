@@ -53,16 +53,36 @@ class Device:
             if not settings.caller_nonce:
                 raise
             self.nonces = None
-        keystream = takes_nonce and description.block_size == 1
-        if keystream and settings.caller_nonce and settings.operations != OPERATIONS[settings.type]:
-            raise InvalidValue(
-                f"{description.name} with nonces of the caller's undoes its own encryption under the same nonce: "
-                "such a device allows both operations"
-            )
+        if settings.operations != OPERATIONS[settings.type]:
+            self._check_one_way(takes_nonce)
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
         self._users = 0
         self._retired = False
+
+    def _check_one_way(self, takes_nonce: bool) -> None:
+        """Errors: InvalidValue where the one operation that is allowed does the other one's work, too."""
+        name, type_ = self.transform.description.name, self.settings.type
+        if self.transform.description.block_size != 1:
+            return
+        if Operation.ENCRYPT in self.settings.operations and (self.settings.caller_nonce or not takes_nonce):
+            raise InvalidValue(
+                f"{name} with nonces of the caller's undoes its own encryption under the same nonce: "
+                "such a device allows both operations"
+            )
+        # the nonce of what is decrypted is the caller's always; an AEAD wants a tag with it
+        if Operation.DECRYPT in self.settings.operations and type_ is Type.SKCIPHER:
+            raise InvalidValue(
+                f"{name} encrypts what it is given to decrypt: such a device allows both operations, or only encrypt"
+            )
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether it has stream files: their segments have any length, and nonces of the daemon's."""
+        description = self.transform.description
+        if description.type is Type.AEAD and description.block_size > 1:
+            return False
+        return self.nonces is not None or not description.iv_size
 
     def allow(self, operation: Operation) -> None:
         """Errors: NotPermitted."""
@@ -131,6 +151,7 @@ class DeviceTransform(Transform):
         self.device = device
         self.keyed = self.key_set = True
         self.pace = inner.pace
+        self.costs = inner.costs
         self._inner: Transform | None = inner
         self._allowed = frozenset(int(each) for each in device.settings.operations)
         self._prefix = device.nonces.size if device.nonces is not None else 0
@@ -168,10 +189,22 @@ class DeviceTransform(Transform):
         return NoncedDecryption(self, assoclen)
 
     def _begin_nonced(self, operation: Operation, assoclen: int) -> Message:
+        nonce = self.device.make_nonce()
+        return NoncedEncryption(nonce, self.begin_inner(operation, nonce, assoclen))
+
+    def begin_inner(self, operation: Operation, nonce: bytes, assoclen: int) -> Message:
+        """The message itself, with this nonce."""
         nonces = self.device.nonces
         assert nonces is not None
-        nonce = self.device.make_nonce()
-        return NoncedEncryption(nonce, self.inner.begin(operation, nonces.iv(nonce), assoclen))
+        if not nonces.untagged:
+            return self.inner.begin(operation, nonces.iv(nonce), assoclen)
+        message = self.inner.begin(operation, nonces.iv(nonce), nonces.size + assoclen)
+        try:
+            message.update(nonce, False, memoryview(bytearray()))
+        except BaseException:
+            message.close()
+            raise
+        return message
 
     def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
         if operation not in self._allowed or iv is not None:
@@ -181,6 +214,8 @@ class DeviceTransform(Transform):
             return inner.short(operation, None, data)
         nonces = self.device.nonces
         assert nonces is not None
+        if nonces.untagged:
+            return None
         if operation == ENCRYPT:
             if self.device.messages >= MESSAGES_MAX:
                 return None
@@ -269,8 +304,8 @@ class NoncedDecryption(Message):
                     f"and a nonce of {self._nonces.size}"
                 )
             return 0
-        iv = self._nonces.iv(bytes(self._head[self._assoclen :]))
-        self._inner = self._transform.inner.begin(Operation.DECRYPT, iv, self._assoclen)
+        nonce = bytes(self._head[self._assoclen :])
+        self._inner = self._transform.begin_inner(Operation.DECRYPT, nonce, self._assoclen)
         written = 0
         if self._assoclen:
             written = self._inner.update(self._head[: self._assoclen], False, out)

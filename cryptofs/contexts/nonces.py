@@ -16,9 +16,11 @@ class Nonces:
     """The nonces of one algorithm. size: bytes before a message, 0 for what takes none."""
 
     def __init__(self, description: Description) -> None:
-        """Errors: InvalidValue for an AEAD whose nonce is too short to be drawn at random."""
+        """Errors: InvalidValue for an AEAD or a stream cipher whose nonce is too short to be drawn at random."""
         self._expand: Callable[[bytes], bytes] = bytes
         self.size = description.iv_size
+        self.untagged = description.name.startswith("authenc")
+        """Whether the tag leaves the IV out: it is then given as the first associated data, too."""
         if description.name.startswith("ccm("):
             # the kernel's layout: length field of 3 bytes, nonce of 12, counter
             self.size, self._expand = 12, lambda nonce: b"\x02" + nonce + bytes(3)
@@ -28,7 +30,8 @@ class Nonces:
         elif description.name in ("xchacha20", "xchacha12"):
             # the kernel's layout: nonce, then counter
             self.size, self._expand = 24, lambda nonce: nonce + bytes(8)
-        if description.type is Type.AEAD and self.size < SHORT_NONCE:
+        keystream = description.type is Type.AEAD or description.block_size == 1
+        if keystream and self.size < SHORT_NONCE:
             raise InvalidValue(
                 f"{description.name}: its nonce of {self.size} bytes is too short to be drawn at random "
                 f'(at least {SHORT_NONCE}); give nonce = "caller"'

@@ -140,10 +140,10 @@ class OpenMessage(_Segments):
             view = view[missing:]
             if len(self._held) < HEADER_SIZE:
                 if last:
-                    raise InvalidValue(f"input of {len(self._held)} bytes: a sealed file begins with {HEADER_SIZE}")
+                    raise BadTag(f"input of {len(self._held)} bytes: a sealed file begins with {HEADER_SIZE}")
                 return 0
             if not self._held.startswith(MAGIC):
-                raise InvalidValue("input: not a file that a device of cryptofs sealed")
+                raise BadTag("input: not a file that a device of cryptofs sealed")
             self._identity = bytes(self._held[len(MAGIC) :])
             self._held.clear()
         return self._run_all(view, last, out)

@@ -24,6 +24,8 @@ STREAM_BUFFER = 1024 * 1024
 
 _PIECES = 4096
 """Pieces of output that wait for a reader before writers have to: each takes memory besides its data."""
+_SMALL, _JOINED = 4096, 16_384
+"""Bytes below which a piece is put to the one before it, and which that one has at most: shells write line by line."""
 
 
 @dataclass(slots=True)
@@ -162,10 +164,12 @@ class Stream:
         self.bytes_in += len(data)
         self._changed()
 
-    def give_up(self) -> None:
-        """A writer's wait for a reader has ended without one: what it has written is not its whole message."""
+    def give_up(self, error: CryptofsError | None = None) -> None:
+        """A writer could not go on: what it has written is not its whole message, and the reader is to learn of it."""
         self._drop_message()
-        self._failure = self._last_error = Cancelled("a writer gave up: nobody read the output")
+        self._failure = self._last_error = (
+            error.again() if error is not None else Cancelled("a writer gave up: nobody read the output")
+        )
 
     def drain_nowait(self, user: StreamUser, size: int) -> Buffer | None:
         """Up to `size` bytes of output, b"" at the end of a message, or None where a reader has to wait."""
@@ -234,10 +238,17 @@ class Stream:
             log.exception("a stream of %s failed in the engine", self._transform.description.name)
             raise self._failure.again() from None
         if size or last:
-            self._out.append(_Piece(out[:size], ends=last))
+            self._put(out[:size], last)
             self._count(size)
         if last:
             self._drop_message()
+
+    def _put(self, data: memoryview, last: bool) -> None:
+        before = self._out[-1] if self._out else None
+        if before is None or before.ends or len(data) >= _SMALL or len(before.data) > _JOINED:
+            self._out.append(_Piece(data, ends=last))
+        else:
+            before.data, before.ends = memoryview(b"".join((before.data, data))), last
 
     def _finish_quietly(self) -> None:
         """End the message where no caller can be told; a failure goes to the reader."""

@@ -74,8 +74,8 @@ def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) 
     size = len(record.payload)
     if lane is not None and lane.message is not None:
         size = max(size, lane.message.room(size, not record.flags & MORE))
-    # an empty message is not for nothing where a transform is slow
-    return float(size + length or 1) * transform.pace
+    cost = float(size + length) * transform.pace
+    return cost + transform.costs.get(record.operation, 0.0) if transform.costs else cost
 
 
 def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:

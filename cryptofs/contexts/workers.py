@@ -5,6 +5,7 @@ the result back to the event loop, about 30 us in all. The computations release 
 copying of a third, run at the same time. Users take turns: who queues a thousand computations delays others by one.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -108,7 +109,9 @@ class Workers:
         self._threads.clear()
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        # a sandbox may refuse it: then the event loop only has the scheduler's own fairness
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while self._words.get():
             item = self._turns.take()
             if item is None or self._token is None:

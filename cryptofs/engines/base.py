@@ -6,7 +6,8 @@ safe to use from several threads at once except for `set_key` and `close`; a mes
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from ..algorithms import Description, Type
 from ..errors import InvalidValue, KeyMissing, NotSupported
@@ -49,6 +50,9 @@ class Message(ABC):
 
 class Transform(ABC):
     """One algorithm with its key and tag size."""
+
+    costs: Mapping[Operation, float] = MappingProxyType({})
+    """Nanoseconds that an operation takes whatever its size is, by what was seen so far: as `pace`."""
 
     def __init__(self, description: Description, authsize: int = 0) -> None:
         self.description = description

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..contexts import ContextTable, Device
 from ..engines.base import OPERATIONS
-from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
+from ..errors import InvalidValue, NoSuchTarget, NotPermitted, OverQuota, StreamTooLong
 from ..records import OPERATION_WORDS, Operation
 from .base import (
     BIG_PIECES,
@@ -80,11 +80,21 @@ class DeviceStreamHandle(StreamHandle):
 
     def _check_reader(self) -> None:
         if self._stream.is_alone(self._user):
-            self._stream.give_up()
-            raise StreamTooLong(
+            error = StreamTooLong(
                 f"{DEVICE_STREAM} bytes of output wait, and this descriptor is the only one that could read them: "
                 "use `cryptofs encrypt --device`, or records"
             )
+            self._stream.give_up(error)
+            raise error
+
+    async def write(self, offset: int, data: bytes) -> int:
+        try:
+            return await super().write(offset, data)
+        except (NotPermitted, OverQuota) as error:
+            # else what went in before would pass for the whole message
+            self._stream.give_up(error)
+            self._context.refused("write", error)
+            raise
 
     def close(self) -> None:
         super().close()
@@ -110,21 +120,22 @@ class DeviceStreamFile(DeviceFile):
 
 
 class DeviceNodes:
-    """The nodes of all devices. A device keeps its inodes over a reload if its name stays."""
+    """The nodes of all devices.
+
+    A device that is declared anew has new inodes: who was let in by the old one's mode must not open the new one.
+    """
 
     def __init__(self, table: ContextTable, uid: int, gid: int) -> None:
         self._table = table
         self._owner = (uid, gid)
-        self._numbers: dict[str, int] = {}
-        self._names: list[str] = []
+        self._devices: dict[int, Device] = {}
+        self._last = 0
 
     def get(self, inode: int) -> Node | None:
         """The node with this inode, or None."""
         number, index = divmod(inode - FIRST_DEVICE, _PER_DEVICE)
-        if not 0 <= number < len(self._names):
-            return None
-        device = self._table.devices.get(self._names[number])
-        if device is None:
+        device = self._devices.get(number)
+        if device is None or not self._is_open(device):
             return None
         directory, files = self._nodes(device)
         return directory if index == 0 else {node.inode: node for _, node in files}.get(inode)
@@ -140,13 +151,21 @@ class DeviceNodes:
         """All devices; that there is one is no secret."""
         return [(name, self.directory(name)) for name in sorted(self._table.devices)]
 
+    def _is_open(self, device: Device) -> bool:
+        return self._table.devices.get(device.settings.name) is device
+
+    def _number(self, device: Device) -> int:
+        for number, each in self._devices.items():
+            if each is device:
+                return number
+        self._devices = {number: each for number, each in self._devices.items() if self._is_open(each)}
+        self._last += 1
+        self._devices[self._last] = device
+        return self._last
+
     def _nodes(self, device: Device) -> tuple[Node, list[tuple[str, Node]]]:
         settings = device.settings
-        number = self._numbers.get(settings.name)
-        if number is None:
-            number = self._numbers[settings.name] = len(self._names)
-            self._names.append(settings.name)
-        first = FIRST_DEVICE + number * _PER_DEVICE
+        first = FIRST_DEVICE + self._number(device) * _PER_DEVICE
         who = (settings.uid, settings.gid)
         mode = stat.S_IFREG | settings.mode
         # not remembered by the kernel: a reload may change owner and mode
@@ -168,7 +187,7 @@ class DeviceNodes:
                 ),
             )
             for index, operation in enumerate(_STREAMS)
-            if operation in OPERATIONS[settings.type]
+            if operation in OPERATIONS[settings.type] and device.has_streams
         ]
         return StaticDirectory(first, DIRECTORY, *self._owner, timeout=0.0, children=tuple(files)), files
 

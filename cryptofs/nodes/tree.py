@@ -124,9 +124,9 @@ class Tree:
         """The file of one algorithm. Errors: NoSuchTarget if no engine offers it."""
         return self._algorithms.lookup(type_, name)
 
-    def algorithm_names(self, type_: Type) -> list[str]:
-        """The names that the engines offer for a type."""
-        return self._algorithms.names(type_)
+    def algorithm_names(self, type_: Type, rule: Rule) -> list[str]:
+        """The names that the engines offer for a type and a rule allows; of others no engine hears."""
+        return self._algorithms.names(type_, rule)
 
     def contexts_of(self, caller: Caller) -> list[Context]:
         """The open contexts that a caller may see."""
@@ -199,8 +199,7 @@ class TypeDirectory(Directory):
 
     def entries(self, caller: Caller) -> list[tuple[str, Node]]:
         assert self.tree is not None
-        rule = self.tree.rule(caller)
-        names = (name for name in self.tree.algorithm_names(self.type) if rule.admits(self.type, name))
+        names = self.tree.algorithm_names(self.type, self.tree.rule(caller))
         return [(name, self.tree.algorithm(self.type, name)) for name in names]
 
 
@@ -229,11 +228,11 @@ class AlgorithmNodes:
         self._by_name[type_, name] = self._by_inode[inode] = node
         return node
 
-    def names(self, type_: Type) -> list[str]:
+    def names(self, type_: Type, rule: Rule) -> list[str]:
         offered = {
             name
             for engine in self._engines
             for each, name in engine.names()
-            if each is type_ and engine.describe(each, name) is not None
+            if each is type_ and rule.admits(each, name) and engine.describe(each, name) is not None
         }
         return sorted(offered)

@@ -24,6 +24,7 @@ class TokenTransform(Transform):
         }
         self.keyed = self.key_set = True
         self.pace = PACE
+        self.costs = dict.fromkeys(self._allowed, PACE)
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         return

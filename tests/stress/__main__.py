@@ -1,0 +1,256 @@
+"""The command: parts, progress, a table, JSON, and a status that tells."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import beside, kills, parser, server
+
+_FORK = multiprocessing.get_context("fork")
+_FUZZ = Path(__file__).parent.parent / "fuzz" / "fuzz_records.py"
+MIB = 1024 * 1024
+SHORT = {"records": 40_000, "parser": 150_000, "kills": 5, "rounds": 8}
+FULL = {"records": 1_000_000, "parser": 5_000_000, "kills": 200, "rounds": 20}
+
+Rows = list[tuple[str, str]]
+
+
+class Report:
+    """What the parts found: rows for people, values for programs, what was wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self.rows: Rows = []
+        self.values: dict[str, Any] = {"seed": seed}
+        self.wrong: list[str] = []
+
+    def add(self, part: str, rows: Rows, values: dict[str, Any], wrong: list[str]) -> None:
+        """One part's findings."""
+        self.rows += [(f"{part}: {what}", value) for what, value in rows]
+        self.values[part] = {**values, "wrong": wrong}
+        self.wrong += [f"{part}: {each}" for each in wrong]
+
+    def show(self, console: Console) -> None:
+        """The table, and everything that was wrong."""
+        table = Table(title=f"stress, seed {self.values['seed']}")
+        table.add_column("what")
+        table.add_column("result", justify="right")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for each in self.wrong[:40]:
+            console.print(f"WRONG: {each}", markup=False, style="bold red")
+        console.print("nothing is wrong" if not self.wrong else f"{len(self.wrong)} things are wrong")
+
+
+@contextmanager
+def _bar(progress: Progress, name: str, total: int, value: Callable[[], int]) -> Any:
+    """A progress bar that follows a shared counter."""
+    task = progress.add_task(name, total=total)
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            progress.update(task, completed=min(total, value()))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        progress.update(task, completed=min(total, value()))
+
+
+def _run_beside(report: Report, progress: Progress, records: int, seed: int, rounds: int) -> None:
+    done = _FORK.Value("Q")
+    with _bar(progress, "hostile records through a mount", records, lambda: done.value):
+        found = beside.run(records, seed, rounds, done)
+    attack, good, samples = found.attack, found.good, found.samples
+    rows = [
+        ("hostile records", f"{attack.records:,}"),
+        ("records a second", f"{attack.records / max(found.seconds, 0.001):,.0f}"),
+        ("answers, each due and once", f"{attack.answers:,}"),
+        ("writes accepted", f"{attack.verdicts['accepted']:,} of {attack.writes:,}"),
+        ("writes compared with the definition", f"{attack.compared:,}"),
+        ("good client's requests", f"{good.requests:,}"),
+        ("good client's bytes compared", f"{good.bytes:,}"),
+        ("good client's longest request", f"{good.longest:.2f} s"),
+    ]
+    if samples:
+        counted = [samples[0].descriptors, samples[-1].descriptors]
+        descriptors = "NOT COUNTED: only root may" if None in counted else f"{counted[0]}, {counted[1]}"
+        rows += [
+            (
+                "memory after the first and last round",
+                f"{samples[0].memory / MIB:.1f}, {samples[-1].memory / MIB:.1f} MiB",
+            ),
+            ("memory growth after warm-up", f"{found.growth / MIB:+.2f} MiB, at most {beside.GROWTH_MAX // MIB}"),
+            ("descriptors after the first and last round", descriptors),
+        ]
+    values = {
+        "records": attack.records,
+        "seconds": found.seconds,
+        "answers": attack.answers,
+        "writes": attack.writes,
+        "compared": attack.compared,
+        "verdicts": dict(attack.verdicts),
+        "statuses": dict(attack.statuses),
+        "mutations": dict(attack.mutations),
+        "good_requests": good.requests,
+        "good_bytes": good.bytes,
+        "good_longest": good.longest,
+        "memory": [each.memory for each in samples],
+        "descriptors": [each.descriptors for each in samples],
+        "growth": found.growth,
+    }
+    wrong = list(found.wrong)
+    if attack.records < records * 0.9:
+        wrong.append(f"{attack.records} records were sent, {records} were to be")
+    if not good.requests:
+        wrong.append("the good client did nothing")
+    report.add("mount", rows, values, wrong)
+
+
+def _parse(connection: Any, seed: str, inputs: int, done: Any) -> None:
+    connection.send(parser.attack_parser(seed, inputs, done))
+
+
+def _run_parser(report: Report, progress: Progress, inputs: int, seed: int) -> None:
+    done = _FORK.Value("Q")
+    count = parser.processes()
+    began = time.monotonic()
+    ends = []
+    total = parser.ParserResult()
+    wrong = []
+    for index in range(count):
+        ours, theirs = _FORK.Pipe()
+        share = inputs // count + (index < inputs % count)
+        process = _FORK.Process(target=_parse, args=(theirs, f"{seed}/parser/{index}", share, done), daemon=True)
+        process.start()
+        theirs.close()
+        ends.append((process, ours))
+    with _bar(progress, "inputs through the parsers", inputs, lambda: done.value):
+        for process, connection in ends:
+            try:
+                total.add(connection.recv())
+            except EOFError:
+                wrong.append("a parser's process died")
+            process.join()
+            connection.close()
+    seconds = time.monotonic() - began
+    rows = [
+        ("inputs", f"{total.inputs:,}"),
+        ("inputs a second", f"{total.inputs / seconds:,.0f}"),
+        ("compared with the definition", f"{total.compared:,}"),
+        *((verdict, f"{number:,}") for verdict, number in total.verdicts.most_common()),
+    ]
+    values = {
+        "inputs": total.inputs,
+        "seconds": seconds,
+        "compared": total.compared,
+        "verdicts": dict(total.verdicts),
+    }
+    if total.inputs != inputs:
+        wrong.append(f"{total.inputs} inputs were parsed, {inputs} were to be")
+    report.add("parser", rows, values, wrong + total.wrong)
+
+
+def _run_kills(report: Report, progress: Progress, rounds: int, seed: int) -> None:
+    done = [0]
+
+    def one() -> None:
+        done[0] += 1
+
+    with _bar(progress, "daemon killed under load", rounds, lambda: done[0]), server.directory() as path:
+        found = kills.run(rounds, seed, path, one)
+    wrong = list(found.wrong)
+    if found.rounds != rounds:
+        wrong.append(f"{found.rounds} rounds were done, {rounds} were to be")
+    rows = [("rounds", f"{found.rounds}")]
+    if found.back:
+        rows += [
+            ("clients noticed after, at most", f"{max(found.noticed):.3f} s of {kills.NOTICED_MAX:.0f}"),
+            ("mounted again after, at most", f"{max(found.back):.2f} s of {kills.BACK_MAX:.0f}"),
+            ("what the clients got", ", ".join(f"{name} {number}" for name, number in found.errors.items())),
+        ]
+    values = {"rounds": found.rounds, "noticed": found.noticed, "back": found.back, "errors": dict(found.errors)}
+    report.add("kills", rows, values, wrong)
+
+
+def _run_fuzz(report: Report, progress: Progress, seconds: int, seed: int) -> None:
+    task = progress.add_task("coverage-guided fuzzing", total=seconds)
+    began = time.monotonic()
+    command = [sys.executable, str(_FUZZ), f"-max_total_time={seconds}", f"-seed={seed % (1 << 31)}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            del lines[:-60]
+            progress.update(task, completed=min(seconds, int(time.monotonic() - began)))
+    last = next((line.strip() for line in reversed(lines) if " cov: " in line), "")
+    wrong = [] if process.returncode == 0 else [f"the target ended with {process.returncode}: {''.join(lines)[-3000:]}"]
+    report.add("fuzz", [("seconds", f"{seconds}"), ("last line", last[:60])], {"seconds": seconds, "last": last}, wrong)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--short", is_flag=True, help="A minute instead of some twenty.")
+@click.option("--seed", type=int, help="The same seed makes the same bytes; by default a new one, which is shown.")
+@click.option("--records", type=click.IntRange(0), help="Hostile records through the mount.")
+@click.option("--parser", "inputs", type=click.IntRange(0), help="Mutated records and lines through the parsers.")
+@click.option("--kills", "rounds", type=click.IntRange(0), help="Rounds of SIGKILL under load.")
+@click.option("--fuzz", type=click.IntRange(0), default=0, metavar="SECONDS", help="Coverage-guided fuzzing.")
+@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there, too.")
+def main(
+    short: bool,
+    seed: int | None,
+    records: int | None,
+    inputs: int | None,
+    rounds: int | None,
+    fuzz: int,
+    output: Path | None,
+) -> None:
+    """Hostile records through a real mount beside a good client, millions through the parsers, a daemon that is killed.
+
+    A number of 0 leaves a part out; --fuzz alone runs that alone. Exit status 1 if anything is wrong.
+    """
+    sizes = SHORT if short else FULL
+    only_fuzz = bool(fuzz) and not short and records is inputs is rounds is None
+    given = {"records": records, "parser": inputs, "kills": rounds}
+    chosen = {name: 0 if only_fuzz else sizes[name] if value is None else value for name, value in given.items()}
+    seed = SystemRandom().getrandbits(32) if seed is None else seed
+    console = Console()
+    console.print(f"seed {seed}: --seed {seed} makes the same bytes again", highlight=False)
+    report = Report(seed)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        if chosen["records"]:
+            _run_beside(report, progress, chosen["records"], seed, sizes["rounds"])
+        if chosen["parser"]:
+            _run_parser(report, progress, chosen["parser"], seed)
+        if chosen["kills"]:
+            _run_kills(report, progress, chosen["kills"], seed)
+        if fuzz:
+            _run_fuzz(report, progress, fuzz, seed)
+    report.show(console)
+    if output is not None:
+        output.write_text(json.dumps(report.values, indent=1) + "\n")
+    sys.exit(1 if report.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

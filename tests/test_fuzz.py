@@ -1,0 +1,264 @@
+"""The fuzz target and the stress program: they run, they find nothing, and they do find what is planted for them."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from stress import beside, hostile, oracle, parser
+from test_faults import at_start
+
+from cryptofs.errors import CryptofsError
+from cryptofs.records import ATTRIBUTES, Operation, build, codec, parse_requests
+
+TESTS = Path(__file__).parent
+TARGET = TESTS / "fuzz" / "fuzz_records.py"
+# made here: the first one opens a descriptor that multiprocessing keeps
+DONE = multiprocessing.get_context("fork").Value("Q")
+PLANTED = ("answer-twice", "lose-answer", "loose-padding", "untyped")
+
+
+def fuzz(tmp_path: Path, runs: int, planted: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the target for so many inputs, with a bug in what it looks at."""
+    return subprocess.run(
+        [sys.executable, str(TARGET), f"-runs={runs}", "-seed=1"],
+        env={**os.environ, "TMPDIR": str(tmp_path), "CRYPTOFS_FUZZ_BREAK": planted},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_the_target_finds_nothing(tmp_path: Path) -> None:
+    """20,000 inputs, guided by what code they reach; nothing is left behind."""
+    done = fuzz(tmp_path, 20_000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "#20000" in done.stderr
+    reached = [int(line.split("cov: ")[1].split()[0]) for line in done.stderr.splitlines() if "cov: " in line]
+    assert reached[-1] > reached[0] > 0, "coverage does not guide it"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_the_target_finds_a_planted_bug(tmp_path: Path, planted: str) -> None:
+    """A codec or exchange that is broken on purpose: an answer too many, one too few, padding that is not looked at, an
+    exception that is not typed."""
+    done = fuzz(tmp_path, 200_000, planted)
+    assert done.returncode == 1
+    assert "Uncaught Python exception" in done.stdout
+    assert "Finding: " in done.stdout, done.stdout[-3000:]
+    assert "the input that was found is in" in done.stdout
+
+
+# The stress program's parser part
+
+
+def attack(inputs: int = 20_000) -> parser.ParserResult:
+    """A small run."""
+    return parser.attack_parser("test", inputs, DONE)
+
+
+def test_the_parser_stands() -> None:
+    """Nothing is wrong, every verdict occurs, and a part of it was compared with the definition."""
+    found = attack()
+    assert found.wrong == []
+    assert found.inputs == 20_000
+    assert found.compared == 20_000 // parser.ASK_EVERY
+    assert all(found.verdicts[each] > 10 for each in ("accepted", "EINVAL", "EBADMSG", "EMSGSIZE")), found.verdicts
+
+
+def _loose_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "any", lambda view: False, raising=False)
+
+
+def _unknown_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner: Callable[..., Any] = codec._parse_value
+    known = {**ATTRIBUTES, 99: ATTRIBUTES[3]}
+    monkeypatch.setattr(codec, "ATTRIBUTES", known)
+    monkeypatch.setattr(codec, "_parse_value", lambda number, value: inner(3 if number == 99 else number, value))
+
+
+def _status_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_check_request", lambda request: None)
+
+
+def _untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(dict[int, Operation]):
+        def get(self, key: int, default: object = None) -> Operation:  # type: ignore[override]
+            return self[key]
+
+    monkeypatch.setattr(codec, "_OPERATIONS", Strict(codec._OPERATIONS))
+
+
+@pytest.mark.parametrize("plant", [_loose_padding, _unknown_is_dropped, _status_is_allowed, _untyped])
+def test_the_parser_part_finds_a_planted_bug(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """As for the fuzz target."""
+    plant(monkeypatch)
+    assert attack().wrong
+
+
+def test_the_same_seed_makes_the_same_bytes() -> None:
+    """And another one others."""
+
+    def made(seed: int) -> list[bytes]:
+        rng = Random(seed)
+        pool = hostile.pool(rng, "gcm", 50)
+        return [hostile.hostile(rng, rng.choice(pool))[1] for _ in range(500)] + [hostile.line(rng) for _ in range(50)]
+
+    assert made(1) == made(1)
+    assert made(1) != made(2)
+
+
+@pytest.mark.parametrize("kind", hostile.CONFIGURATIONS)
+def test_valid_records_are_valid(kind: str) -> None:
+    """What the hostile bytes are made from is accepted by codec and definition: else nothing would get far."""
+    rng = Random(kind)
+    for _ in range(200):
+        data = build(hostile.valid(rng, kind, (1, 2)))
+        assert oracle.acceptable(data)
+        assert len(parse_requests(data)) == 1
+
+
+@pytest.mark.parametrize("name", [*hostile.MUTATIONS, *hostile.RARE])
+def test_each_mutation_is_refused_at_times(name: str) -> None:
+    """None of them is idle, and the refusal is typed."""
+    rng = Random(name)
+    change = {**hostile.MUTATIONS, **hostile.RARE}[name]
+    refused = 0
+    for record in hostile.pool(rng, "cbc", 60):
+        try:
+            parse_requests(bytes(change(rng, bytearray(record))))
+        except CryptofsError:
+            refused += 1
+    assert refused
+
+
+def test_the_tables_of_errnos_are_read() -> None:
+    """Spot checks, so that a table that is not found is noticed."""
+    import errno
+
+    errnos = oracle.Errnos()
+    assert errnos.refused == {errno.EBADMSG, errno.EINVAL, errno.EMSGSIZE, errno.EDQUOT, errno.EAGAIN}
+    assert {errno.EBUSY, errno.ENOENT} <= errnos.by_operation[Operation.CONFIGURE]
+    assert errno.EBADMSG in errnos.by_operation[Operation.DECRYPT]
+    assert errno.EBADMSG not in errnos.by_operation[Operation.ENCRYPT]
+    assert errno.EBADFD not in errnos.by_operation[Operation.INFO]
+    assert not any(errno.EIO in numbers for numbers in errnos.by_operation.values())
+
+
+# The stress program's mount part
+
+
+def rush(records: int = 6000) -> beside.BesideResult:
+    """A small run on a real mount."""
+    return beside.run(records, 1, 4, DONE)
+
+
+@pytest.mark.mount
+def test_hostile_clients_beside_a_good_one() -> None:
+    """Nothing is wrong; something was done."""
+    found = rush()
+    assert found.wrong == []
+    assert found.attack.records >= 6000
+    assert found.attack.answers > 1000
+    assert found.good.requests > 50
+    assert len(found.samples) == 4
+
+
+FAULTS = {
+    "answers twice": (
+        "from cryptofs.exchange import Exchange as E\n"
+        "inner = E.answer\n"
+        "def answer(self, response, cost, failed=False):\n"
+        "    inner(self, response, cost, failed)\n"
+        "    if failed and len(response) % 64 == 0:\n"
+        "        self._ready.append((response, 0))\n"
+        "E.answer = answer\n",
+        "nothing waits for",
+    ),
+    "an undocumented errno": (
+        "from cryptofs import errors\nerrors.NotConfigured.errno = 71\n",
+        "answered EPROTO",
+    ),
+    "a wrong byte in 500": (
+        "from cryptofs.engines.openssl import hash as h\n"
+        "from cryptofs.engines.openssl import OpensslEngine as O\n"
+        "inner = O.open\n"
+        "count = [0]\n"
+        "def open(self, description, authsize):\n"
+        "    transform = inner(self, description, authsize)\n"
+        "    once, transform.short = transform.once, lambda *a: None\n"
+        "    def wrong(operation, iv, assoclen, data, out):\n"
+        "        size = once(operation, iv, assoclen, data, out)\n"
+        "        count[0] += 1\n"
+        "        if size and count[0] % 500 == 0:\n"
+        "            out[0] ^= 1\n"
+        "        return size\n"
+        "    transform.once = wrong\n"
+        "    return transform\n"
+        "O.open = open\n",
+        "good client",
+    ),
+    "a leak of descriptors": (
+        "import os\nfrom cryptofs.contexts import ContextTable as T\n"
+        "inner = T.open\n"
+        "count = [0]\n"
+        "def open(self, *arguments, **named):\n"
+        "    count[0] += 1\n"
+        "    if count[0] % 100 == 0:\n"
+        "        os.dup(2)\n"
+        "    return inner(self, *arguments, **named)\n"
+        "T.open = open\n",
+        "descriptors grew",
+    ),
+    "a leak of memory": (
+        "from cryptofs.contexts import context as c\n"
+        "inner = c.Context.accept\n"
+        "kept = []\n"
+        "def accept(self, records):\n"
+        "    kept.append(bytearray(b'x') * 20000)\n"
+        "    inner(self, records)\n"
+        "c.Context.accept = accept\n",
+        "memory grew",
+    ),
+}
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_mount_part_finds_a_planted_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """A daemon that is broken on purpose, on a real mount."""
+    source, says = FAULTS[fault]
+    at_start(tmp_path, monkeypatch, "CANARY")
+    site = tmp_path / "site" / "sitecustomize.py"
+    site.write_text(source)
+    found = rush()
+    assert any(says in each for each in found.wrong), found.wrong
+
+
+@pytest.mark.mount
+def test_the_command(tmp_path: Path) -> None:
+    """All parts, small: status 0, a table, and the figures as JSON; the seed is shown."""
+    output = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "stress", "--short", "--seed", "7", "--records", "2000", "--parser", "2000",
+         "--kills", "1", "--json", str(output)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "seed 7" in done.stdout
+    figures = json.loads(output.read_text())
+    assert figures["seed"] == 7
+    assert figures["mount"]["records"] >= 1800
+    assert figures["parser"]["inputs"] == 2000
+    assert figures["kills"]["rounds"] == 1

@@ -1,0 +1,325 @@
+"""What the daemon tells a service manager and takes from it, with the test as the manager; the unit files."""
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cryptofs import service
+from cryptofs.privileges import mounts_at, take_away
+
+pytestmark = pytest.mark.mount
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: needs root")
+
+SYSTEM = Path(__file__).parent.parent / "scripts" / "system"
+CRYPTOFS = (sys.executable, "-m", "cryptofs")
+
+
+class Manager:
+    """A notification socket; gathers lines and keeps descriptors by name, as systemd does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[str] = []
+        self.stored: dict[str, int] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._stop = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop:
+            if not select.select([self._socket], [], [], 0.05)[0]:
+                continue
+            data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 10)
+            told = dict(line.split("=", 1) for line in data.decode().splitlines())
+            if told.get("FDSTORE") == "1":
+                self.stored[told["FDNAME"]] = descriptors[0]
+            elif told.get("FDSTOREREMOVE") == "1":
+                if told["FDNAME"] in self.stored:
+                    os.close(self.stored.pop(told["FDNAME"]))
+            elif told.get("BARRIER") == "1":
+                os.close(descriptors[0])
+            self.lines += data.decode().splitlines()
+
+    def wait(self, line: str, seconds: float = 10, after: int = 0) -> int:
+        """Wait for a line; returns its place. `after`: look from there."""
+        deadline = time.monotonic() + seconds
+        while line not in self.lines[after:]:
+            assert time.monotonic() < deadline, (line, self.lines)
+            time.sleep(0.01)
+        return self.lines.index(line, after)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._stop = True
+        self._thread.join(5)
+        self._socket.close()
+        for descriptor in self.stored.values():
+            os.close(descriptor)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    """A manager that programs of this test find."""
+    made = Manager(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(made.path))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """A directory; what a test leaves mounted there is taken away."""
+    path = tmp_path / "mount"
+    path.mkdir()
+    yield path
+    if os.geteuid() == 0:
+        take_away(path)
+
+
+def start(*arguments: str, descriptors: dict[str, int] | None = None, **more: str) -> subprocess.Popen[str]:
+    """The daemon, with descriptors handed over as systemd does: from 3 on, named in the environment."""
+    given = descriptors or {}
+    moves = " ".join(f"{10 + i}<&{fd}" for i, fd in enumerate(given.values()))
+    places = " ".join(f"{3 + i}<&{10 + i}" for i in range(len(given)))
+    listen = f"LISTEN_PID=$$ LISTEN_FDS={len(given)} LISTEN_FDNAMES={':'.join(given)} " if given else ""
+    words = " ".join((*CRYPTOFS, "mount", *arguments, "--allow-root", "--engines", "openssl", "-v"))
+    script = f"exec {moves}; exec {places}; {listen} exec {words}"
+    return subprocess.Popen(
+        ["bash", "-c", script],
+        env={**os.environ, **more},
+        pass_fds=tuple(given.values()),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Stop it; what it said."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, output
+    return output
+
+
+def test_readiness_and_status(manager: Manager, mountpoint: Path) -> None:
+    """READY only when the mount answers; STATUS has the engines; STOPPING at the end."""
+    process = start(str(mountpoint))
+    try:
+        manager.wait("READY=1")
+        assert (mountpoint / "version").read_text().startswith("cryptofs")
+        assert any(re.fullmatch(r"STATUS=engines openssl; \d+ contexts open", line) for line in manager.lines)
+    finally:
+        end(process)
+    manager.wait("STOPPING=1")
+    assert "WATCHDOG=1" not in manager.lines
+
+
+def test_reload_is_told(manager: Manager, mountpoint: Path) -> None:
+    """SIGHUP: RELOADING, what holds now, READY again."""
+    process = start(str(mountpoint))
+    try:
+        ready = manager.wait("READY=1")
+        process.send_signal(signal.SIGHUP)
+        reloading = manager.wait("RELOADING=1", after=ready)
+        again = manager.wait("READY=1", after=reloading)
+        assert any(line.startswith("STATUS=") for line in manager.lines[reloading:again])
+    finally:
+        end(process)
+
+
+def test_signs_of_life_stop_with_the_daemon(manager: Manager, mountpoint: Path) -> None:
+    """WATCHDOG comes while requests are answered, and not from a stopped daemon; killed in that state, it leaves no
+    process and no client that hangs.
+    """
+    process = start(str(mountpoint), WATCHDOG_USEC="300000")
+    try:
+        place = manager.wait("WATCHDOG=1")
+        place = manager.wait("WATCHDOG=1", after=place + 1)
+        manager.wait("WATCHDOG=1", after=place + 1)
+        stats = (mountpoint / "stats").read_text()
+        assert re.search(r"^cryptofs_\w*contexts\w* 1$", stats, re.MULTILINE), stats
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        count = manager.lines.count("WATCHDOG=1")
+        time.sleep(1)
+        assert manager.lines.count("WATCHDOG=1") == count
+        # a request of the asking process lies in the daemon now, unanswered
+        process.kill()
+        process.communicate(timeout=5)
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            os.listdir(mountpoint)
+        assert time.monotonic() - began < 1
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], capture_output=True, check=False)
+
+
+@as_root
+def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Path) -> None:
+    """hand-over mounts and stores; the service finds the mount, has it forgotten, and serves; take-back closes it."""
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    config = tmp_path / "cryptofs.toml"
+    config.write_text(f'[devices.disk]\nkey.file = "{key}"\n[devices.token]\nkey.pkcs11 = "x"\n')
+    options = ("--user", "nobody", "--key", f"backup={key}", "--config", str(config))
+    subprocess.run([*CRYPTOFS, "hand-over", str(mountpoint), *options], check=True, timeout=20)
+    assert set(manager.stored) == {"fuse", "key-backup", "key-disk"}
+    assert mounts_at(mountpoint) == 1
+    process = start(str(mountpoint), "--service", descriptors=manager.stored)
+    try:
+        manager.wait("READY=1")
+        assert manager.stored == {}
+        assert (mountpoint / "version").read_text().startswith("cryptofs")
+        assert mounts_at(mountpoint) == 1
+    finally:
+        end(process)
+    # it cannot unmount, but nobody hangs
+    with pytest.raises(OSError):
+        os.listdir(mountpoint)
+    subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
+    assert mounts_at(mountpoint) == 0
+    assert mountpoint.stat().st_mode & 0o7777 == 0
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--key", "backup=/nonexistent/key"), "key of device 'backup': /nonexistent/key: No such file"),
+        (("--user", "nosuchuser"), "no such user"),
+        (("--key", "backup"), "DEVICE=FILE"),
+        (("--key", "backup=/dev/null"), "not a regular file"),
+    ],
+)
+def test_a_failing_hand_over_leaves_no_mount(
+    manager: Manager, mountpoint: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    """The reason in one line, nothing mounted, nothing stored."""
+    command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert manager.stored == {}
+    assert mounts_at(mountpoint) == 0
+
+
+@as_root
+def test_hand_over_needs_a_manager(mountpoint: Path) -> None:
+    """Without one nobody would ever serve the mount: it is taken away again."""
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment, check=False)
+    assert "no service manager" in done.stderr
+    assert mounts_at(mountpoint) == 0
+
+
+def test_descriptors_are_taken_once() -> None:
+    """By name, close-on-exec, only for the process that is meant, and the environment forgets them."""
+    script = """
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+from cryptofs.service import stored_descriptors
+found = stored_descriptors()
+assert found == stored_descriptors()
+print(sorted(found), [os.get_inheritable(fd) for fd in found.values()], any(n.startswith("LISTEN") for n in os.environ))
+"""
+    shell = 'exec 3</dev/null 4</dev/null 5</dev/null; exec "$@"'
+    for other, expected in ((0, "['fuse', 'key-a'] [False, False] False"), (1, "[] [] False")):
+        done = subprocess.run(
+            ["bash", "-c", shell, "sh", sys.executable, "-c", script, str(other)],
+            env={**os.environ, "LISTEN_FDS": "3", "LISTEN_FDNAMES": "fuse:key-a:fuse"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
+def test_without_the_library(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cysystemd is optional: the same is told without it; without a manager nothing is."""
+    service.tell("STATUS", "with")
+    monkeypatch.setitem(sys.modules, "cysystemd.daemon", None)
+    service.tell("STATUS", "without")
+    service.tell("READY")
+    manager.wait("READY=1")
+    assert manager.lines == ["STATUS=with", "STATUS=without", "READY=1"]
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    service.tell("READY")
+    time.sleep(0.1)
+    assert len(manager.lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "often"}, None),
+    ],
+)
+def test_watchdog_time(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], seconds: float | None) -> None:
+    """Given in microseconds, and perhaps for another process."""
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert service.watchdog_seconds() == seconds
+
+
+# The unit
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit as it is installed, for a program that is there."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("NOT RUN: systemd-analyze is missing")
+    program = tmp_path / "bin" / "cryptofs"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = (SYSTEM / "cryptofs.service").read_text()
+    for name, value in (("PREFIX", str(tmp_path)), ("MOUNTPOINT", "/run/cryptofs"), ("PARENT", "/run")):
+        text = text.replace(f"@{name}@", value)
+    file = tmp_path / "cryptofs.service"
+    file.write_text(text)
+    return file
+
+
+def test_unit_verifies(unit: Path) -> None:
+    """systemd-analyze verify says nothing, and does say something of a unit that has an error."""
+    clean = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert (clean.returncode, clean.stdout + clean.stderr) == (0, "")
+    unit.write_text(unit.read_text().replace("RestrictRealtime", "RestrictUnreal"))
+    wrong = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert "RestrictUnreal" in wrong.stderr
+
+
+def test_unit_is_little_exposed(unit: Path) -> None:
+    """systemd-analyze security: 1.0 or better."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", unit], capture_output=True, text=True, check=True
+    )
+    score = re.search(r"exposure level[^0-9]*([0-9.]+)", done.stdout)
+    assert score is not None
+    assert float(score[1]) <= 1.0
