@@ -133,17 +133,21 @@ def test_facts(type_: Type, name: str) -> None:
         assert facts.key_sizes.takes_key
 
 
+WHOLE = ("xts", "cts", "essiv", "rfc3686", "lrw", "pcbc", "kw", "adiantum")
+
+
 @pytest.mark.parametrize("name", [name for type_, name in CATALOGUE if type_ is Type.SKCIPHER])
 def test_chunk_sizes(name: str) -> None:
     """A chunk is whole blocks and fits the mode; what must be whole has none."""
     facts = look_up(Type.SKCIPHER, name)
     assert facts is not None
     assert facts.chunk_size % facts.block_size == 0
-    assert (facts.chunk_size == 0) == (name in ("xts(aes)", "cts(cbc(aes))"))
+    mode = parse_name(name).template
+    expected = {"ecb": facts.block_size, "cbc": facts.block_size, "ctr": 16, "ofb": 16, "cfb": 16}
+    expected |= dict.fromkeys(("chacha20", "xchacha20", "xchacha12"), 64)
+    assert (facts.chunk_size == 0) == (mode in WHOLE)
     if facts.iv_size and facts.chunk_size:
         assert facts.chunk_size % facts.iv_size == 0
-    mode = parse_name(name).template
-    expected = {"ecb": facts.block_size, "cbc": facts.block_size, "ctr": 16, "ofb": 16, "cfb": 16, "chacha20": 64}
     assert facts.chunk_size == expected.get(mode, 0)
 
 

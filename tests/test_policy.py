@@ -49,6 +49,11 @@ def configure(context: Any, type_: str, name: str, **words: Any) -> dict[int, An
         ("gcm(aes)", False),
         ("authenc(hmac(sha1),cbc(aes))", False),
         ("cts(cbc(aes))", False),
+        ("rsa", True),
+        ("pkcs1(rsa,sha1)", True),
+        ("pkcs1(rsa,sha256)", False),
+        ("ed25519", False),
+        ("zstd", False),
     ],
 )
 def test_weak(name: str, weak: bool) -> None:

@@ -389,6 +389,15 @@ def test_refused(data: bytes, error: type[CryptofsError]) -> None:
             parse_requests(raw(payload=b"good") + data)
 
 
+@pytest.mark.parametrize("size", [PAYLOAD_MAX + 1, PAYLOAD_MAX + 64, RECORD_MAX - HEADER_SIZE])
+def test_an_answer_may_be_larger_than_a_request(size: int) -> None:
+    """A part's answer can carry the end of the part before, an AEAD's its tag."""
+    answer = Record(Operation.ENCRYPT, int(Flag.RESPONSE), 1, 0, {}, bytes(size))
+    assert len(parse_responses(build(answer))[0].payload) == size
+    with pytest.raises(TooLarge):
+        parse_requests(raw(payload=bytes(size)))
+
+
 def test_the_largest_that_is_taken() -> None:
     """Every limit is inclusive."""
     assert len(parse_requests(raw(payload=bytes(PAYLOAD_MAX)))[0].payload) == PAYLOAD_MAX

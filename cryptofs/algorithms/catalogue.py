@@ -1,4 +1,6 @@
-"""The published algorithms by their kernel names: sizes of blocks, IVs, keys, digests and tags, in bytes.
+"""The algorithms by their kernel names: sizes of blocks, IVs, keys, digests and tags, in bytes.
+
+Some are here for the kernel's engine alone, which would else have to guess: no library has them.
 
 Sources: the standards that name them, and the kernel's crypto/ directory for what only the kernel defines (the IV
 layouts of ccm and the rfc… templates, the key blob of authenc). A guest test compares it with /proc/crypto.
@@ -46,17 +48,27 @@ _DIGESTS = {
     "blake2b-384": (128, 48),
     "blake2b-512": (128, 64),
     "sm3": (64, 32),
+    "rmd160": (64, 20),
+    "md4": (64, 16),
+    "streebog256": (64, 32),
+    "streebog512": (64, 64),
+    "wp256": (64, 32),
+    "wp384": (64, 48),
+    "wp512": (64, 64),
 }
 _CHECKSUMS = ("crc32", "crc32c")
 
 # name: (block size, key sizes)
 _BLOCK_CIPHERS = {
-    "aes": (16, (16, 24, 32)),
-    "camellia": (16, (16, 24, 32)),
-    "sm4": (16, (16,)),
-    "des3_ede": (8, (24,)),
+    "aes": (16, KeySizes((16, 24, 32))),
+    "camellia": (16, KeySizes((16, 24, 32))),
+    "sm4": (16, KeySizes((16,))),
+    "des3_ede": (8, KeySizes((24,))),
+    "des": (8, KeySizes((8,))),
+    "blowfish": (8, KeySizes(smallest=4, largest=56)),
+    "cast5": (8, KeySizes(smallest=5, largest=16)),
+    "seed": (16, KeySizes((16,))),
 }
-_AES_KEYS = _BLOCK_CIPHERS["aes"][1]
 # name: levels; the default is the one that the kernel compresses with
 _COMPRESSIONS = {
     "deflate": Levels(1, 9, 6),
@@ -66,11 +78,70 @@ _COMPRESSIONS = {
     "lz4hc": Levels(3, 12, 9),
     "zstd": Levels(1, 19, 3),
 }
-_AUTHENC_DIGESTS = ("sha1", "sha224", "sha256", "sha384", "sha512")
+_AES = KeySizes((16, 24, 32))
+_AES_SALTED = KeySizes((20, 28, 36))
+_AUTHENC_DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
+# name: (block size, IV size, smallest key of the cipher)
+_AUTHENC_CIPHERS = {
+    "cbc(aes)": (16, 16, 16),
+    "cbc(camellia)": (16, 16, 16),
+    "cbc(des3_ede)": (8, 8, 24),
+    "ctr(aes)": (1, 16, 16),
+    "rfc3686(ctr(aes))": (1, 8, 20),
+}
+_GCM_TAGS = (4, 8, 12, 13, 14, 15, 16)
+_CCM_TAGS = (4, 6, 8, 10, 12, 14, 16)
+_ESP_TAGS = (8, 12, 16)
+
+# what is neither a template over the tables above nor one of many
+_SINGLES: dict[tuple[Type, str], Facts] = {
+    (Type.HASH, "cmac(aes)"): Facts(16, key_sizes=_AES, digest_size=16),
+    (Type.HASH, "cmac(camellia)"): Facts(16, key_sizes=_AES, digest_size=16),
+    (Type.HASH, "cmac(des3_ede)"): Facts(8, key_sizes=KeySizes((24,)), digest_size=8),
+    (Type.HASH, "xcbc(aes)"): Facts(16, key_sizes=KeySizes((16,)), digest_size=16),
+    (Type.HASH, "vmac64(aes)"): Facts(16, key_sizes=KeySizes((16,)), digest_size=8),
+    (Type.HASH, "ghash"): Facts(16, key_sizes=KeySizes((16,)), digest_size=16),
+    # its key is the beginning of the message
+    (Type.HASH, "poly1305"): Facts(16, digest_size=16),
+    (Type.HASH, "michael_mic"): Facts(8, key_sizes=KeySizes((8,)), digest_size=8),
+    (Type.HASH, "xxhash64"): Facts(32, key_sizes=KeySizes((8,), required=False), digest_size=8),
+    (Type.HASH, "crct10dif"): Facts(digest_size=2),
+    (Type.HASH, "crc64-rocksoft"): Facts(digest_size=8),
+    (Type.SKCIPHER, "xts(aes)"): Facts(16, 0, 16, KeySizes((32, 64))),
+    (Type.SKCIPHER, "xts(camellia)"): Facts(16, 0, 16, KeySizes((32, 48, 64))),
+    (Type.SKCIPHER, "cts(cbc(aes))"): Facts(16, 0, 16, _AES),
+    (Type.SKCIPHER, "cts(cbc(camellia))"): Facts(16, 0, 16, _AES),
+    (Type.SKCIPHER, "chacha20"): Facts(1, 64, 16, KeySizes((32,))),
+    (Type.SKCIPHER, "xchacha20"): Facts(1, 64, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "xchacha12"): Facts(1, 64, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "adiantum(xchacha12,aes)"): Facts(16, 0, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "adiantum(xchacha20,aes)"): Facts(16, 0, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "essiv(cbc(aes),sha256)"): Facts(16, 0, 16, _AES),
+    (Type.SKCIPHER, "lrw(aes)"): Facts(16, 0, 16, KeySizes((32, 40, 48))),
+    (Type.SKCIPHER, "pcbc(aes)"): Facts(16, 0, 16, _AES),
+    (Type.SKCIPHER, "kw(aes)"): Facts(8, 0, 8, _AES),
+    (Type.SKCIPHER, "rfc3686(ctr(aes))"): Facts(1, 0, 8, _AES_SALTED),
+    (Type.SKCIPHER, "rfc3686(ctr(camellia))"): Facts(1, 0, 8, _AES_SALTED),
+    (Type.AEAD, "gcm(sm4)"): Facts(1, 0, 12, KeySizes((16,)), authsizes=_GCM_TAGS),
+    (Type.AEAD, "aegis128"): Facts(1, 0, 16, KeySizes((16,)), authsizes=tuple(range(8, 17))),
+    (Type.AEAD, "rfc7539(chacha20,poly1305)"): Facts(1, 0, 12, KeySizes((32,)), authsizes=(16,)),
+    (Type.AEAD, "rfc7539esp(chacha20,poly1305)"): Facts(1, 0, 8, KeySizes((36,)), authsizes=(16,)),
+}
+for _cipher in ("aes", "camellia"):
+    _SINGLES |= {
+        (Type.AEAD, f"gcm({_cipher})"): Facts(1, 0, 12, _AES, authsizes=_GCM_TAGS),
+        (Type.AEAD, f"ccm({_cipher})"): Facts(1, 0, 16, _AES, authsizes=_CCM_TAGS),
+        (Type.AEAD, f"rfc4106(gcm({_cipher}))"): Facts(1, 0, 8, _AES_SALTED, authsizes=_ESP_TAGS),
+        (Type.AEAD, f"rfc4309(ccm({_cipher}))"): Facts(1, 0, 8, KeySizes((19, 27, 35)), authsizes=_ESP_TAGS),
+        (Type.AEAD, f"rfc4543(gcm({_cipher}))"): Facts(1, 0, 8, _AES_SALTED, authsizes=(16,)),
+    }
 
 
 def look_up(type_: Type, name: str) -> Facts | None:
     """The facts of an algorithm by its generic name, or None for one that is not in the catalogue."""
+    facts = _SINGLES.get((type_, name))
+    if facts is not None:
+        return facts
     try:
         parsed = parse_name(name)
     except InvalidValue:
@@ -89,19 +160,11 @@ def _hash(name: Name) -> Facts | None:
         case Name("hmac", (Name(inner, ()),)) if inner in _DIGESTS:
             block_size, digest_size = _DIGESTS[inner]
             return Facts(block_size, key_sizes=ANY_KEY, digest_size=digest_size)
-        case Name("cmac", (Name("aes", ()),)):
-            return Facts(16, key_sizes=KeySizes(_AES_KEYS), digest_size=16)
     return None
 
 
 def _skcipher(name: Name) -> Facts | None:
     match name:
-        case Name("chacha20", ()):
-            return Facts(1, chunk_size(name, 1), 16, KeySizes((32,)))
-        case Name("cts", (Name("cbc", (Name("aes", ()),)),)):
-            return Facts(16, 0, 16, KeySizes(_AES_KEYS))
-        case Name("xts", (Name("aes", ()),)):
-            return Facts(16, 0, 16, KeySizes((32, 64)))
         case Name("ecb" | "cbc" | "ctr" | "ofb" | "cfb", (Name(cipher, ()),)) if cipher in _BLOCK_CIPHERS:
             block_size, keys = _BLOCK_CIPHERS[cipher]
             blocks = name.template in ("ecb", "cbc")
@@ -109,30 +172,20 @@ def _skcipher(name: Name) -> Facts | None:
                 block_size if blocks else 1,
                 chunk_size(name, block_size),
                 0 if name.template == "ecb" else block_size,
-                KeySizes(keys),
+                keys,
             )
     return None
 
 
 def _aead(name: Name) -> Facts | None:
     match name:
-        case Name("gcm", (Name("aes", ()),)):
-            return Facts(1, 0, 12, KeySizes(_AES_KEYS), authsizes=(4, 8, 12, 13, 14, 15, 16))
-        case Name("ccm", (Name("aes", ()),)):
-            return Facts(1, 0, 16, KeySizes(_AES_KEYS), authsizes=(4, 6, 8, 10, 12, 14, 16))
-        case Name("rfc4106", (Name("gcm", (Name("aes", ()),)),)):
-            return Facts(1, 0, 8, KeySizes((20, 28, 36)), authsizes=(8, 12, 16))
-        case Name("rfc4309", (Name("ccm", (Name("aes", ()),)),)):
-            return Facts(1, 0, 8, KeySizes((19, 27, 35)), authsizes=(8, 12, 16))
-        case Name("rfc4543", (Name("gcm", (Name("aes", ()),)),)):
-            return Facts(1, 0, 8, KeySizes((20, 28, 36)), authsizes=(16,))
-        case Name("rfc7539", (Name("chacha20", ()), Name("poly1305", ()))):
-            return Facts(1, 0, 12, KeySizes((32,)), authsizes=(16,))
-        case Name("authenc", (Name("hmac", (Name(digest, ()),)), Name("cbc", (Name("aes", ()),)))):
+        case Name("authenc", (Name("hmac", (Name(digest, ()),)), cipher)) if str(cipher) in _AUTHENC_CIPHERS:
             if digest in _AUTHENC_DIGESTS:
                 size = _DIGESTS[digest][1]
+                block_size, iv_size, smallest = _AUTHENC_CIPHERS[str(cipher)]
                 # the blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (or none), the cipher key
-                return Facts(16, 0, 16, KeySizes(smallest=24, largest=8192), authsizes=tuple(range(1, size + 1)))
+                keys = KeySizes(smallest=8 + smallest, largest=8192)
+                return Facts(block_size, 0, iv_size, keys, authsizes=tuple(range(1, size + 1)))
     return None
 
 
@@ -167,17 +220,13 @@ def names() -> Iterator[tuple[Type, str]]:
         yield Type.HASH, f"hmac({digest})"
     for checksum in _CHECKSUMS:
         yield Type.HASH, checksum
-    yield Type.HASH, "cmac(aes)"
     for cipher in _BLOCK_CIPHERS:
         for mode in ("ecb", "cbc", "ctr", "ofb", "cfb"):
             yield Type.SKCIPHER, f"{mode}({cipher})"
-    for name in ("xts(aes)", "cts(cbc(aes))", "chacha20"):
-        yield Type.SKCIPHER, name
-    for name in ("gcm(aes)", "ccm(aes)", "rfc4106(gcm(aes))", "rfc4309(ccm(aes))", "rfc4543(gcm(aes))"):
-        yield Type.AEAD, name
-    yield Type.AEAD, "rfc7539(chacha20,poly1305)"
-    for digest in _AUTHENC_DIGESTS:
-        yield Type.AEAD, f"authenc(hmac({digest}),cbc(aes))"
+    yield from _SINGLES
+    for cipher in _AUTHENC_CIPHERS:
+        for digest in _AUTHENC_DIGESTS:
+            yield Type.AEAD, f"authenc(hmac({digest}),{cipher})"
     yield Type.RNG, "stdrng"
     for name in _COMPRESSIONS:
         yield Type.COMPRESSION, name

@@ -1,7 +1,8 @@
 """Which names the shipped profiles allow.
 
 Weak is what no new program should use: ecb shows equal blocks as equal, 64-bit blocks collide after 32 GiB, md4, md5
-and sha1 have collisions, and a checksum that takes a key is no authentication.
+and sha1 have collisions, a checksum that takes a key is no authentication, and some MACs are parts of others: by
+themselves they are forged after one use of their key (ghash, poly1305) or by longer messages (cbcmac).
 """
 
 from .catalogue import names
@@ -9,15 +10,17 @@ from .names import Name, Type, parse_name
 
 _WEAK_TEMPLATES = frozenset({"ecb"})
 _WEAK_CIPHERS = frozenset({"des", "des3_ede", "arc4", "blowfish", "cast5", "tea", "xtea", "anubis", "khazad", "seed"})
-_WEAK_DIGESTS = frozenset({"md4", "md5", "crc32", "crc32c", "xxhash64"})
-# an HMAC outlives the collision resistance of its digest
-_WEAK_ALONE = frozenset({"sha1"})
+_WEAK_DIGESTS = frozenset({"md4", "md5", "crc32", "crc32c", "xxhash64", "crct10dif", "crc64-rocksoft", "michael_mic"})
+# an HMAC outlives the collision resistance of its digest; pcbc hides what was exchanged in it
+_WEAK_ALONE = frozenset({"sha1", "ghash", "poly1305", "cbcmac", "pcbc"})
+# textbook RSA has no padding, and a signature over SHA-1 is one over its collisions
+_WEAK_PUBLIC = frozenset({"rsa", "pkcs1(rsa,sha1)", "pkcs1pad(rsa,sha1)"})
 
 
 def is_weak(name: str) -> bool:
     """Whether the profile `standard` leaves this name out."""
     parsed = parse_name(name)
-    return parsed.template in _WEAK_ALONE or _has_weak_part(parsed)
+    return name in _WEAK_PUBLIC or parsed.template in _WEAK_ALONE or _has_weak_part(parsed)
 
 
 def _has_weak_part(name: Name) -> bool:

@@ -84,7 +84,12 @@ def _configure(context: "Context", record: Record) -> Reply:
     authsize = _integer(record, Attr.AUTHSIZE)
     if authsize is not None and type_ is not Type.AEAD:
         raise InvalidValue(f"authsize {authsize}: type {type_} has no tag")
-    transform = engine.open(description, authsize)
+    try:
+        transform = engine.open(description, authsize)
+    except NotOffered:
+        # it was offered before and the kernel forbids it now; the engine knows, so the next one is found
+        engine, description = _find(context, type_, name, record)
+        transform = engine.open(description, authsize)
     try:
         level = _integer(record, Attr.LEVEL)
         if level is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ... import algorithms
 from ...algorithms import Description, Type, chunk_size, look_up, parse_name
-from ...errors import InvalidValue
+from ...errors import InvalidValue, NotOffered
 from ..base import Engine, Transform
 from . import probe, proc_crypto, sockets
 from .aead import AfAlgAead
@@ -62,8 +62,9 @@ class AfAlgEngine(Engine):
     def describe(self, type_: Type, name: str) -> KernelDescription | None:
         """See Engine. Errors: OutOfResources, EngineFault.
 
-        Descriptions are remembered, refusals for MISS_SECONDS. A driver of higher priority that is registered
-        later serves what is opened from then on, while the description still names the old one.
+        Descriptions are remembered until `open` finds the name gone, refusals for MISS_SECONDS. A driver of higher
+        priority that is registered later serves what is opened from then on, while the description still names the
+        old one.
         """
         if not self.available or type_ not in _OPENERS:
             return None
@@ -72,13 +73,16 @@ class AfAlgEngine(Engine):
         if found is not None and time.monotonic() < found[1]:
             return found[0]
         description = self._ask(type_, name)
+        self._remember(key, description)
+        return description
+
+    def _remember(self, key: tuple[Type, str], description: KernelDescription | None) -> None:
         until = float("inf") if description is not None else time.monotonic() + MISS_SECONDS
         with self._lock:
             self._cache.pop(key, None)
             while len(self._cache) >= CACHE_MAX:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = (description, until)
-        return description
 
     def _ask(self, type_: Type, name: str) -> KernelDescription | None:
         bound = sockets.bind(type_, name)
@@ -117,14 +121,20 @@ class AfAlgEngine(Engine):
         )
 
     def open(self, description: Description, authsize: int | None) -> Transform:
-        """See Engine. Errors: also NotOffered where the name is gone, OutOfResources, EngineFault."""
+        """See Engine. Errors: also NotOffered where the name is gone, which then is remembered; OutOfResources,
+        EngineFault."""
         type_ = description.type
         if authsize and type_ is not Type.AEAD:
             raise InvalidValue(f"authsize {authsize}: {description.name} of type {type_} has no tag")
         name = description.bind_name if isinstance(description, KernelDescription) else description.name
         whole = type_ is Type.AEAD or (type_ is Type.SKCIPHER and not description.chunk_size)
         wanted = sockets.WHOLE if whole else sockets.PIECE if type_ is Type.SKCIPHER else 0
-        bound = Bound(type_, name, wanted)
+        try:
+            bound = Bound(type_, name, wanted)
+        except NotOffered:
+            # forbidden since it was described: the next engine may serve it
+            self._remember((type_, name), None)
+            raise
         try:
             return _OPENERS[type_](description, bound, authsize)
         except BaseException:

@@ -10,7 +10,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
 
 from ...algorithms import Description, Name
 from ...errors import BadTag, InvalidValue, Overflow
@@ -51,6 +51,28 @@ class GcmBox:
         if self._authsize == _FULL_TAG:
             self.aead.decrypt_into(nonce, sealed, assoc, out[:size])
             return
+        mode = modes.GCM(bytes(nonce), bytes(sealed[size:]), min_tag_length=self._authsize)
+        context = Cipher(self._algorithm, mode).decryptor()
+        context.authenticate_additional_data(assoc)
+        context.update_into(sealed[:size], out)
+        context.finalize()
+
+
+class Sm4GcmBox:
+    """GCM of SM4, RFC 8998, on a context for each message."""
+
+    def __init__(self, secret: bytearray, authsize: int) -> None:
+        self._algorithm = SM4(secret)  # type: ignore[arg-type]  # it takes any buffer
+        self._authsize = authsize
+
+    def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
+        context = Cipher(self._algorithm, modes.GCM(bytes(nonce))).encryptor()
+        context.authenticate_additional_data(assoc)
+        size = context.update_into(text, out)
+        context.finalize()
+        out[size : size + self._authsize] = context.tag[: self._authsize]
+
+    def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
         mode = modes.GCM(bytes(nonce), bytes(sealed[size:]), min_tag_length=self._authsize)
         context = Cipher(self._algorithm, mode).decryptor()
         context.authenticate_additional_data(assoc)
@@ -220,6 +242,17 @@ class EspTransform(SaltedTransform):
         return super().covered(assoclen) - 8
 
 
+class EspChachaTransform(SaltedTransform):
+    """rfc7539esp: associated data of any size that ends with the IV."""
+
+    salt_size = 4
+
+    def covered(self, assoclen: int) -> int:
+        if assoclen < 8:
+            raise InvalidValue(f"assoclen {assoclen}: {self.description.name} takes at least 8")
+        return assoclen - 8
+
+
 class EspCcmTransform(EspTransform):
     """rfc4309: the same with 3 bytes of salt."""
 
@@ -253,17 +286,27 @@ class GmacTransform(SaltedTransform):
 
 _NOTHING = memoryview(b"")
 
-_TEMPLATES: dict[str, tuple[type[BoxTransform], Callable[[bytearray, int], Box]]] = {
+# by the name, or by its template for any of AES
+_BUILDERS: dict[str, tuple[type[BoxTransform], Callable[[bytearray, int], Box]]] = {
     "gcm": (PlainTransform, GcmBox),
     "ccm": (CcmTransform, CcmBox),
     "rfc4106": (EspTransform, GcmBox),
     "rfc4309": (EspCcmTransform, CcmBox),
     "rfc4543": (GmacTransform, GcmBox),
     "rfc7539": (PlainTransform, ChachaBox),
+    "rfc7539esp": (EspChachaTransform, ChachaBox),
+    "gcm(sm4)": (BoxTransform, Sm4GcmBox),
 }
+_OTHERS = ("camellia", "sm4")
 
 
 def build(description: Description, name: Name, authsize: int) -> BoxTransform:
     """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
-    transform, box = _TEMPLATES[name.template]
+    if description.name in _BUILDERS:
+        transform, box = _BUILDERS[description.name]
+    else:
+        inner = description.name.partition("(")[2]
+        if any(other in inner for other in _OTHERS):
+            raise KeyError(description.name)
+        transform, box = _BUILDERS[name.template]
     return transform(description, authsize, box)

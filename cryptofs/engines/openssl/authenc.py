@@ -1,4 +1,4 @@
-"""authenc(hmac(…),cbc(aes)): encrypt, then authenticate the associated data and the ciphertext.
+"""authenc(hmac(…),…): encrypt, then authenticate the associated data and the ciphertext.
 
 The IV is authenticated only where the caller puts it into the associated data, as IPsec does; the kernel leaves it
 to the caller too.
@@ -6,8 +6,10 @@ to the caller too.
 
 import hmac
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from ...algorithms import Description, Name
@@ -15,22 +17,45 @@ from ...errors import InvalidValue
 from ...records import Buffer
 from .aead import OpensslAead
 from .cbc import Cbc
+from .composed import Rfc3686, whole_blocks
 from .hash import FinalState, keyed_hmac
 from .keys import Keyed, keep
+from .modes import Ctr, WholeMode
 
-_BLOCK = 16
-_CIPHER_KEYS = (16, 24, 32)
+_AES_KEYS = (16, 24, 32)
+
+
+class _Cipher(NamedTuple):
+    """A cipher of authenc: the sizes of its key, how much of that is a nonce, and what makes it of both."""
+
+    key_sizes: tuple[int, ...]
+    nonce_size: int
+    make: Callable[..., WholeMode]
+
+
+def _cbc(cipher: Any) -> Callable[..., WholeMode]:
+    return lambda secret: Cbc(cipher(secret))
+
+
+_CIPHERS = {
+    "cbc(aes)": _Cipher(_AES_KEYS, 0, _cbc(AES)),
+    "cbc(camellia)": _Cipher(_AES_KEYS, 0, _cbc(Camellia)),
+    "cbc(des3_ede)": _Cipher((24,), 0, _cbc(TripleDES)),
+    "ctr(aes)": _Cipher(_AES_KEYS, 0, lambda secret: Ctr(AES(secret))),
+    "rfc3686(ctr(aes))": _Cipher((20, 28, 36), 4, lambda secret, nonce: Rfc3686(Ctr(AES(secret)), nonce)),
+}
 
 # struct rtattr in the machine's byte order, whose value is the size of the cipher key, big-endian
 _ATTRIBUTE = struct.Struct("=HH")
 _SIZE = struct.Struct(">I")
-_PREFIX = _ATTRIBUTE.size + _SIZE.size
+PREFIX = _ATTRIBUTE.size + _SIZE.size
+"""How much of a key blob says how it is cut, bytes."""
 _TYPE = 1
 
 
 def pack_keys(hmac_key: Buffer, cipher_key: Buffer) -> bytearray:
     """The key blob that authenc takes."""
-    prefix = _ATTRIBUTE.pack(_PREFIX, _TYPE) + _SIZE.pack(len(cipher_key))
+    prefix = _ATTRIBUTE.pack(PREFIX, _TYPE) + _SIZE.pack(len(cipher_key))
     return bytearray(prefix) + hmac_key + cipher_key
 
 
@@ -38,42 +63,47 @@ class Pair(NamedTuple):
     """The two keyed halves: what copies of the kept HMAC do, and the cipher."""
 
     mac: FinalState
-    cbc: Cbc
+    cipher: WholeMode
 
 
 class Authenc(Keyed[Pair], OpensslAead):
     """One of the authenc family."""
 
-    def __init__(self, description: Description, authsize: int, digest: str) -> None:
+    def __init__(self, description: Description, authsize: int, digest: str, cipher: str) -> None:
         super().__init__(description, authsize)
         self._digest = digest
+        self._cipher = _CIPHERS[cipher]
 
     def split(self, key: Buffer) -> tuple[bytearray, ...]:
         name, size = self.description.name, len(key)
-        if size < _PREFIX:
+        if size < PREFIX:
             raise self.refuse_key(key)
         length, type_ = _ATTRIBUTE.unpack_from(key)
         (cipher_size,) = _SIZE.unpack_from(key, _ATTRIBUTE.size)
-        if length != _PREFIX or type_ != _TYPE:
+        if length != PREFIX or type_ != _TYPE:
             raise InvalidValue(
-                f"key of {size} bytes: {name} takes a blob that begins with an attribute of length {_PREFIX}, "
+                f"key of {size} bytes: {name} takes a blob that begins with an attribute of length {PREFIX}, "
                 f"type {_TYPE}"
             )
-        if cipher_size not in _CIPHER_KEYS or cipher_size > size - _PREFIX:
+        if cipher_size not in self._cipher.key_sizes or cipher_size > size - PREFIX:
             raise InvalidValue(
-                f"key of {size} bytes with a cipher key of {cipher_size}: {name} takes 16 24 32, within the blob"
+                f"key of {size} bytes with a cipher key of {cipher_size}: {name} takes "
+                f"{' '.join(map(str, self._cipher.key_sizes))}, within the blob"
             )
         cut = size - cipher_size
-        return keep(key[_PREFIX:cut]), keep(key[cut:])
+        view = memoryview(key)
+        nonce_at = size - self._cipher.nonce_size
+        parts = keep(view[PREFIX:cut]), keep(view[cut:nonce_at])
+        return (*parts, keep(view[nonce_at:])) if nonce_at < size else parts
 
     def make_core(self, *parts: bytearray) -> Pair:
-        return Pair(keyed_hmac(self._digest, parts[0]), Cbc(AES(parts[1])))
+        return Pair(keyed_hmac(self._digest, parts[0]), self._cipher.make(*parts[1:]))
 
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
         view = memoryview(data)
         size = len(view) - assoclen
-        _whole_blocks(size)
-        self._core.cbc.encrypt(iv, view[assoclen:], out)
+        whole_blocks(size, self.description.block_size)
+        self._core.cipher.encrypt(iv, view[assoclen:], out)
         end = size + self.authsize
         out[size:end] = self._tag(view[:assoclen], out[:size])
         return end
@@ -84,8 +114,8 @@ class Authenc(Keyed[Pair], OpensslAead):
         # the tag comes first, as in the kernel: a forged message of a wrong length is EBADMSG, not EINVAL
         if not hmac.compare_digest(self._tag(view[:assoclen], view[assoclen:cut]), view[cut:]):
             raise self.bad_tag()
-        _whole_blocks(cut - assoclen)
-        return self._core.cbc.decrypt(iv, view[assoclen:cut], out)
+        whole_blocks(cut - assoclen, self.description.block_size)
+        return self._core.cipher.decrypt(iv, view[assoclen:cut], out)
 
     def _tag(self, assoc: memoryview, ciphertext: memoryview) -> bytes:
         mac = self._core.mac.copy()
@@ -94,11 +124,6 @@ class Authenc(Keyed[Pair], OpensslAead):
         return mac.finalize()[: self.authsize]
 
 
-def _whole_blocks(size: int) -> None:
-    if size % _BLOCK:
-        raise InvalidValue(f"text of {size} bytes: a multiple of {_BLOCK}")
-
-
 def build(description: Description, name: Name, authsize: int) -> Authenc:
     """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
-    return Authenc(description, authsize, name.arguments[0].arguments[0].template)
+    return Authenc(description, authsize, name.arguments[0].arguments[0].template, str(name.arguments[1]))

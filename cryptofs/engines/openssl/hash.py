@@ -11,14 +11,16 @@ from functools import partial
 from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 import crc32c as crc32c_package
+from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
 from cryptography.hazmat.primitives import cmac, hashes, hmac
-from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from ...algorithms import Description, Name
 from ...errors import KeyMissing
 from ...records import Buffer, Operation
 from ..kinds import HashTransform, RunningHash
 from .keys import keep, wipe
+from .macs import MACS, Poly, Xcbc
 
 _DIGEST = Operation.DIGEST
 
@@ -120,6 +122,7 @@ _HASHLIB: dict[str, Callable[[], State]] = {
         *("sha3-224", "sha3-256", "sha3-384", "sha3-512"),
     )
 }
+_HASHLIB["rmd160"] = partial(hashlib.new, "ripemd160", usedforsecurity=False)
 _BLAKE2B: dict[str, int] = {f"blake2b-{8 * size}": size for size in (20, 32, 48, 64)}
 _HMAC: dict[str, hashes.HashAlgorithm] = {
     "md5": hashes.MD5(),
@@ -136,6 +139,8 @@ _HMAC: dict[str, hashes.HashAlgorithm] = {
     "sm3": hashes.SM3(),
 }
 _BLAKE2B_BLOCK = 128
+# Any: their annotations want bytes, they take any buffer
+_CMAC: dict[str, Any] = {"aes": AES, "camellia": Camellia, "des3_ede": TripleDES}
 
 
 def keyed_hmac(digest: str, key: Buffer) -> FinalState:
@@ -248,26 +253,30 @@ def _new_blake2b(size: int, key: Buffer | None) -> State:
     return hashlib.blake2b(digest_size=size, key=key or b"", usedforsecurity=False)
 
 
-def _new_cmac(key: Buffer | None) -> FinalState:
+def _new_cmac(cipher: Any, key: Buffer | None) -> FinalState:
     secret = keep(key or b"")
-    state: Any = cmac.CMAC(algorithms.AES(secret))  # its annotations want bytes, it takes any buffer
+    state: Any = cmac.CMAC(cipher(secret))
     wipe(secret)
     kept: FinalState = state
     return kept
 
 
-def build(description: Description, name: Name) -> OpensslHash | PycaHash:
+def build(description: Description, name: Name) -> OpensslHash | PycaHash | Xcbc | Poly:
     """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    if description.name in MACS:
+        return MACS[description.name](description)
     inner = name.arguments[0].template if name.arguments else ""
     match name.template:
         case "hmac" if inner in _HMAC:
             algorithm = _HMAC[inner]
             return PycaHash(description, lambda key: hmac.HMAC(key or b"", algorithm))
+        case "hmac" if inner == "rmd160":
+            return OpensslHash(description, lambda key: NestedHmac.of(_HASHLIB[inner], 64, key or b""))
         case "hmac":
             new = partial(_new_blake2b, _BLAKE2B[inner], None)
             return OpensslHash(description, lambda key: NestedHmac.of(new, _BLAKE2B_BLOCK, key or b""))
         case "cmac":
-            return PycaHash(description, _new_cmac)
+            return PycaHash(description, partial(_new_cmac, _CMAC[inner]))
         case "sm3":
             return PycaHash(description, lambda _key: hashes.Hash(hashes.SM3()))
         case "crc32":

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from ...errors import InvalidValue
 from ...records import Buffer
+from ..kinds import RunningCipher
 from .cbc import Cbc
 from .run import Run
 
@@ -26,7 +27,7 @@ class WholeMode(Protocol):
 class StreamMode(WholeMode, Protocol):
     """A mode that takes messages in parts as well."""
 
-    def start(self, iv: Buffer, encrypt: bool) -> "Run | ChachaRun": ...
+    def start(self, iv: Buffer, encrypt: bool) -> RunningCipher: ...
 
 
 class Ecb:

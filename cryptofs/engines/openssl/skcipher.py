@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
-from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
+from cryptography.hazmat.decrepit.ciphers.algorithms import CAST5, SEED, Blowfish, Camellia, TripleDES
 from cryptography.hazmat.decrepit.ciphers.modes import CFB, OFB
 from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
@@ -14,7 +14,8 @@ from ...errors import InvalidValue
 from ...records import Buffer, Operation
 from ..kinds import CipherTransform, RunningCipher, WholeTransform
 from .cbc import Cbc
-from .keys import Keyed
+from .composed import Counter, Essiv, Pcbc, Rfc3686, Xchacha, essiv_salt
+from .keys import Keyed, keep, wipe
 from .modes import Chacha, Ctr, Cts, Ecb, Fresh, StreamMode, WholeMode, Xts
 
 _ENCRYPT = Operation.ENCRYPT
@@ -27,10 +28,13 @@ _CIPHERS: dict[str, Callable[[Any], BlockCipherAlgorithm]] = {
     "camellia": Camellia,
     "sm4": SM4,
     "des3_ede": TripleDES,
+    "des": TripleDES,  # with one key three times
+    "blowfish": Blowfish,
+    "cast5": CAST5,
+    "seed": SEED,
 }
 _MODES: dict[str, Callable[[BlockCipherAlgorithm], StreamMode]] = {
     "ecb": Ecb,
-    "ctr": Ctr,
     "ofb": lambda algorithm: Fresh(algorithm, OFB),
     "cfb": lambda algorithm: Fresh(algorithm, CFB),
 }
@@ -39,11 +43,21 @@ _MODES: dict[str, Callable[[BlockCipherAlgorithm], StreamMode]] = {
 class StreamedCipher(Keyed[StreamMode], CipherTransform):
     """A cipher that takes parts."""
 
-    def __init__(self, description: Description, make: Callable[[bytearray], StreamMode]) -> None:
+    def __init__(self, description: Description, make: Callable[[bytearray], StreamMode], copies: int = 1) -> None:
+        """copies: how often the cipher wants the key."""
         super().__init__(description)
         self._make = make
+        self._copies = copies
         self._iv_size = description.iv_size
         self._block_size = description.block_size
+
+    def split(self, key: Buffer) -> tuple[bytearray, ...]:
+        secret = keep(key)
+        if self._copies == 1:
+            return (secret,)
+        repeated = secret * self._copies
+        wipe(secret)
+        return (repeated,)
 
     def make_core(self, *parts: bytearray) -> StreamMode:
         return self._make(*parts)
@@ -78,7 +92,7 @@ class CbcCipher(StreamedCipher):
 class WholeCipher(Keyed[WholeMode], WholeTransform):
     """A cipher that takes messages whole."""
 
-    def __init__(self, description: Description, make: Callable[[bytearray], WholeMode]) -> None:
+    def __init__(self, description: Description, make: Callable[..., WholeMode]) -> None:
         super().__init__(description)
         self._make = make
 
@@ -100,21 +114,57 @@ def _make_xts(secret: bytearray) -> Xts:
     return Xts(AES(secret), modes.XTS)
 
 
-def _make_cts(secret: bytearray) -> Cts:
-    return Cts(AES(secret))
+class SaltedCipher(WholeCipher):
+    """rfc3686: the key ends with 4 bytes of nonce."""
+
+    def split(self, key: Buffer) -> tuple[bytearray, ...]:
+        view = memoryview(key)
+        return keep(view[:-4]), keep(view[-4:])
+
+
+class EssivCipher(WholeCipher):
+    """essiv: a second key follows from the first."""
+
+    def split(self, key: Buffer) -> tuple[bytearray, ...]:
+        return keep(key), essiv_salt(key)
+
+
+_HAVE_CTR = ("aes", "sm4")
+
+
+def _make_ctr(cipher: str, secret: bytearray) -> StreamMode:
+    algorithm = _CIPHERS[cipher](secret)
+    return Ctr(algorithm) if cipher in _HAVE_CTR else Counter(algorithm)
+
+
+_WHOLE: dict[str, tuple[type[WholeCipher], Callable[..., WholeMode]]] = {
+    "xts(aes)": (WholeCipher, _make_xts),
+    "cts(cbc(aes))": (WholeCipher, lambda secret: Cts(_CIPHERS["aes"](secret))),
+    "cts(cbc(camellia))": (WholeCipher, lambda secret: Cts(_CIPHERS["camellia"](secret))),
+    "essiv(cbc(aes),sha256)": (EssivCipher, Essiv),
+    "pcbc(aes)": (WholeCipher, Pcbc),
+    "rfc3686(ctr(aes))": (SaltedCipher, lambda secret, nonce: Rfc3686(_make_ctr("aes", secret), nonce)),
+    "rfc3686(ctr(camellia))": (SaltedCipher, lambda secret, nonce: Rfc3686(_make_ctr("camellia", secret), nonce)),
+}
+_STREAMED: dict[str, Callable[[bytearray], StreamMode]] = {"chacha20": Chacha, "xchacha20": Xchacha}
 
 
 def build(description: Description, name: Name) -> StreamedCipher | WholeCipher:
     """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    if description.name in _WHOLE:
+        kind, make = _WHOLE[description.name]
+        return kind(description, make)
+    if description.name in _STREAMED:
+        return StreamedCipher(description, _STREAMED[description.name])
+    if len(name.arguments) != 1:
+        raise KeyError(description.name)
+    cipher = name.arguments[0].template
+    block = _CIPHERS[cipher]
+    copies = 3 if cipher == "des" else 1
     match name.template:
-        case "chacha20":
-            return StreamedCipher(description, Chacha)
-        case "xts":
-            return WholeCipher(description, _make_xts)
-        case "cts":
-            return WholeCipher(description, _make_cts)
-    if name.template == "cbc":
-        block = _CIPHERS[name.arguments[0].template]
-        return CbcCipher(description, lambda secret: Cbc(block(secret)))
-    mode, cipher = _MODES[name.template], _CIPHERS[name.arguments[0].template]
-    return StreamedCipher(description, lambda secret: mode(cipher(secret)))
+        case "cbc":
+            return CbcCipher(description, lambda secret: Cbc(block(secret)), copies)
+        case "ctr":
+            return StreamedCipher(description, lambda secret: _make_ctr(cipher, secret), copies)
+    mode = _MODES[name.template]
+    return StreamedCipher(description, lambda secret: mode(block(secret)), copies)

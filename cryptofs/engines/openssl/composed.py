@@ -1,0 +1,184 @@
+"""Modes that OpenSSL does not have, made of those that it has, under one key each."""
+
+import struct
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+from ...errors import InvalidValue
+from ...records import Buffer
+from ...wiping import wipe as wipe_immutable
+from .cbc import Cbc
+from .keys import keep, wipe
+from .modes import Chacha, ChachaRun, Ecb, StreamMode
+
+_STEP = 65_536
+"""Bytes of key stream that are made at once."""
+_SLACK = bytes(16)
+
+_int = int.from_bytes
+
+
+def _xor(first: Buffer, second: Buffer, size: int) -> bytes:
+    return (_int(first) ^ _int(second)).to_bytes(size)
+
+
+class Counter:
+    """CTR of a cipher that OpenSSL has no CTR of: counter blocks, big-endian, through ECB."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._ecb = Ecb(algorithm)
+        self._block = algorithm.block_size // 8
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        return self.start(iv, True).update(data, True, out)
+
+    decrypt = encrypt
+
+    def start(self, iv: Buffer, encrypt: bool) -> "CounterRun":
+        return CounterRun(self._ecb, self._block, _int(iv))
+
+
+class CounterRun:
+    """A message in parts, each but the last of whole blocks."""
+
+    def __init__(self, ecb: Ecb, block: int, counter: int) -> None:
+        self._ecb = ecb
+        self._block = block
+        self._counter = counter
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        view = memoryview(data)
+        block = self._block
+        mask = (1 << 8 * block) - 1
+        for begin in range(0, len(view), _STEP):
+            piece = view[begin : begin + _STEP]
+            size = len(piece)
+            count = -(-size // block)
+            first = self._counter
+            counters = b"".join([(number & mask).to_bytes(block) for number in range(first, first + count)])
+            self._counter = first + count
+            stream = memoryview(bytearray(count * block + len(_SLACK)))
+            self._ecb.encrypt(b"", counters, stream)
+            out[begin : begin + size] = _xor(piece, stream[:size], size)
+        return len(view)
+
+    def close(self) -> None:
+        return
+
+
+class Rfc3686:
+    """CTR as IPsec has it: the end of the key, the IV, and a count that begins with 1 make the counter block."""
+
+    def __init__(self, ctr: StreamMode, nonce: bytearray) -> None:
+        self._ctr = ctr
+        self._nonce = nonce
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        return self._ctr.encrypt(bytes(self._nonce) + bytes(iv) + b"\0\0\0\1", data, out)
+
+    decrypt = encrypt
+
+
+def whole_blocks(size: int, block: int = 16) -> None:
+    """Errors: InvalidValue for a text that is no multiple of the block."""
+    if size % block:
+        raise InvalidValue(f"text of {size} bytes: a multiple of {block}")
+
+
+def essiv_salt(key: Buffer) -> bytearray:
+    """The key under which IVs are encrypted."""
+    digest = sha256(key).digest()
+    salt = keep(digest)
+    wipe_immutable(digest)
+    return salt
+
+
+class Essiv:
+    """essiv(cbc(aes),sha256): the IV is encrypted under the digest of the key, then it is CBC."""
+
+    def __init__(self, secret: bytearray, salt: bytearray) -> None:
+        self._cbc = Cbc(AES(secret))
+        self._ivs = Ecb(AES(salt))
+
+    def _seal(self, iv: Buffer) -> memoryview:
+        out = memoryview(bytearray(16 + len(_SLACK)))
+        self._ivs.encrypt(b"", iv, out)
+        return out[:16]
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        whole_blocks(len(data))
+        return self._cbc.encrypt(self._seal(iv), data, out)
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        whole_blocks(len(data))
+        return self._cbc.decrypt(self._seal(iv), data, out)
+
+
+class Pcbc:
+    """PCBC: CBC over the differences of neighbouring blocks of text, since each chains to text and ciphertext."""
+
+    def __init__(self, secret: bytearray) -> None:
+        self._cbc = Cbc(AES(secret))
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        whole_blocks(len(data))
+        text = _int(data)
+        return self._cbc.encrypt(iv, (text ^ text >> 128).to_bytes(len(data)), out)
+
+    def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        size = len(data)
+        whole_blocks(size)
+        self._cbc.decrypt(iv, data, out)
+        text = _int(out[:size])
+        shift = 128
+        while shift < 8 * size:
+            text ^= text >> shift
+            shift *= 2
+        out[:size] = text.to_bytes(size)
+        return size
+
+
+_WORDS = struct.Struct("<16I")
+_CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
+
+
+class Xchacha:
+    """XChaCha20 with the kernel's IV: 24 bytes of nonce, then a 64-bit block count, little-endian.
+
+    HChaCha20 is the ChaCha20 block function without its last addition, which is undone here.
+    """
+
+    def __init__(self, secret: bytearray) -> None:
+        self._chacha = Chacha(secret)
+
+    def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        run = self.start(iv, True)
+        try:
+            return run.update(data, True, out)
+        finally:
+            run.close()
+
+    decrypt = encrypt
+
+    def start(self, iv: Buffer, encrypt: bool) -> ChachaRun:
+        subkey = self._subkey(bytes(iv[:16]))
+        try:
+            # its context has a key of its own and belongs to this message
+            return Chacha(subkey).start(bytes(iv[24:32]) + bytes(iv[16:24]), encrypt)
+        finally:
+            wipe(subkey)
+
+    def _subkey(self, nonce: bytes) -> bytearray:
+        block = bytearray(64 + len(_SLACK))
+        self._chacha.encrypt(nonce, bytes(64), memoryview(block))
+        words = _WORDS.unpack_from(block)
+        inputs = (*_CONSTANTS, *struct.unpack("<4I", nonce))
+        subkey = bytearray(32)
+        outputs = (*words[:4], *words[12:])
+        struct.pack_into(
+            "<8I", subkey, 0, *(word - given & 0xFFFF_FFFF for word, given in zip(outputs, inputs, strict=True))
+        )
+        wipe(block)
+        return subkey
