@@ -85,12 +85,17 @@ def join_first_namespace() -> None:
 
 def mounts_at(path: Path) -> int:
     """How many cryptofs mounts lie on this absolute path. It is not looked at itself: a silent mount would hang."""
-    wanted, found = os.fsencode(path), 0
+    return _kinds_at(path).count(FILE_SYSTEM)
+
+
+def _kinds_at(path: Path) -> list[str]:
+    """The types of the file systems mounted on a path, the uppermost last."""
+    wanted, kinds = os.fsencode(path), []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         front, _, back = line.partition(b" - ")
-        if back.split(b" ", 1)[0] == FILE_SYSTEM.encode():
-            found += _unescape(front.split(b" ")[4]) == wanted
-    return found
+        if _unescape(front.split(b" ")[4]) == wanted:
+            kinds.append(os.fsdecode(back.split(b" ", 1)[0]))
+    return kinds
 
 
 def _unescape(field: bytes) -> bytes:
@@ -128,6 +133,9 @@ def take_away(path: Path) -> bool:
     """
     count = mounts_at(path)
     for _ in range(min(count, _MOUNTS_MAX)):
+        kinds = _kinds_at(path)
+        if kinds and kinds[-1] != FILE_SYSTEM:
+            raise PrivilegeError(f"{path}: {kinds[-1]} is mounted over cryptofs: unmount that first")
         # by force: that ends the connection even while somebody else has its descriptor
         if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
             raise PrivilegeError(f"{path}: umount: {os.strerror(ctypes.get_errno())}")

@@ -66,7 +66,7 @@ def tell(name: str, value: str = "1") -> None:
         # a constant's value is the library's own
         constant = Notification[name].value.constant is not None
         notify(Notification[name], "" if constant else value, return_exceptions=False)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ServiceError(f"{name}: {error}") from None
 
 

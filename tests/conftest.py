@@ -114,7 +114,7 @@ class Daemon:
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         deadline = time.monotonic() + 60
-        while "mounted" not in self.log:
+        while ": mounted" not in self.log:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"no mount: {self.log}")

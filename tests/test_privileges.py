@@ -320,3 +320,25 @@ def test_a_mount_point_is_not_reached_through_a_link(tmp_path: Path) -> None:
     assert is_closed(target)
     with pytest.raises(PrivilegeError, match="No such file"):
         protect_mountpoint(tmp_path / "missing")
+
+
+def test_what_is_mounted_over_cryptofs_stays(tmp_path: Path) -> None:
+    """take-back removes cryptofs' own mounts and refuses where another file system lies on them."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: only root mounts")
+    point = tmp_path / "mount"
+    point.mkdir()
+    daemon = Daemon(point, log=tmp_path / "log")
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(point)], check=True)
+        (point / "precious").write_text("here")
+        with pytest.raises(PrivilegeError, match="tmpfs is mounted over cryptofs"):
+            take_away(point)
+        assert (point / "precious").read_text() == "here"
+        subprocess.run(["umount", str(point)], check=True)
+        assert take_away(point)
+        assert daemon.process.wait(30) == 0
+    finally:
+        subprocess.run(["umount", str(point)], capture_output=True, check=False)
+        if daemon.process.poll() is None:
+            daemon.kill()

@@ -2,6 +2,7 @@
 
 import contextlib
 import hmac
+import json
 import os
 import re
 import signal
@@ -402,6 +403,91 @@ def test_a_device_whose_key_only_root_may_read(installed: None) -> None:
         run("systemctl", "reset-failed", UNIT, check=False)
         config.unlink()
         key.unlink()
+
+
+@contextlib.contextmanager
+def configured(text: str) -> Iterator[None]:
+    """The service with another configuration for a while."""
+    run("systemctl", "stop", UNIT)
+    directory = Path("/etc/cryptofs")
+    directory.mkdir(exist_ok=True)
+    config = directory / "cryptofs.toml"
+    before = config.read_bytes() if config.exists() else None
+    config.write_text(text)
+    config.chmod(0o644)
+    try:
+        yield
+    finally:
+        run("systemctl", "stop", UNIT)
+        run("systemctl", "reset-failed", UNIT, check=False)
+        config.unlink()
+        if before is not None:
+            config.write_bytes(before)
+
+
+def digest_of_device(name: str) -> str:
+    """What nobody gets from a device for `abc`."""
+    script = _AS_NOBODY_DIGEST.replace("devices/canary", f"devices/{name}")
+    return run(*AS_NOBODY, "/opt/cryptofs/bin/python", "-I", "-c", script, str(MOUNT)).strip()
+
+
+DEVICE = '[devices.canary]\ntype = "hash"\nname = "hmac(sha256)"\nmode = "0666"\n'
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_key_from_a_credential(installed: None, encrypted: bool) -> None:
+    """A device's key comes from systemd, decrypted by it where the file on disk is not to be read."""
+    source = Path("/etc/cryptofs.credential")
+    source.touch(0o600)
+    source.write_bytes(CANARY)
+    setting = f"LoadCredential=canary:{source}"
+    if encrypted:
+        sealed = Path("/etc/cryptofs.cred")
+        run("systemd-creds", "encrypt", "--with-key=host", "--name=canary", str(source), str(sealed))
+        assert CANARY not in sealed.read_bytes()
+        setting = f"LoadCredentialEncrypted=canary:{sealed}"
+    with configured(DEVICE + 'key.credential = "canary"\n'), drop_in(setting):
+        if encrypted:
+            source.unlink()
+        run("systemctl", "start", UNIT)
+        assert digest_of_device("canary") == hmac.digest(CANARY, b"abc", "sha256").hex()
+        assert "(hidden)" in (MOUNT / "devices/canary/status").read_text()
+    source.unlink(missing_ok=True)
+
+
+def test_a_key_from_the_keyring(installed: None) -> None:
+    """The user keyring of the service's user: systemd's own user namespace would hide it."""
+    add = ("setpriv", "--reuid", "cryptofs", "--clear-groups", "keyctl", "padd", "user", "canary", "@u")
+    subprocess.run(add, input=CANARY, capture_output=True, check=True)
+    with configured(DEVICE + 'key.keyring = "canary"\n'), drop_in("PrivateUsers=no"):
+        run("systemctl", "start", UNIT)
+        assert digest_of_device("canary") == hmac.digest(CANARY, b"abc", "sha256").hex()
+
+
+def test_the_audit_trail(installed: None) -> None:
+    """Opens, configurations and refusals are in the journal with their values as fields."""
+    with configured('[policy]\nprofile = "standard"\ncontexts = 1\n'):
+        run("systemctl", "start", UNIT)
+        invocation = f"_SYSTEMD_INVOCATION_ID={show('InvocationID')}"
+        with Context("hash", "sha256", mount=MOUNT), pytest.raises(OSError):
+            Context("hash", "sha256", mount=MOUNT)
+        refused = run(*AS_NOBODY, "/opt/cryptofs/bin/cryptofs", "hash", "-n", "md5", "/dev/null", check=False)
+        assert "policy" in refused
+        run("journalctl", "--sync", check=False)
+
+        def events(*matches: str) -> list[dict[str, str]]:
+            lines = run("journalctl", "-b", "-o", "json", invocation, *matches).splitlines()
+            return [json.loads(line) for line in lines if line.startswith("{")]
+
+        mine = events("CRYPTOFS_EVENT=configure", f"CRYPTOFS_PID={os.getpid()}")
+        assert [(each["CRYPTOFS_UID"], each["CRYPTOFS_TYPE"], each["CRYPTOFS_NAME"]) for each in mine] == [
+            ("0", "hash", "sha256")
+        ]
+        assert [each["CRYPTOFS_REFUSED"] for each in events("CRYPTOFS_EVENT=open", "CRYPTOFS_REFUSED=EDQUOT")]
+        (denied,) = events("CRYPTOFS_REFUSED=EACCES")
+        assert denied["CRYPTOFS_UID"] == "65534"
+        assert "md5" in denied["MESSAGE"]
+        assert denied["SYSLOG_IDENTIFIER"] == "cryptofs"
 
 
 def test_no_key_in_the_journal(service: int) -> None:

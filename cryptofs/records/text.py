@@ -3,7 +3,7 @@
 import binascii
 from collections.abc import Mapping
 
-from ..errors import InvalidValue, TooLarge
+from ..errors import CryptofsError, InvalidValue, TooLarge
 from ..wiping import wipe
 from .codec import Record, Value, show_value
 from .layout import (
@@ -55,19 +55,26 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
         raise InvalidValue(f"word 1 is no control call: one of {known}")
     assert operation is not None
     attributes: dict[int, Value] = {}
-    for at, word in enumerate(words[1:], start=2):
-        label, separator, value = word.partition(b"=")
-        name = label.decode("ascii") if len(label) <= _WORD_MAX else ""
-        spec = ATTRIBUTE_WORDS.get(name)
-        if spec is None or not separator:
-            # the word itself may be a key whose name was forgotten
-            raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
-        if spec.number in attributes:
-            raise InvalidValue(f"attribute {name}: given twice")
-        try:
-            attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
-        finally:
-            wipe(value)
+    try:
+        for at, word in enumerate(words[1:], start=2):
+            label, separator, value = word.partition(b"=")
+            name = label.decode("ascii") if len(label) <= _WORD_MAX else ""
+            spec = ATTRIBUTE_WORDS.get(name)
+            if spec is None or not separator:
+                # the word itself may be a key whose name was forgotten
+                raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
+            if spec.number in attributes:
+                raise InvalidValue(f"attribute {name}: given twice")
+            try:
+                attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
+            finally:
+                wipe(value)
+    except CryptofsError:
+        # a key that was read before something went wrong
+        for parsed in attributes.values():
+            if isinstance(parsed, bytes):
+                wipe(parsed)
+        raise
     return Record(operation, attributes=attributes)
 
 
