@@ -626,6 +626,8 @@ def test_names_without_a_reference(engine: AfAlgEngine) -> None:
         description = engine.describe(type_, name)
         if description is None or (type_, name) in REFERENCED or type_ is Type.RNG or name in ("poly1305", "kw(aes)"):
             continue
+        if name.startswith(("seqiv(", "echainiv(")):
+            continue  # they make the IV themselves, into the output, and want it in the input to decrypt
         sizes = description.key_sizes
         if sizes == ANY_KEY and not name.startswith("hmac("):
             continue  # its keys are nothing that can be guessed: structures, or 1,072 bytes

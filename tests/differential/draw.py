@@ -215,12 +215,13 @@ class Drawn:
         operation, attributes = self.operation(), dict[int, object]()
         size = self.size()
         iv = self.iv()
-        if self.description.name.startswith("ccm(") and iv and iv[0] == 1 and self.chance(0.3):
-            size = 65_536 + self.rng.choice((-1, 0, 1, 16, 17))  # what two bytes count, and the longest tag
         if iv is not None:
             attributes[Attr.IV] = iv
         if self.type is Type.AEAD:
-            attributes[Attr.ASSOCLEN] = self.assoclen(size)
+            attributes[Attr.ASSOCLEN] = assoclen = self.assoclen(size)
+            if self.description.name.startswith("ccm(") and iv and iv[0] == 1 and self.chance(0.3):
+                # around what two bytes count, the longest tag included
+                size = min(assoclen, 65_536) + 65_536 + self.rng.choice((-1, 0, 1, 15, 16, 17))
             if operation is Operation.ENCRYPT:
                 # what is sealed must fit, too
                 size = min(size, PAYLOAD_MAX - min(self.authsize, 64))
@@ -245,7 +246,7 @@ class Drawn:
         """What decrypts the output of an encrypted message, mostly with something wrong."""
         attributes = dict(attributes)
         if self.type is not Type.AEAD:
-            return attributes, output
+            return attributes, output[:PAYLOAD_MAX]
         assoclen = attributes.get(Attr.ASSOCLEN, 0)
         assert isinstance(assoclen, int)
         sealed = bytearray(data[:assoclen] + output)
@@ -259,9 +260,9 @@ class Drawn:
                 del sealed[rng.randrange(len(sealed) + 1) :]
             case 4:
                 sealed += self.bytes_of(rng.choice((1, 15, 16, 32)))
-                del sealed[PAYLOAD_MAX:]
             case 5:
                 attributes[Attr.ASSOCLEN] = self.assoclen(len(sealed))
             case 6:
                 del sealed[len(sealed) - min(self.authsize, len(sealed)) :]
-        return attributes, bytes(sealed)
+        # what came of parts may be more than a record carries
+        return attributes, bytes(sealed[:PAYLOAD_MAX])
