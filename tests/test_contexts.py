@@ -29,6 +29,7 @@ from cryptofs.errors import (
     InvalidValue,
     MalformedRecord,
     NotConfigured,
+    NotOffered,
     OverQuota,
     TooLarge,
     WouldBlock,
@@ -353,6 +354,18 @@ def clone_over_quota(bench: Bench) -> Record:
     return client.ask(CLONE, id=9, target=1)
 
 
+def forbidden_meanwhile(bench: Bench) -> Record:
+    """A key for a name that the kernel does not let anybody have any more."""
+    client = bench.client("mac")
+    assert client.context.transform is not None
+
+    def refuse(key: object) -> None:
+        raise NotOffered("no longer")
+
+    client.context.transform.replace_key = refuse  # type: ignore[method-assign]
+    return client.ask(SET_KEY, key=KEY)
+
+
 def denied(bench: Bench) -> Record:
     """A name that the policy does not allow."""
     bench.table.policy = Policy(Rule(frozenset()))
@@ -613,6 +626,7 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
     (GENERATE, "EIO", burning("rng", "fill", GENERATE, length=8)),
     # policy and devices
     (CONFIGURE, "EACCES", denied),
+    (SET_KEY, "ENOENT", forbidden_meanwhile),
     (SET_KEY, "EACCES", of_device("mac", DIGEST, SET_KEY, key=KEY)),
     (CLONE, "EACCES", clone_of_device),
     (CLONE, "EDQUOT", clone_over_quota),
