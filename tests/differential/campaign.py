@@ -43,7 +43,8 @@ def run(
     for type_, name in open_names(engines):
         if names_of and name not in names_of:
             continue
-        names.setdefault(type_, []).append(name)
+        if type_ in _WEIGHTS:
+            names.setdefault(type_, []).append(name)
     types = list(names)
     weights = [_WEIGHTS[type_] for type_ in types]
     tables = [ContextTable((engine,)) for engine in engines]
