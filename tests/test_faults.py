@@ -822,7 +822,7 @@ class Unlogged(Daemon):
             return ""
         with contextlib.suppress(OSError):
             if (self.mountpoint / "version").read_text().startswith("cryptofs"):
-                return "mounted"
+                return ": mounted"
         return ""
 
 
