@@ -611,7 +611,8 @@ def test_cbc_streams_are_openssl_s(mount: Path, tmp_path: Path) -> None:
         made = subprocess.run([*command, "0f" * 16], input=plain.read_bytes(), capture_output=True, check=True).stdout
         sealed.write_bytes(b"\x0f" * 16 + made)
         assert by_shell(mount, "cbc", "decrypt", sealed, tmp_path / "again") == plain.read_bytes()
-    sealed.write_bytes(sealed.read_bytes()[:-16])
+    # in the middle of a block: what a cut between two leaves may look like padding by chance
+    sealed.write_bytes(sealed.read_bytes()[:-8])
     assert shell(IDIOM, mount, "cbc", "decrypt", sealed, tmp_path / "again").returncode == 1
 
 

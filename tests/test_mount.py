@@ -73,6 +73,8 @@ def test_a_sample_of_the_vectors(mount: Path, family: str) -> None:
     cases, _ = load(family)
     sample = cases[:: max(1, len(cases) // 25)]
     assert sample
+    if not any((mount / "algorithms" / each.type / each.name).exists() for each in sample):
+        pytest.skip(f"NOT RUN: no engine here offers {sample[0].name}")
     counts = record_counts("mount", family)
     for case in sample:
         authsize = case.authsize if case.type is Type.AEAD else None
