@@ -145,7 +145,7 @@ def test_before_the_start_nobody_can_write_there(installed: None) -> None:
 def test_started_means_that_it_answers(service: int) -> None:
     """`systemctl start` returns when the mount answers; the status line says what serves."""
     assert run(*AS_NOBODY, "cat", str(MOUNT / "version")).startswith("cryptofs ")
-    assert show("StatusText").startswith("engines af_alg, openssl;")
+    assert show("StatusText").startswith("engines af_alg, openssl, ")
     assert show("Type") == "notify"
     options = next(line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {MOUNT} " in line)
     assert {"nosuid", "nodev", "default_permissions", "allow_other"} <= set(options.split()[3].split(","))
