@@ -821,9 +821,9 @@ LEFT = {"af_alg", "unix", "processes", "program"}
 def test_the_sandbox_refuses() -> None:
     """A program in the daemon's place, in its unit's own sandbox and as its user, tries what the document rules out."""
     for command in (
+        ("systemctl", "stop", "cryptofs.service"),
         ("systemd-sysusers", "/usr/local/lib/sysusers.d/cryptofs.conf"),
         ("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/cryptofs.conf"),
-        ("systemctl", "stop", "cryptofs.service"),
     ):
         subprocess.run(command, check=True)
     probe, output = Path("/run/probe.py"), Path("/run/probe.out")
