@@ -272,9 +272,10 @@ def start_seconds() -> float:
 
 
 def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL again and again: every client gets an error within 1 s, and all are served again within 2 s.
+    """SIGKILL again and again: every client gets an error within 1 s, and all are served again soon.
 
-    The half that took longest may take longer: the one processor of the guest is at the mercy of its host.
+    Soon should be 2 s, and where it is not that is said. What fails the test is a middle of more than four times what
+    an interpreter takes here to load the daemon: the one processor of the guest is at the mercy of its host.
     """
     clients = [Client(size) for size in (256, 4096, 65536, 524288)]
     errors, backs = [], []
@@ -309,6 +310,9 @@ def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> 
         with capsys.disabled():
             print("NOT CHECKED: the 2 s, because other programs keep this machine's processors busy")
     else:
+        if backs[len(backs) // 2] >= 2:
+            with capsys.disabled():
+                print(f"NOT HELD: back within 2 s ({backs[len(backs) // 2]:.2f} s in the middle)")
         bound = max(2.0, 4 * start_seconds())
         assert backs[len(backs) // 2] < bound, f"more than {bound:.2f} s"
     assert show("NFileDescriptorStore") == "0"
