@@ -32,7 +32,7 @@ def device_settings(name: str, model: "DeviceModel", source: KeySource) -> Devic
         name,
         type_,
         model.name.rpartition(":")[2],
-        frozenset(model.operations) or device_operations(type_),
+        frozenset(model.operations or device_operations(type_)),
         model.user,
         model.group,
         model.mode,
@@ -89,7 +89,7 @@ class Assembly:
         loaded = self._load()
         # a descriptor is that of the file that was named at the start, whatever is named later
         declared = loaded.devices if loaded is not None else {}
-        self._handed_paths = {name: model.key.file for name, model in declared.items()}
+        self._handed_paths: dict[str, Path | None] = {name: model.key.file for name, model in declared.items()}
         opened = open_engines(engines or (loaded and loaded.daemon.engines) or tuple(ENGINES))
         for engine in opened:
             # before the first client waits for it
@@ -103,7 +103,7 @@ class Assembly:
     def _load(self) -> "Config | None":
         if self._path is None:
             return None
-        # what checks it takes a tenth of a second to load, which only those pay who use it
+        # only those who use it pay for what checks it
         from .config import load
 
         return load(self._path)
@@ -137,7 +137,7 @@ class Assembly:
         before = self.table.devices
         self.table.policy = policy
         self.table.devices = devices
-        self._declared = dict(config.devices)
+        self._declared = {str(name): model for name, model in config.devices.items()}
         self._audit = config.daemon.audit
         for name, device in before.items():
             if devices.get(name) is not device:

@@ -1,4 +1,4 @@
-"""The configuration file: what may stand in it (`models`), where (`lines`), and how it is read (`load`)."""
+"""The configuration file: what may stand in it (`models`), where (`lines`), and how it is read (`load`, `tables`)."""
 
 from .load import ConfigError, load
 from .models import Config, DeviceModel, KeyModel
