@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
-from cryptofs.cli.main import commands
+from cryptofs.cli.commands import commands
 from cryptofs.config import ConfigError, load
 from cryptofs.config.lines import find_line
 from cryptofs.policy import CONTEXTS_PER_USER
