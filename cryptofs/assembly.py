@@ -15,14 +15,12 @@ from .engines import ENGINES, open_engines
 from .errors import CryptofsError
 from .keys import CredentialKey, FileKey, KeyringKey, KeySource, TokenKey
 from .nodes import Tree
+from .service import KEY_PREFIX
 
 if TYPE_CHECKING:
     from .config import Config, DeviceModel
 
 log = logging.getLogger("cryptofs")
-
-KEY_DESCRIPTOR = "key-"
-"""A descriptor of this name and a device's is that device's key file, opened by a starter that may read it."""
 
 
 def device_settings(name: str, model: "DeviceModel", source: KeySource) -> DeviceSettings:
@@ -47,7 +45,7 @@ def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> Ke
     key = model.key
     hexadecimal = key.encoding == "hex"
     if key.file is not None:
-        return FileKey(key.file, hexadecimal, handed.get(KEY_DESCRIPTOR + name))
+        return FileKey(key.file, hexadecimal, handed.get(KEY_PREFIX + name))
     if key.credential is not None:
         return CredentialKey(key.credential, hexadecimal)
     if key.keyring is not None:
@@ -59,17 +57,6 @@ def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> Ke
         return TokenKey(key.module, key.token, key.pkcs11, FileKey(key.pin_file))
     assert key.pin_credential is not None
     return TokenKey(key.module, key.token, key.pkcs11, CredentialKey(key.pin_credential))
-
-
-def key_files(path: Path) -> dict[str, Path]:
-    """The key files that a configuration names, by the name that their descriptors have when handed over."""
-    from .config import load
-
-    return {
-        KEY_DESCRIPTOR + name: model.key.file
-        for name, model in load(path).devices.items()
-        if model.key.file is not None
-    }
 
 
 class Assembly:

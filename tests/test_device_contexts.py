@@ -14,7 +14,7 @@ from test_contexts import HandWorkers
 from cryptofs import assembly
 from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
-from cryptofs.assembly import KEY_DESCRIPTOR, Assembly
+from cryptofs.assembly import Assembly
 from cryptofs.cli import device as through
 from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings, device_operations, sealed
 from cryptofs.contexts import device as device_module
@@ -28,6 +28,7 @@ from cryptofs.nodes.base import Directory, File, Node
 from cryptofs.nodes.devices import DeviceStreamHandle
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import Attr, Operation, Record, Value, build, parse_requests, parse_responses
+from cryptofs.service import KEY_PREFIX
 
 ENCRYPT, DECRYPT, DIGEST = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST
 BOTH = frozenset({ENCRYPT, DECRYPT})
@@ -467,7 +468,7 @@ def test_a_handed_descriptor_is_for_its_file_only(tmp_path: Path) -> None:
     declare("one")
     with (tmp_path / "one").open("rb") as opened_before:
         (tmp_path / "one").rename(tmp_path / "moved")
-        made = Assembly(("openssl",), config, {KEY_DESCRIPTOR + "d": opened_before.fileno()})
+        made = Assembly(("openssl",), config, {KEY_PREFIX + "d": opened_before.fileno()})
         file = through_stream(made.table.devices["d"], ENCRYPT, PLAIN)
         declare("two")
         made.reload()

@@ -222,6 +222,27 @@ def test_a_failing_hand_over_leaves_no_mount(
 
 
 @as_root
+@pytest.mark.parametrize(
+    "text", [b"x = " + b"[" * 20_000, b"\xff", b"[devices]\nx = 3\n", b"[devices.x]\nkey.file = 3\n"]
+)
+def test_a_bad_configuration_is_the_services_to_find(
+    manager: Manager, mountpoint: Path, tmp_path: Path, text: bytes
+) -> None:
+    """hand-over says that it opens no key file of it, and does the rest: the service tells file, line and key."""
+    config = tmp_path / "cryptofs.toml"
+    config.write_bytes(text)
+    command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert f"{config}: no key file is opened" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert set(manager.stored) == {"fuse"}
+    finally:
+        subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
+
+
+@as_root
 def test_hand_over_needs_a_manager(mountpoint: Path) -> None:
     """Without one nobody would ever serve the mount: it is taken away again."""
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}

@@ -7,7 +7,6 @@ import argparse
 import os
 import stat
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +68,8 @@ def _key(text: str) -> tuple[str, Path]:
 
 def key_files(config: Path) -> dict[str, Path]:
     """The key files that a configuration names, by device. What is wrong in it is for the service to find and tell."""
+    import tomllib
+
     try:
         with config.open("rb") as file:
             devices = tomllib.load(file).get("devices", {})
@@ -77,7 +78,7 @@ def key_files(config: Path) -> dict[str, Path]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         print(f"cryptofs: {config}: no key file is opened: {error}", file=sys.stderr)
         return {}
 

@@ -86,7 +86,7 @@ def _mode(value: Any) -> Mode:
 
 def _operation(value: Any) -> Operation:
     if not isinstance(value, str) or value not in OPERATION_WORDS:
-        raise ValueError(f"one of {', '.join(sorted({word for words in _OPERATIONS.values() for word in words}))}")
+        raise ValueError(f"one of {', '.join(sorted({each.word for known in _OPERATIONS.values() for each in known}))}")
     return OPERATION_WORDS[value]
 
 
@@ -210,13 +210,13 @@ class KeyModel(Table, frozen=True):
             raise ValueError("a key from pkcs11 needs pin-file or pin-credential")
 
 
-_OPERATIONS: dict[str, tuple[str, ...]] = {
-    "hash": ("digest",),
-    "skcipher": ("encrypt", "decrypt"),
-    "aead": ("encrypt", "decrypt"),
-    "akcipher": ("encrypt", "decrypt", "sign", "verify", "public-key"),
-    "sig": ("sign", "verify", "public-key"),
-    "kpp": ("agree", "encapsulate", "decapsulate", "public-key"),
+_OPERATIONS: dict[str, tuple[Operation, ...]] = {
+    "hash": (Operation.DIGEST,),
+    "skcipher": (Operation.ENCRYPT, Operation.DECRYPT),
+    "aead": (Operation.ENCRYPT, Operation.DECRYPT),
+    "akcipher": (Operation.ENCRYPT, Operation.DECRYPT, Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
+    "sig": (Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
+    "kpp": (Operation.AGREE, Operation.ENCAPSULATE, Operation.DECAPSULATE, Operation.PUBLIC_KEY),
 }
 _WITH_NONCES = ("skcipher", "aead")
 
@@ -235,10 +235,9 @@ class DeviceModel(Table, frozen=True):
     nonce: Literal["daemon", "caller"] = "daemon"
 
     def __post_init__(self) -> None:
-        words = _OPERATIONS[self.type]
-        known = {OPERATION_WORDS[word] for word in words}
-        if self.operations is not None and not (self.operations and known.issuperset(self.operations)):
-            raise ValueError(f"operations of type {self.type}: one or more of {', '.join(words)}")
+        known = _OPERATIONS[self.type]
+        if self.operations is not None and not (self.operations and set(known).issuperset(self.operations)):
+            raise ValueError(f"operations of type {self.type}: one or more of {', '.join(each.word for each in known)}")
         kind, separator, _ = self.name.rpartition(":")
         if separator and kind != self.type:
             raise ValueError(f"name is one of type {kind}, the device is of type {self.type}")
