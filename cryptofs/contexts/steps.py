@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..engines.base import Message, Transform
-from ..errors import CryptofsError, EngineFault
+from ..errors import CryptofsError, EngineFault, InvalidValue
 from ..records import Buffer
 
 log = logging.getLogger("cryptofs")
@@ -50,13 +50,25 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class StreamUser:
-    """One open handle of the stream: what it may do and what it has done."""
+    """One open handle of the stream: what it may do and what it has done. needs_write: whether a read for which nothing
+    was written is an error.
+    """
 
     reads: bool
     writes: bool
     feeding: bool = False
     at_end: bool = False
     seen_message: bool = False
+    needs_write: bool = False
+
+    def end_again(self) -> bytes:
+        """What a read gets for which there is no message: one more end of file, or InvalidValue."""
+        if self.needs_write:
+            raise InvalidValue(
+                "nothing was written since the last message ended: write first, or open the file anew for an empty "
+                "message"
+            )
+        return b""
 
 
 Offload = Callable[[Callable[[], Step], Callable[[Step], None]], bool]

@@ -192,8 +192,9 @@ class Stream:
         if user.writes:
             self._turn_to_reading(user)
         if not self._is_given_out:
-            return b"" if user.writes and not self._fed and not self._ending else None
+            return user.end_again() if user.writes and not self._fed and not self._ending else None
         piece = self._out[0]
+        user.seen_message = True
         if piece.error is not None:
             self._out.popleft()
             raise piece.error.again()
@@ -214,7 +215,7 @@ class Stream:
     def _turn_to_reading(self, user: StreamUser) -> None:
         first = not user.seen_message and not self._out and self._message is None
         unfed = self._message is not None and not self._fed
-        if user.feeding or first or unfed:
+        if user.feeding or first or unfed or self._failure is not None:
             user.feeding = False
             user.seen_message = True
             if not self._fed:
