@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..engines.base import Message, Transform
 from ..errors import CryptofsError, EngineFault, InvalidValue
+from ..policy import Account
 from ..records import Buffer
 
 log = logging.getLogger("cryptofs")
@@ -15,6 +16,16 @@ def engine_fault(transform: Transform) -> EngineFault:
     """Called where an engine raised what it should not: log it, and what to tell the client."""
     log.exception("a stream of %s failed in the engine", transform.description.name)
     return EngineFault("the engine failed; the daemon's log says more")
+
+
+def count_request(account: Account | None) -> None:
+    """A message of a stream begins: it takes one request of its user's rate. It is none of those that wait to be read,
+    where its output is counted. Errors: OverQuota.
+    """
+    if account is not None:
+        account.check(1, 0)
+        account.charge(1, 0)
+        account.give_back(1, 0)
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,7 @@ from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation
-from .steps import Offload, Piece, Step, StreamUser, engine_fault
+from .steps import Offload, Piece, Step, StreamUser, count_request, engine_fault
 from .workers import ALONE_NS
 
 STREAM_BUFFER = 1024 * 1024
@@ -222,6 +222,7 @@ class Stream:
                 self._finish_quietly()
 
     def _generate(self, size: int) -> Buffer:
+        count_request(self._account)
         out = bytearray(size)
         self._transform.once(Operation.GENERATE, None, 0, b"", memoryview(out))
         self.bytes_out += size
@@ -230,6 +231,7 @@ class Stream:
     def _start(self) -> Message:
         if self._iv_spent:
             raise InvalidValue("the iv served one message already: give the next by `reset iv=…`")
+        count_request(self._account)
         message = self._transform.start(self._operation, self._iv, self._assoclen)
         self._withheld = self._transform.wants_whole(self._operation)
         if self._iv is not None:
@@ -366,10 +368,14 @@ class Stream:
         return self._message.clone()
 
     def adopt(self, message: Message) -> None:
-        """Go on with a cloned message. Errors: Busy."""
-        if self.busy:
+        """Go on with a cloned message. Errors: Busy, OverQuota."""
+        try:
+            if self.busy:
+                raise Busy("clone: a message is under way on the other stream")
+            count_request(self._account)
+        except CryptofsError:
             message.close()
-            raise Busy("clone: a message is under way on the other stream")
+            raise
         self._message = message
 
     # State

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from ..contexts import Context, Stream
-from ..errors import CryptofsError, Gone, StreamTooLong, WouldBlock
+from ..errors import CryptofsError, Gone, NotPermitted, OverQuota, StreamTooLong, WouldBlock
 from ..records import Buffer
 from .base import Caller, File, Handle, access_mode
 from .waiting import BoundReached, wait_for
@@ -35,6 +35,17 @@ class StreamHandle(Handle):
         """Feed `data` in pieces, so that other clients have their turn in between. Errors: those of the first piece;
         when a later one fails or has to wait too long, the write is a short one.
         """
+        try:
+            return await self._write(data)
+        except (NotPermitted, OverQuota) as error:
+            self._refused(error)
+            raise
+
+    def _refused(self, error: CryptofsError) -> None:
+        """Policy or a quota stood in a writer's way."""
+        self._context.refused("write", error)
+
+    async def _write(self, data: bytes) -> int:
         view = memoryview(data)
         taken = await self._write_piece(view[:PIECE])
         while taken < len(data):
@@ -83,7 +94,11 @@ class StreamHandle(Handle):
             self._check_open()
             return self._stream.drain_nowait(self._user, size)
 
-        data = attempt()
+        try:
+            data = attempt()
+        except OverQuota as error:
+            self._context.refused("read", error)
+            raise
         if data is not None:
             return data
         if self._nonblocking:
