@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..contexts import ContextTable, Device
 from ..engines.base import OPERATIONS
-from ..errors import CryptofsError, InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
+from ..errors import InvalidValue, NoSuchTarget, NotPermitted, OverQuota, StreamTooLong
 from ..records import OPERATION_WORDS, Operation
 from .base import (
     BIG_PIECES,
@@ -90,10 +90,13 @@ class DeviceStreamHandle(StreamHandle):
             self._stream.give_up(error)
             raise error
 
-    def _refused(self, error: CryptofsError) -> None:
-        # else what went in before would pass for the whole message
-        self._stream.give_up(error)
-        super()._refused(error)
+    async def write(self, offset: int, data: bytes) -> int:
+        try:
+            return await super().write(offset, data)
+        except (NotPermitted, OverQuota) as error:
+            # else what went in before would pass for the whole message
+            self._stream.give_up(error)
+            raise
 
     def close(self) -> None:
         super().close()

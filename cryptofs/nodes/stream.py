@@ -35,17 +35,6 @@ class StreamHandle(Handle):
         """Feed `data` in pieces, so that other clients have their turn in between. Errors: those of the first piece;
         when a later one fails or has to wait too long, the write is a short one.
         """
-        try:
-            return await self._write(data)
-        except (NotPermitted, OverQuota) as error:
-            self._refused(error)
-            raise
-
-    def _refused(self, error: CryptofsError) -> None:
-        """Policy or a quota stood in a writer's way."""
-        self._context.refused("write", error)
-
-    async def _write(self, data: bytes) -> int:
         view = memoryview(data)
         taken = await self._write_piece(view[:PIECE])
         while taken < len(data):
@@ -63,6 +52,9 @@ class StreamHandle(Handle):
                 self._stream.feed_nowait(self._user, piece)
             except WouldBlock:
                 return None
+            except (NotPermitted, OverQuota) as error:
+                self._context.refused("write", error)
+                raise
             return len(piece)
 
         written = attempt()
@@ -92,13 +84,14 @@ class StreamHandle(Handle):
     async def read(self, offset: int, size: int) -> Buffer:
         def attempt() -> Buffer | None:
             self._check_open()
-            return self._stream.drain_nowait(self._user, size)
+            try:
+                return self._stream.drain_nowait(self._user, size)
+            except (NotPermitted, OverQuota) as error:
+                # the end of a message is computed when it is read
+                self._context.refused("read", error)
+                raise
 
-        try:
-            data = attempt()
-        except OverQuota as error:
-            self._context.refused("read", error)
-            raise
+        data = attempt()
         if data is not None:
             return data
         if self._nonblocking:
