@@ -6,13 +6,15 @@ reload when told to.
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .algorithms import Type
 from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
 from .engines import ENGINES, open_engines
-from .errors import CryptofsError
+from .engines.base import resolve
+from .errors import CryptofsError, NotOffered
 from .keys import CredentialKey, FileKey, KeyringKey, KeySource, TokenKey
 from .nodes import Tree
 from .service import KEY_PREFIX
@@ -57,6 +59,42 @@ def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> Ke
         return TokenKey(key.module, key.token, key.pkcs11, FileKey(key.pin_file))
     assert key.pin_credential is not None
     return TokenKey(key.module, key.token, key.pkcs11, CredentialKey(key.pin_credential))
+
+
+def check_devices(path: Path) -> "tuple[Config, list[str]]":
+    """A configuration and a line for each of its devices, made as far as that goes without its key.
+
+    What a token offers is not asked. Errors: ConfigError with all that is wrong, NotOffered for an engine.
+    """
+    from .config import ConfigError, load
+
+    config = load(path)
+    engines = open_engines(config.daemon.engines or tuple(ENGINES))
+    lines: list[str] = []
+    wrong: list[str] = []
+    for name, model in config.devices.items():
+        try:
+            source = key_source(name, model, {})
+            settings = device_settings(name, model, source)
+            if not isinstance(source, TokenKey):
+                found = resolve(engines, settings.type, settings.algorithm)
+                if found is None:
+                    raise NotOffered(f"{settings.type} {settings.algorithm!r}: no engine offers it here")
+                with closing(found[0].open(found[1], settings.authsize)) as transform:
+                    Device(settings, transform)
+            lines.append(f"device {name}: {model.type} {model.name}, key from {source.describe()}")
+        except CryptofsError as error:
+            wrong.append(_placed(path, name, error).message)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return config, lines
+
+
+def _placed(path: Path, device: str, error: CryptofsError) -> CryptofsError:
+    """The error with file, line and key before it."""
+    from .config import locate
+
+    return type(error)(f"{locate(path, 'devices', device)}: {error.message}")
 
 
 class Assembly:
@@ -158,7 +196,8 @@ class Assembly:
                 transform.close()
                 raise
         except CryptofsError as error:
-            raise type(error)(f"device {name}: {error.message}") from None
+            assert self._path is not None
+            raise _placed(self._path, name, error) from None
         log.info("device %s: %s from %s", name, transform.description.name, source.describe())
         return device
 

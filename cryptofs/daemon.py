@@ -140,8 +140,9 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         # both are made before there is a key, and before there is a mount that could keep them
         pulse = Pulse(settings.mountpoint, partial(_become, account))
         at_end.callback(pulse.close)
-        if account is not None:
+        if os.geteuid() == 0 and not settings.service:
             protect_mountpoint(settings.mountpoint)
+        if account is not None:
             at_end.callback(Keeper(settings.mountpoint).close)
         assembly = Assembly(settings.engines, settings.config, handed_over)
         try:
@@ -282,8 +283,9 @@ def _reload(assembly: Assembly) -> None:
     try:
         line = assembly.reload()
         log.info("reloaded: %s", line)
-    except (CryptofsError, OSError) as error:
-        line = f"reload failed, the old configuration holds: {error}"
+    except Exception as error:
+        kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
+        line = f"reload failed, the old configuration holds: {kind}{error}"
         log.error("%s", line)
     tell("STATUS", f"{line}; {status(assembly)}")
     tell("READY")
