@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# what several files of tests share says as much where an assertion fails as they do
+pytest.register_assert_rewrite("faults")
+
 IN_GUEST = bool(os.environ.get("CRYPTOFS_GUEST"))
 
 
