@@ -114,6 +114,21 @@ def options() -> tuple[str, ...]:
     return ("-o", "allow_other") if os.geteuid() == 0 else ()
 
 
+def configured(directory: Path, text: str) -> Iterator[Daemon]:
+    """A daemon with this configuration, until the test or module is done; it must end well."""
+    mountpoint = directory / "mount"
+    mountpoint.mkdir()
+    config = write_private(directory / "cryptofs.toml", text.encode())
+    daemon = Daemon(mountpoint, *options(), "--config", str(config), log=directory / "log")
+    try:
+        yield daemon
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log, daemon.log
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device of each kind."""
@@ -130,17 +145,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         text += declare("owned", files["hmac"], *NAMES["hmac"], f"user = {OWNER}", f"group = {GROUP}", 'mode = "0600"')
         text += declare("shared", files["hmac"], *NAMES["hmac"], f"user = {OWNER}", f"group = {GROUP}", 'mode = "0060"')
         text += declare("public", files["hmac"], *NAMES["hmac"], 'mode = "0666"')
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    config = write_private(directory / "cryptofs.toml", text.encode())
-    daemon = Daemon(mountpoint, *options(), "--config", str(config), log=directory / "log")
-    try:
-        yield daemon
-        assert daemon.stop() == 0
-        assert "Traceback" not in daemon.log, daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
+    yield from configured(directory, text)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Daemon
-from device_mount import OWNER, declare, write_private
+from device_mount import OWNER, configured, declare, write_private
 
 NO = (errno.EINVAL, errno.EACCES, errno.ENOENT)
 
@@ -16,22 +16,10 @@ NO = (errno.EINVAL, errno.EACCES, errno.ENOENT)
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon under the profile `standard`, with a device that is OWNER's alone."""
     directory = tmp_path_factory.mktemp("security")
-    root = os.geteuid() == 0
     key = write_private(directory / "key", bytes(range(32)))
-    owner = (f"user = {OWNER if root else os.getuid()}", f"group = {os.getgid()}", 'mode = "0600"')
+    owner = (f"user = {OWNER if os.geteuid() == 0 else os.getuid()}", f"group = {os.getgid()}", 'mode = "0600"')
     text = '[policy]\nprofile = "standard"\n' + declare("sealed", key, "aead", "gcm(aes)", *owner)
-    config = write_private(directory / "cryptofs.toml", text.encode())
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    options = ("-o", "allow_other") if root else ()
-    daemon = Daemon(mountpoint, *options, "--config", str(config), log=directory / "log")
-    try:
-        yield daemon
-        assert daemon.stop() == 0
-        assert "Traceback" not in daemon.log, daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
+    yield from configured(directory, text)
 
 
 def refuses(file: Path, text: str | None, *numbers: int) -> None:
