@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 # what several files of tests share says as much where an assertion fails as they do
-pytest.register_assert_rewrite("faults", "device_mount", "security_mount")
+pytest.register_assert_rewrite("faults", "device_mount", "security_mount", "context_bench", "errno_scenarios")
 
 IN_GUEST = bool(os.environ.get("CRYPTOFS_GUEST"))
 

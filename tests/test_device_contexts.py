@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from context_bench import HandWorkers
 from fake_engine import FakeEngine, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_contexts import HandWorkers
 
 from cryptofs import assembly
 from cryptofs.algorithms import Description, Type
