@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from context_bench import HandWorkers
 from fake_engine import FakeEngine, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_contexts import HandWorkers
 
-from cryptofs import assembly
+from cryptofs import assembly, daemon
 from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.assembly import Assembly
@@ -685,3 +685,21 @@ def test_accounts_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         held.check()
     held.contexts[0].account.requests += 1
     held.end()
+
+
+def test_a_reload_that_breaks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw, such as a module that the daemon's user may not load, ends neither daemon nor policy."""
+    config = tmp_path / "config"
+    config.write_text("[policy]\ncontexts = 3\n")
+    config.chmod(0o600)
+    made = Assembly(("openssl",), config)
+
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'pkcs11'")
+
+    monkeypatch.setattr(made, "_load", broken)
+    daemon._reload(made)
+    assert "the old configuration holds: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
+    assert made.table.policy.everybody.contexts == 3

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from faults import at_start
 from stress import beside, hostile, oracle, parser
-from test_faults import at_start
 
 from cryptofs.errors import CryptofsError
 from cryptofs.records import ATTRIBUTES, Operation, build, codec, parse_requests
