@@ -101,16 +101,22 @@ class Assembly:
     """Everything below the mount. Making one opens the engines and reads the configuration and the keys."""
 
     def __init__(
-        self, engines: tuple[str, ...] = (), config: Path | None = None, handed: Mapping[str, int] | None = None
+        self,
+        engines: tuple[str, ...] = (),
+        config: Path | None = None,
+        handed: Mapping[str, int] | None = None,
+        may_lack: bool = False,
     ) -> None:
         """engines: their order, the configuration's or the usual one if empty. handed: key files opened already.
+        may_lack: the configuration need not be there.
 
         Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue.
         """
         self._path = config
         self._handed = dict(handed or {})
         self._declared: dict[str, DeviceModel] = {}
-        self._audit = False
+        self._may_lack = may_lack
+        self._audit: bool | None = None
         loaded = self._load()
         # a descriptor is that of the file that was named at the start, whatever is named later
         declared = loaded.devices if loaded is not None else {}
@@ -126,7 +132,7 @@ class Assembly:
             self._apply(loaded)
 
     def _load(self) -> "Config | None":
-        if self._path is None:
+        if self._path is None or (self._may_lack and not self._path.exists()):
             return None
         # only those who use it pay for what checks it
         from .config import load
@@ -134,8 +140,8 @@ class Assembly:
         return load(self._path)
 
     @property
-    def with_audit(self) -> bool:
-        """Whether audit events are to be recorded: with a configuration, unless it says no."""
+    def with_audit(self) -> bool | None:
+        """Whether audit events are to be recorded: with a configuration, unless it says no; None without one."""
         return self._audit
 
     def start(self) -> None:
@@ -150,7 +156,7 @@ class Assembly:
         """
         config = self._load()
         if config is None:
-            return "no configuration file: nothing to reload"
+            return "no configuration file: what held before holds on"
         self._apply(config)
         rules = len(config.policy.users) + len(config.policy.groups)
         return f"configuration: {len(config.devices)} devices, {rules} rules of users and groups"

@@ -703,3 +703,20 @@ def test_a_reload_that_breaks_is_told(
     daemon._reload(made)
     assert "the old configuration holds: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
     assert made.table.policy.everybody.contexts == 3
+
+
+def test_a_configuration_that_comes_later(tmp_path: Path) -> None:
+    """The usual file need not be there at the start; a reload finds it, and one that has gone changes nothing."""
+    config = tmp_path / "config"
+    made = Assembly(("openssl",), config, may_lack=True)
+    assert made.with_audit is None
+    assert "no configuration file" in made.reload()
+    config.write_text("[policy]\ncontexts = 3\n[daemon]\naudit = false\n")
+    config.chmod(0o600)
+    assert made.reload() == "configuration: 0 devices, 0 rules of users and groups"
+    assert made.with_audit is False
+    config.unlink()
+    assert "what held before holds on" in made.reload()
+    assert made.table.policy.everybody.contexts == 3
+    with pytest.raises(InvalidValue, match="No such file"):
+        Assembly(("openssl",), config)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cryptofs import service
+from cryptofs.client import Context
 from cryptofs.privileges import mounts_at, take_away
 
 pytestmark = pytest.mark.mount
@@ -222,8 +223,13 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
         assert manager.stored == {}
         assert (mountpoint / "version").read_text().startswith("cryptofs")
         assert mounts_at(mountpoint) == 1
+        with Context("hash", "sha256", mount=mountpoint):
+            pass
     finally:
-        end(process)
+        said = end(process)
+    # a service keeps its audit trail, whether there is a configuration or not
+    assert f"open uid={os.geteuid()} pid={os.getpid()} context=" in said
+    assert f"configure uid={os.geteuid()} pid={os.getpid()} context=" in said
     # it cannot unmount, but nobody hangs
     with pytest.raises(OSError):
         os.listdir(mountpoint)
