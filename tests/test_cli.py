@@ -10,7 +10,7 @@ import pytest
 from click import Context
 from click.testing import CliRunner
 
-from cryptofs.cli.main import commands
+from cryptofs.cli.commands import commands
 
 pytestmark = pytest.mark.mount
 

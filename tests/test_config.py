@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
-from cryptofs.cli.main import commands
+from cryptofs.cli.commands import commands
 from cryptofs.config import ConfigError, load
 from cryptofs.config.lines import find_line
 from cryptofs.policy import CONTEXTS_PER_USER
@@ -95,24 +95,39 @@ DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
     [
         ("[polcy]\n", 1, "polcy", "unknown key"),
         ("\n[policy]\ncontext = 3\n", 3, "policy.context", "unknown key"),
-        ("[policy]\ncontexts = -1\n", 2, "policy.contexts", "greater than or equal to 0"),
-        (f"[policy]\ncontexts = {CONTEXTS_PER_USER + 1}\n", 2, "policy.contexts", "less than or equal to 16384"),
+        ("[policy]\ncontexts = -1\n", 2, "policy.contexts", "-1: expected int >= 0"),
+        (f"[policy]\ncontexts = {CONTEXTS_PER_USER + 1}\n", 2, "policy.contexts", "16385: expected int <= 16384"),
         ('[policy]\nprofile = "weak"\n', 2, "policy.profile", "'standard', 'all' or 'none'"),
         ('[policy]\nallow = [\n  "sha256",\n  "sha256)"\n]\n', 2, "policy.allow.1", "exact name"),
         ('[policy]\nallow = ["colour:sha256"]\n', 2, "policy.allow.0", "exact name"),
         ('[policy]\nprofile = "all"\ndeny = ["md5"]\n', 1, "policy", "nothing to take away"),
         ("[policy.users.nobody-of-this-name]\nrate = 1\n", 1, "policy.users.nobody-of-this-name", "no user"),
         ("[policy.groups.nobody-of-this-name]\nrate = 1\n", 1, "policy.groups.nobody-of-this-name", "no group"),
-        ("[policy.users.root]\nrate = 1.5\n", 2, "policy.users.root.rate", "valid integer"),
+        ("[policy.users.root]\nrate = 1.5\n", 2, "policy.users.root.rate", "expected int, got float"),
         ('[devices."a/b"]\ntype = "hash"\nname = "sha256"\nkey.file = "/k"\n', 1, "devices.a/b", "pattern"),
         (DEVICE + "mode = 1000\n", 5, "devices.x.mode", "octal"),
         (DEVICE + 'user = "nobody-of-this-name"\n', 5, "devices.x.user", "no user"),
-        (DEVICE + 'operations = ["sing"]\n', 5, "devices.x.operations.0", ""),
+        (DEVICE + 'operations = ["sing"]\n', 5, "devices.x.operations.0", "one of agree, decapsulate, decrypt"),
         (DEVICE + 'nonce = "random"\n', 5, "devices.x.nonce", "'daemon' or 'caller'"),
         (DEVICE + 'key.hex = "00112233445566778899"\n', 5, "devices.x.key.hex", "unknown key"),
         (DEVICE + 'key.credential = "k"\n', 4, "devices.x.key", "one source"),
         (DEVICE + 'key.module = "/m"\n', 4, "devices.x.key", "module does not belong"),
         ('[devices.x]\ntype = "hash"\nname = "sha256"\nkey = {pkcs11 = "l"}\n', 4, "devices.x.key", "module and token"),
+        (DEVICE + "key.token = 7788990011223344\n", 5, "devices.x.key.token", "expected str, got int"),
+        (DEVICE.replace('.file = "/k"', ' = "00112233"'), 4, "devices.x.key", "expected a table"),
+        (DEVICE.replace('"/k"', '"k"'), 4, "devices.x.key.file", "an absolute path"),
+        (DEVICE.replace("/k", "/a\\u0000b"), 4, "devices.x.key.file", "cannot be printed"),
+        (DEVICE.replace('key.file = "/k"', 'key.keyring = "a\\tb"'), 4, "devices.x.key.keyring", "cannot be printed"),
+        ('[policy]\ncontexts = "5"\n', 2, "policy.contexts", "expected int, got str"),
+        ("[policy]\nrate = 1.0\n", 2, "policy.rate", "expected int, got float"),
+        ("[policy]\nrequests = true\n", 2, "policy.requests", "expected int, got bool"),
+        ("[daemon]\naudit = 1\n", 2, "daemon.audit", "expected bool, got int"),
+        (f"[policy]\n\ncontexts = {'9' * 5000}\n", 3, "", "too many digits"),
+        (f"[policy]\ncontexts = {'9' * 50}\n", 2, "policy.contexts", ""),
+        ("devices = 3\n", 1, "devices", "expected a table"),
+        ("[policy]\nusers.root = 3\n", 2, "policy.users.root", "expected a table"),
+        ('[policy]\nallow = "sha256"\n', 2, "policy.allow", "expected an array"),
+        ("[daemon]\nengines = []\n", 2, "daemon.engines", "length >= 1"),
         ('[devices.x]\ntype = "rng"\nname = "stdrng"\nkey.file = "/k"\n', 2, "devices.x.type", "'hash'"),
         ('[devices.x]\ntype = "hash"\nkey.file = "/k"\n', 1, "devices.x.name", "required"),
         ('[policy]\nprofile = "standard\n', 2, "", "Illegal"),
@@ -128,16 +143,16 @@ def test_errors(file: Path, text: str, line: int, key: str, why: str) -> None:
     assert message.startswith(f"{file}:{line}: {key}"), message
     assert why in message
     assert "00112233" not in message
+    assert "7788990011" not in message
 
 
 def test_all_errors_at_once(file: Path) -> None:
     """One line for each."""
-    file.write_text("[policy]\nrate = -1\ncontexts = -1\n[daemon]\nx = 1\n")
+    file.write_text("[policy]\nrate = -1\ncontexts = -1\n[daemon]\nx = 1\n[devices.x]\n")
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["5", "3", "2"] or sorted(
-        line.split(":")[1] for line in caught.value.message.splitlines()
-    ) == ["2", "3", "5"]
+    lines = sorted(line.removeprefix(f"{file}:") for line in caught.value.message.splitlines())
+    assert [line.partition(": ")[0] for line in lines] == ["2", "3", "5", "6", "6", "6"]
 
 
 def test_file_itself(file: Path) -> None:
@@ -186,6 +201,31 @@ def test_check_config(file: Path) -> None:
     file.write_text("[policy]\nrate = -1\n")
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
     assert isinstance(bad.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ('type = "aead"\nname = "gcm(aes)"\nauthsize = 3', "authsize 3: gcm(aes) takes 4 8 12"),
+        ('type = "aead"\nname = "nope(aes)"', "aead 'nope(aes)': no engine offers it here"),
+        ('type = "hash"\nname = "gcm(aes)"', "hash 'gcm(aes)': no engine offers it here"),
+        ('type = "skcipher"\nname = "ctr(aes)"\noperations = ["decrypt"]', "encrypts what it is given to decrypt"),
+        ('type = "skcipher"\nname = "ctr(aes)"\noperations = ["encrypt"]\nnonce = "caller"', "undoes its own"),
+    ],
+)
+def test_check_config_makes_the_devices(file: Path, device: str, why: str) -> None:
+    """What only shows when a device is made is found as well, with file, line and key, for all devices at once."""
+    rest = f'{device}\nkey.file = "/k"\n'
+    text = f'[daemon]\nengines = ["openssl"]\n[devices.a]\n{rest}[devices.b]\n{rest}'
+    file.write_text(text)
+    bad = CliRunner().invoke(commands, ["check-config", str(file)])
+    assert isinstance(bad.exception, ConfigError)
+    lines = bad.exception.message.splitlines()
+    second = text.splitlines().index("[devices.b]") + 1
+    assert lines[0].startswith(f"{file}:3: devices.a: ")
+    assert why in lines[0]
+    assert lines[1].startswith(f"{file}:{second}: devices.b: ")
+    assert len(lines) == 2
 
 
 def test_what_is_shipped() -> None:

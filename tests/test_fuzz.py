@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from faults import at_start
 from stress import beside, declared, device_files, hostile, kinds, oracle, parser, talk
-from test_faults import at_start
 
 from cryptofs.config import load
 from cryptofs.errors import CryptofsError

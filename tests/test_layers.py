@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "privileges": {"errors"},
     "service": {"errors"},
     "pulse": LOW | {"privileges"},
-    "assembly": BELOW_NODES | {"nodes", "config", "keys"},
+    "assembly": BELOW_NODES | {"nodes", "config", "keys", "service"},
     "daemon": BELOW_NODES | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse"},
     "client": LOW,
     "benchmark": LOW | {"client"},

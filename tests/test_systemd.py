@@ -259,23 +259,11 @@ class Client:
 
 
 @pytest.mark.timeout(60 + KILLS * 15)
-def start_seconds() -> float:
-    """How long an interpreter takes here to load the daemon, of which a restart needs two: the guest has one processor,
-    and its host's are at times a third as fast."""
-    command = ("/opt/cryptofs/bin/python", "-I", "-c", "import cryptofs.daemon")
-    times = []
-    for _ in range(3):
-        begun = time.monotonic()
-        run(*command)
-        times.append(time.monotonic() - begun)
-    return min(times)
-
-
 def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL again and again: every client gets an error within 1 s, and all are served again soon.
+    """SIGKILL again and again: every client gets an error within 1 s, and all are served again within 2 s.
 
-    Soon should be 2 s, and where it is not that is said. What fails the test is a middle of more than four times what
-    an interpreter takes here to load the daemon: the one processor of the guest is at the mercy of its host.
+    The one processor of the guest is at the mercy of its host: what fails the test is a middle over 2 s, and single
+    restarts over it are told.
     """
     clients = [Client(size) for size in (256, 4096, 65536, 524288)]
     errors, backs = [], []
@@ -310,11 +298,11 @@ def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> 
         with capsys.disabled():
             print("NOT CHECKED: the 2 s, because other programs keep this machine's processors busy")
     else:
-        if backs[len(backs) // 2] >= 2:
+        late = [f"{back:.2f}" for back in backs if back >= 2]
+        if late:
             with capsys.disabled():
-                print(f"NOT HELD: back within 2 s ({backs[len(backs) // 2]:.2f} s in the middle)")
-        bound = max(2.0, 4 * start_seconds())
-        assert backs[len(backs) // 2] < bound, f"more than {bound:.2f} s"
+                print(f"NOT HELD: back within 2 s in {len(late)} of {KILLS}: {' '.join(late)} s")
+        assert backs[len(backs) // 2] < 2
     assert show("NFileDescriptorStore") == "0"
     # nothing piles up
     assert Path("/proc/self/mounts").read_text().count("fuse.cryptofs") == 1

@@ -5,15 +5,15 @@ import re
 import tomllib
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ..errors import InvalidValue
 from .lines import find_line
 from .models import Config
+from .tables import Reading
 
 SIZE_MAX = 1 << 20
 """Largest configuration file, bytes."""
 _AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+_LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000,}")
 
 
 class ConfigError(InvalidValue):
@@ -31,37 +31,21 @@ def load(path: Path) -> Config:
         place = _AT_LINE.search(str(error))
         line = place[1] if place else "1"
         raise ConfigError(f"{path}:{line}: {_AT_LINE.sub('', str(error))}") from None
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        lines = []
-        for each in error.errors(include_url=False, include_input=False, include_context=False):
-            # a union's branches and a mapping's own keys appear in the place, too
-            place_ = tuple(str(part) for part in each["loc"] if part != "[key]")
-            reason = each["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "unknown key")
-            lines.append(f"{path}:{find_line(text, place_)}: {'.'.join(place_) or 'file'}: {reason}")
-        raise ConfigError("\n".join(lines)) from None
-    for table, names in (("users", config.policy.users), ("groups", config.policy.groups)):
-        seen: dict[int, str] = {}
-        for name in names:
-            number = _check_identity(path, text, config, table, name)
-            if number in seen:
-                line = find_line(text, ("policy", table, name))
-                raise ConfigError(f"{path}:{line}: policy.{table}.{name}: the same as {seen[number]}")
-            seen[number] = name
+    except ValueError:
+        # the parser leaves this one to the interpreter
+        before = text[: match.start()] if (match := _LONG_NUMBER.search(text)) else ""
+        raise ConfigError(f"{path}:{before.count(chr(10)) + 1}: a number of too many digits") from None
+    reading = Reading()
+    config = reading.table(Config, raw)
+    if config is None or reading.wrong:
+        wrong = sorted((find_line(text, place), ".".join(place) or "file", why) for place, why in reading.wrong)
+        raise ConfigError("\n".join(f"{path}:{line}: {key}: {why}" for line, key, why in wrong))
     return config
 
 
-def _check_identity(path: Path, text: str, config: Config, table: str, name: str) -> int:
-    one = config.policy.model_copy(
-        update={"users": {}, "groups": {}, table: {name: getattr(config.policy, table)[name]}}
-    )
-    try:
-        policy = one.policy()
-        return next(iter(policy.users or policy.groups))
-    except ValueError as error:
-        line = find_line(text, ("policy", table, name))
-        raise ConfigError(f"{path}:{line}: policy.{table}.{name}: {error}") from None
+def locate(path: Path, *place: str) -> str:
+    """`file:line: key` of a key that is in the file, for an error that shows only when it is used."""
+    return f"{path}:{find_line(_read(path), place)}: {'.'.join(place)}"
 
 
 def _read(path: Path) -> str:

@@ -1,16 +1,18 @@
 """What may stand in the configuration. Unknown keys are refused everywhere.
 
-docs/configuration.md describes every key for people; a test compares the two.
+docs/configuration.md describes every key for people; a test compares the two. A type that `READERS` knows is read by
+the function there, every other one by the bounds that stand with it.
 """
 
 import contextlib
 import grp
 import pwd
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NewType
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from msgspec import Meta, Struct
 
 from ..algorithms import Type, parse_name
 from ..algorithms.weak import standard_names
@@ -22,29 +24,37 @@ _NOBODY = (1 << 32) - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """What a device may be called."""
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        arbitrary_types_allowed=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
+ExactName = NewType("ExactName", str)
+DeviceName = NewType("DeviceName", str)
+User = NewType("User", int)
+Group = NewType("Group", int)
+Mode = NewType("Mode", int)
+Label = Annotated[str, Meta(min_length=1, max_length=255)]
+Credential = Annotated[str, Meta(pattern=NAME)]
 
 
-def _exact_name(text: str) -> str:
-    kind, separator, name = text.rpartition(":")
+def _exact_name(value: Any) -> ExactName:
     try:
+        kind, separator, name = value.rpartition(":")
         if separator:
             Type(kind)
         parse_name(name)
-    except (CryptofsError, ValueError):
+    except (CryptofsError, ValueError, AttributeError):
         raise ValueError("an algorithm's exact name, such as cbc(aes), or type:name") from None
-    return text
+    return ExactName(value)
 
 
-ExactName = Annotated[str, AfterValidator(_exact_name)]
+def _path(value: Any) -> Path:
+    # the daemon may change its directory
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("an absolute path")
+    return Path(value)
+
+
+def _device_name(value: str) -> DeviceName:
+    if not re.fullmatch(NAME, value):
+        raise ValueError(f"a device's name matches the pattern {NAME}")
+    return DeviceName(value)
 
 
 def _expand(names: tuple[str, ...]) -> frozenset[tuple[Type, str]]:
@@ -55,18 +65,18 @@ def _expand(names: tuple[str, ...]) -> frozenset[tuple[Type, str]]:
     return frozenset(found)
 
 
-def _user(value: Any) -> int:
-    return _identity(value, "user", lambda name: pwd.getpwnam(name).pw_uid)
+def _user(value: Any) -> User:
+    return User(_identity(value, "user", lambda name: pwd.getpwnam(name).pw_uid))
 
 
-def _group(value: Any) -> int:
-    return _identity(value, "group", lambda name: grp.getgrnam(name).gr_gid)
+def _group(value: Any) -> Group:
+    return Group(_identity(value, "group", lambda name: grp.getgrnam(name).gr_gid))
 
 
-def _identity(value: Any, what: str, look_up: Any) -> int:
+def _identity(value: Any, what: str, look_up: Callable[[str], int]) -> int:
     if isinstance(value, str) and not value.isdecimal():
         try:
-            return int(look_up(value))
+            return look_up(value)
         except KeyError:
             raise ValueError(f"no {what} of this name") from None
     if isinstance(value, bool) or not isinstance(value, int | str) or not 0 <= int(value) < _NOBODY:
@@ -74,23 +84,48 @@ def _identity(value: Any, what: str, look_up: Any) -> int:
     return int(value)
 
 
-def _mode(value: Any) -> int:
+def _mode(value: Any) -> Mode:
     # a bare number would be decimal: 400 is not "0400"
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
         raise ValueError('file permissions in octal and in quotes, such as "0640"')
-    return int(value, 8) & 0o666
+    return Mode(int(value, 8) & 0o666)
 
 
-class RuleModel(_Model):
+def _operation(value: Any) -> Operation:
+    if not isinstance(value, str) or value not in OPERATION_WORDS:
+        raise ValueError(f"one of {', '.join(sorted({each.word for known in _OPERATIONS.values() for each in known}))}")
+    return OPERATION_WORDS[value]
+
+
+READERS: dict[Any, Callable[[Any], Any]] = {
+    ExactName: _exact_name,
+    DeviceName: _device_name,
+    User: _user,
+    Group: _group,
+    Mode: _mode,
+    Operation: _operation,
+    Path: _path,
+}
+
+
+class Table(Struct, frozen=True, rename="kebab"):
+    """A table of the file; what its keys must be together is checked when one is made. Errors: ValueError."""
+
+
+class RuleModel(Table, frozen=True):
     """Names and bounds. What is not given comes from [policy], and there from the daemon's own bounds."""
 
     profile: Literal["standard", "all", "none"] | None = None
     allow: tuple[ExactName, ...] = ()
     deny: tuple[ExactName, ...] = ()
-    contexts: int | None = Field(default=None, ge=0, le=CONTEXTS_PER_USER)
-    requests: int | None = Field(default=None, ge=0, le=1 << 31)
-    queue_bytes: int | None = Field(default=None, ge=0, le=1 << 40)
-    rate: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    contexts: Annotated[int, Meta(ge=0, le=CONTEXTS_PER_USER)] | None = None
+    requests: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    queue_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] | None = None
+    rate: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.deny and self.profile == "all":
+            raise ValueError('deny has nothing to take away from with profile = "all": use "standard"')
 
     def rule(self, base: Rule) -> Rule:
         """The rule, with `base` for what is not given."""
@@ -109,12 +144,6 @@ class RuleModel(_Model):
             base.rate if self.rate is None else self.rate,
         )
 
-    @model_validator(mode="after")
-    def _deny_needs_a_list(self) -> "RuleModel":
-        if self.deny and self.profile == "all":
-            raise ValueError('deny has nothing to take away from with profile = "all": use "standard"')
-        return self
-
 
 def _everything() -> frozenset[tuple[Type, str]]:
     from ..algorithms import names
@@ -122,20 +151,20 @@ def _everything() -> frozenset[tuple[Type, str]]:
     return frozenset(names())
 
 
-class PolicyModel(RuleModel):
+class PolicyModel(RuleModel, frozen=True):
     """[policy]: the rule for everybody, and those of single users and groups."""
 
-    users: dict[str, RuleModel] = {}
-    groups: dict[str, RuleModel] = {}
+    users: dict[User, RuleModel] = {}
+    groups: dict[Group, RuleModel] = {}
 
     def policy(self) -> Policy:
-        """Errors: ValueError for a user or group that does not exist."""
+        """What the contexts ask."""
         everybody = self.rule(Rule())
         return Policy(
             everybody,
-            {_user(name): rule.rule(everybody) for name, rule in self.users.items()},
-            {_group(name): rule.rule(everybody) for name, rule in self.groups.items()},
-            {_group(name): _members(_group(name)) for name in self.groups},
+            {uid: rule.rule(everybody) for uid, rule in self.users.items()},
+            {gid: rule.rule(everybody) for gid, rule in self.groups.items()},
+            {gid: _members(gid) for gid in self.groups},
         )
 
 
@@ -151,40 +180,42 @@ def _members(gid: int) -> frozenset[int]:
     return frozenset(found)
 
 
-class KeyModel(_Model):
+_SOURCES = {
+    "file": {"encoding"},
+    "credential": {"encoding"},
+    "keyring": {"type"},
+    "pkcs11": {"module", "token", "pin_file", "pin_credential"},
+}
+
+
+class KeyModel(Table, frozen=True):
     """key.…: where a device's key comes from; one of file, credential, keyring, pkcs11."""
 
     file: Path | None = None
-    credential: str | None = Field(default=None, pattern=NAME)
-    keyring: str | None = Field(default=None, min_length=1, max_length=255)
-    pkcs11: str | None = Field(default=None, min_length=1, max_length=255)
-    encoding: Literal["raw", "hex"] = "raw"
+    credential: Credential | None = None
+    keyring: Label | None = None
+    pkcs11: Label | None = None
+    # None: not given, which is raw, and user
+    encoding: Literal["raw", "hex"] | None = None
     type: Literal["user", "logon", "encrypted", "trusted"] | None = None
     module: Path | None = None
-    token: str | None = Field(default=None, min_length=1, max_length=32)
+    token: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
     pin_file: Path | None = None
-    pin_credential: str | None = Field(default=None, pattern=NAME)
+    pin_credential: Credential | None = None
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "KeyModel":
-        given = [name for name in ("file", "credential", "keyring", "pkcs11") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"one source of file, credential, keyring, pkcs11 ({', '.join(given) or 'none'} given)")
-        source = given[0]
-        allowed = {
-            "file": {"encoding"},
-            "credential": {"encoding"},
-            "keyring": {"type"},
-            "pkcs11": {"module", "token", "pin_file", "pin_credential"},
-        }[source]
-        extra = sorted(self.model_fields_set - {source} - allowed)
+    def __post_init__(self) -> None:
+        given = {name for name in self.__struct_fields__ if getattr(self, name) is not None}
+        sources = [name for name in _SOURCES if name in given]
+        if len(sources) != 1:
+            raise ValueError(f"one source of {', '.join(_SOURCES)} ({', '.join(sources) or 'none'} given)")
+        source = sources[0]
+        extra = sorted(given - {source} - _SOURCES[source])
         if extra:
             raise ValueError(f"{extra[0].replace('_', '-')} does not belong to a key from {source}")
         if source == "pkcs11" and (self.module is None or self.token is None):
             raise ValueError("a key from pkcs11 needs module and token")
         if source == "pkcs11" and (self.pin_file is None) == (self.pin_credential is None):
             raise ValueError("a key from pkcs11 needs pin-file or pin-credential")
-        return self
 
 
 _OPERATIONS: dict[str, tuple[Operation, ...]] = {
@@ -198,23 +229,22 @@ _OPERATIONS: dict[str, tuple[Operation, ...]] = {
 _WITH_NONCES = ("skcipher", "aead")
 
 
-class DeviceModel(_Model):
+class DeviceModel(Table, frozen=True):
     """[devices.NAME]"""
 
     type: Literal["skcipher", "aead", "hash", "akcipher", "sig", "kpp"]
     name: ExactName
-    authsize: int | None = Field(default=None, ge=1, le=64)
-    operations: tuple[Annotated[Operation, BeforeValidator(lambda word: OPERATION_WORDS.get(word, word))], ...] = ()
-    user: Annotated[int, BeforeValidator(_user)] = 0
-    group: Annotated[int, BeforeValidator(_group)] = 0
-    mode: Annotated[int, BeforeValidator(_mode)] = 0o600
-    nonce: Literal["daemon", "caller"] = "daemon"
     key: KeyModel
+    authsize: Annotated[int, Meta(ge=1, le=64)] | None = None
+    operations: tuple[Operation, ...] | None = None
+    user: User = User(0)
+    group: Group = Group(0)
+    mode: Mode = Mode(0o600)
+    nonce: Literal["daemon", "caller"] = "daemon"
 
-    @model_validator(mode="after")
-    def _fits_its_type(self) -> "DeviceModel":
+    def __post_init__(self) -> None:
         known = _OPERATIONS[self.type]
-        if not set(self.operations).issubset(known) or ("operations" in self.model_fields_set and not self.operations):
+        if self.operations is not None and not (self.operations and set(known).issuperset(self.operations)):
             raise ValueError(f"operations of type {self.type}: one or more of {', '.join(each.word for each in known)}")
         kind, separator, _ = self.name.rpartition(":")
         if separator and kind != self.type:
@@ -223,19 +253,18 @@ class DeviceModel(_Model):
             raise ValueError(f"authsize: type {self.type} has no tag")
         if self.nonce == "caller" and self.type not in _WITH_NONCES:
             raise ValueError(f"nonce: type {self.type} takes none")
-        return self
 
 
-class DaemonModel(_Model):
+class DaemonModel(Table, frozen=True):
     """[daemon]"""
 
-    engines: tuple[str, ...] | None = Field(default=None, min_length=1)
+    engines: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     audit: bool = True
 
 
-class Config(_Model):
+class Config(Table, frozen=True):
     """The whole file."""
 
     daemon: DaemonModel = DaemonModel()
     policy: PolicyModel = PolicyModel()
-    devices: dict[Annotated[str, Field(pattern=NAME)], DeviceModel] = {}
+    devices: dict[DeviceName, DeviceModel] = {}

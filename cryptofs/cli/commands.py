@@ -1,13 +1,12 @@
-"""The command `cryptofs` and how its errors end it."""
+"""The command `cryptofs` and its subcommands."""
 
 import gc
-import sys
 from importlib import import_module
 
 import click
 
 from .. import __version__
-from ..errors import CryptofsError
+from . import STEPS
 
 # each is imported when it is used: a service that restarts must not wait for what it does not need
 _COMMANDS = {
@@ -23,8 +22,6 @@ _COMMANDS = {
     "decrypt": "files.decrypt",
     "seal": "files.seal",
     "open": "files.open_",
-    "hand-over": "service.hand_over",
-    "take-back": "service.take_back",
 }
 
 
@@ -41,22 +38,11 @@ class _Commands(click.Group):
         return command
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"The service's own steps: {', '.join(STEPS)}.",
+)
 @click.version_option(__version__, prog_name="cryptofs")
 def commands() -> None:
     """The Linux kernel's cryptography, for every program that can open a file."""
-
-
-def main() -> None:
-    """Run the command line; an error is one line on standard error and exit status 1."""
-    # what is imported stays: looking through it again and again would take a third of a command's start
-    gc.disable()
-    try:
-        commands(standalone_mode=True)
-    except CryptofsError as error:
-        sys.exit(f"cryptofs: {error}")
-    except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"cryptofs: {what}{error.strerror or error}")
