@@ -10,16 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from conftest import Daemon
 from faults import ABC, ROOT, TESTS
-from stress import server
+from stress import declared, server
 from stress.oracle import Errnos, walk
 from test_mount import wait_until
-from test_nonblocking import digest, hasher
+from test_nonblocking import Raw, digest, hasher
 
-from cryptofs.client import Context
+from cryptofs.client import Context, RequestError
 from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, parse_responses
 
 NOBODY = 65534
@@ -193,6 +194,40 @@ def test_a_clone_over_the_quota_is_documented(mount: Path) -> None:
         (answer,) = raw.answers(1)
         assert answer.status == errno.EDQUOT
     assert errno.EDQUOT in Errnos().by_operation[Operation.CLONE]
+
+
+@pytest.mark.mount
+def test_what_a_signature_in_parts_is_refused_is_documented(mount: Path) -> None:
+    """It is a message as others are: there are as many as there may be, and it is gathered as far as any is."""
+    with Raw(mount) as raw:
+        raw.write(Record(Operation.CONFIGURE, 0, 0, 0, {Attr.TYPE: "sig", Attr.NAME: "ed25519"}))
+        raw.write(Record(Operation.GENERATE_KEY, 0, 1))
+        assert [answer.status for answer in raw.answers(2)] == [0, 0]
+        raw.write(*[Record(Operation.SIGN, Flag.MORE, number) for number in range(257)])
+        answers = raw.answers(257)
+        assert sorted(answer.status for answer in answers) == [0] * 256 + [errno.EDQUOT]
+        opened = next(answer.id for answer in answers if not answer.status)
+        part = Record(Operation.SIGN, Flag.MORE, opened, 0, {}, bytes(600_000))
+        raw.write(part)
+        raw.write(part)
+        assert [answer.status for answer in raw.answers(2)] == [0, errno.EMSGSIZE]
+    assert {errno.EDQUOT, errno.EMSGSIZE} <= Errnos().by_operation[Operation.SIGN]
+
+
+@pytest.mark.mount
+def test_what_a_signing_device_refuses_is_documented(tmp_path: Path) -> None:
+    """A device never makes a key, and does what its section allows."""
+    keys = declared.Keys.drawn(Random("keys"))
+    (tmp_path / "mount").mkdir()
+    config = declared.write(tmp_path, keys, False)
+    with (
+        server.serving(tmp_path, "--config", str(config)) as daemon,
+        Context.of_device("signer", mount=daemon.mountpoint) as context,
+        pytest.raises(RequestError) as refused,
+    ):
+        context.generate_key()
+    assert refused.value.errno == errno.EACCES
+    assert errno.EACCES in Errnos().by_operation[Operation.GENERATE_KEY]
 
 
 # What the helpers of these tests say is true
