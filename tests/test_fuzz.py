@@ -238,7 +238,7 @@ FAULTS = {
         "from cryptofs import errors\nerrors.NotConfigured.errno = 71\n",
         "answered EPROTO",
     ),
-    "a wrong byte in 500": (
+    "a wrong byte in 100": (
         "from cryptofs.engines.openssl import hash as h\n"
         "from cryptofs.engines.openssl import OpensslEngine as O\n"
         "inner = O.open\n"
@@ -249,7 +249,7 @@ FAULTS = {
         "    def wrong(operation, iv, assoclen, data, out):\n"
         "        size = once(operation, iv, assoclen, data, out)\n"
         "        count[0] += 1\n"
-        "        if size and count[0] % 500 == 0:\n"
+        "        if size and count[0] % 100 == 0:\n"
         "            out[0] ^= 1\n"
         "        return size\n"
         "    transform.once = wrong\n"
