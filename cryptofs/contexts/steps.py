@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..engines.base import Message, Transform
-from ..errors import CryptofsError, EngineFault
+from ..errors import CryptofsError, EngineFault, InvalidValue
+from ..policy import Account
 from ..records import Buffer
 
 log = logging.getLogger("cryptofs")
@@ -15,6 +16,16 @@ def engine_fault(transform: Transform) -> EngineFault:
     """Called where an engine raised what it should not: log it, and what to tell the client."""
     log.exception("a stream of %s failed in the engine", transform.description.name)
     return EngineFault("the engine failed; the daemon's log says more")
+
+
+def count_request(account: Account | None) -> None:
+    """A message of a stream begins: it takes one request of its user's rate. It is none of those that wait to be read,
+    where its output is counted. Errors: OverQuota.
+    """
+    if account is not None:
+        account.check(1, 0)
+        account.charge(1, 0)
+        account.give_back(1, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,13 +61,25 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class StreamUser:
-    """One open handle of the stream: what it may do and what it has done."""
+    """One open handle of the stream: what it may do and what it has done. needs_write: whether a read for which nothing
+    was written is an error.
+    """
 
     reads: bool
     writes: bool
     feeding: bool = False
     at_end: bool = False
     seen_message: bool = False
+    needs_write: bool = False
+
+    def end_again(self) -> bytes:
+        """What a read gets for which there is no message: one more end of file, or InvalidValue."""
+        if self.needs_write:
+            raise InvalidValue(
+                "nothing was written since the last message ended: write first, or open the file anew for an empty "
+                "message"
+            )
+        return b""
 
 
 Offload = Callable[[Callable[[], Step], Callable[[Step], None]], bool]
