@@ -17,6 +17,7 @@ from context_bench import (
     Bench,
     Client,
 )
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_engine import CANARY
 
 from cryptofs import exchange
@@ -277,13 +278,55 @@ def public_key(type_: str, name: str, key: bytes | None, operation: Operation, /
     return scenario
 
 
+_SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+# the private key and the public one
+_ED25519_PRIVATE = _SIGNER.private_bytes_raw() + _SIGNER.public_key().public_bytes_raw()
+
+
+def signing_device(allowed: Operation, operation: Operation, payload: bytes = b"", /, **words: Any) -> Scenario:
+    """A public key operation on a context of a device with a private key that allows another one."""
+
+    def scenario(bench: Bench) -> Record:
+        found = resolve(bench.table.engines, Type.SIG, "ed25519")
+        assert found is not None
+        transform = found[0].open(found[1], None)
+        transform.set_key(_ED25519_PRIVATE)
+        device = Device(DeviceSettings("toy", Type.SIG, "ed25519", frozenset({allowed})), transform)
+        context = bench.table.open_device(device, 1000, 1000, 1, False)
+        device.retire()
+        return Client(bench, context).ask(operation, payload, **words)
+
+    return scenario
+
+
+def signing(bench: Bench) -> Client:
+    """A client with a new key for signatures."""
+    client = bench.client()
+    client.ask(CONFIGURE, type="sig", name="ed25519", engine="openssl")
+    client.ok(Operation.GENERATE_KEY)
+    return client
+
+
+def signing_over_quota(bench: Bench) -> Record:
+    """One message in parts more than there may be open."""
+    client = signing(bench)
+    for identity in range(exchange.OPEN_MESSAGES):
+        client.ok(Operation.SIGN, b"x", id=identity, more=True)
+    return client.ask(Operation.SIGN, b"x", id=exchange.OPEN_MESSAGES, more=True)
+
+
+def signing_too_much(bench: Bench) -> Record:
+    """A message in parts that is larger than it may be."""
+    client = signing(bench)
+    client.ok(Operation.SIGN, bytes(PAYLOAD_MAX), id=1, more=True)
+    return client.ask(Operation.SIGN, b"x", id=1)
+
+
 def cancelled_operation(operation: Operation) -> Scenario:
     """A later part of a cancelled message of a public key operation."""
 
     def scenario(bench: Bench) -> Record:
-        client = bench.client()
-        client.ask(CONFIGURE, type="sig", name="ed25519", engine="openssl")
-        client.ok(Operation.GENERATE_KEY)
+        client = signing(bench)
         client.ok(operation, b"x", id=7, more=True)
         client.ok(CANCEL, id=8, target=7)
         return client.ask(operation, b"y", id=7)

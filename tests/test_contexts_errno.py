@@ -49,6 +49,9 @@ from errno_scenarios import (
     of_device,
     over_quota,
     public_key,
+    signing_device,
+    signing_over_quota,
+    signing_too_much,
     special,
     with_iv,
 )
@@ -244,6 +247,12 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
         "EKEYREJECTED",
         public_key("sig", "ed25519", _ED25519_PUBLIC, Operation.VERIFY, signature=bytes(64)),
     ),
+    (Operation.SIGN, "EDQUOT", signing_over_quota),
+    (Operation.SIGN, "EMSGSIZE", signing_too_much),
+    (Operation.SIGN, "EACCES", signing_device(Operation.VERIFY, Operation.SIGN, b"x")),
+    (Operation.VERIFY, "EACCES", signing_device(Operation.SIGN, Operation.VERIFY, b"x", signature=bytes(64))),
+    (Operation.PUBLIC_KEY, "EACCES", signing_device(Operation.SIGN, Operation.PUBLIC_KEY)),
+    (Operation.GENERATE_KEY, "EACCES", signing_device(Operation.SIGN, Operation.GENERATE_KEY)),
     (
         Operation.GENERATE_KEY,
         "EBUSY",
