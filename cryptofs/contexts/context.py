@@ -278,7 +278,7 @@ class Context:
     def _settle(self, task: work.Task) -> Job | None:
         assert task.job is not None
         try:
-            response = work.settle(task)
+            response = work.settle(task, self.exchange)
         except CryptofsError as error:
             return self._fail(task.job, error)
         return self.exchange.finish(task.job, response)

@@ -11,7 +11,7 @@ from ..algorithms import Description, Type, check_name, parse_type
 from ..audit import audit
 from ..engines.base import OPERATIONS, Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
-from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS, Lane
+from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS
 from ..records import ATTRIBUTES, OPERATION_WORDS, Attr, Operation, Record, Value
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _clone(context: "Context", record: Record) -> Reply:
     if record.id in other.exchange.lanes:
         raise Busy(f"message {record.id}: open already in context {other.number}")
     other.exchange.open_lane()
-    other.exchange.lanes[record.id] = Lane(source.operation, source.message.clone())
+    other.exchange.adopt(record.id, source.operation, source.message.clone())
     return {}
 
 
