@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .algorithms import Type
+from .audit import tell_held_back
 from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
 from .engines import ENGINES, open_engines
 from .errors import CryptofsError
@@ -168,3 +169,4 @@ class Assembly:
         self.table.close_all()
         for device in self.table.devices.values():
             device.retire()
+        tell_held_back()

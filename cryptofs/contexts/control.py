@@ -73,6 +73,19 @@ def _stream_parameters(record: Record, transform: Transform) -> tuple[Operation 
     return operation, None if iv is None else bytes(iv), assoclen
 
 
+def concerned(context: "Context", record: Record | None) -> dict[str, str | int]:
+    """What a refusal concerns, for the audit trail. record: the control call that was refused, if it was one."""
+    values: dict[str, str | int] = {"context": context.number}
+    if context.device is not None:
+        values["device"] = context.device.settings.name
+    if context.transform is not None:
+        values |= {"type": context.transform.description.type.value, "name": context.transform.description.name}
+    elif record is not None:
+        asked = {"type": Attr.TYPE, "name": Attr.NAME, "driver": Attr.DRIVER}
+        values |= {word: text for word, each in asked.items() if (text := _text(record, each)) is not None}
+    return values
+
+
 def _configure(context: "Context", record: Record) -> Reply:
     if context.transform is not None:
         raise Busy(f"context {context.number} is configured already: one configure a context")

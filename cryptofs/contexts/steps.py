@@ -52,11 +52,6 @@ class Tally:
         self.waiting = 0
         self.kept = 0
 
-    def check(self, size: int) -> None:
-        """Errors: OverQuota where so many bytes more would be too many."""
-        if self._account is not None:
-            self._account.check(0, size)
-
     def count(self, size: int) -> None:
         """So many bytes more of output wait, or fewer."""
         self.waiting += size

@@ -39,6 +39,7 @@ class Stream:
         """account: where output that waits and what messages keep is counted, if a rule bounds what the user queues."""
         self.limit = STREAM_BUFFER
         """Bytes of output that wait for a reader before writers have to."""
+        self._account = account
         self._transform = transform
         self._changed = changed
         self._offload = offload
@@ -154,7 +155,8 @@ class Stream:
             raise WouldBlock(f"{self._tally.waiting} bytes of output wait to be read: at most {self.limit}")
         if self._generates:
             raise InvalidValue("a stream of type rng is only read")
-        self._tally.check(len(data))
+        if self._account is not None:
+            self._account.check(0, len(data))
         user.feeding = True
         user.at_end = False
         self._update(data, last=False)
@@ -355,7 +357,8 @@ class Stream:
         try:
             if self.busy:
                 raise Busy("clone: a message is under way on the other stream")
-            self._tally.check(message.kept)
+            if self._account is not None:
+                self._account.check(0, message.kept)
         except CryptofsError:
             message.close()
             raise

@@ -39,6 +39,10 @@ class DeviceFile(File):
     table: ContextTable | None = None
     device: Device | None = None
 
+    def concerns(self) -> dict[str, str | int]:
+        settings = self.device.settings if self.device is not None else None
+        return {"device": settings.name, "type": settings.type, "name": settings.algorithm} if settings else {}
+
     def check(self, caller: Caller) -> Device:
         """Errors: NotPermitted, NoSuchTarget for a device that was retired meanwhile."""
         assert self.table is not None
@@ -93,7 +97,6 @@ class DeviceStreamHandle(StreamHandle):
         except (NotPermitted, OverQuota) as error:
             # else what went in before would pass for the whole message
             self._stream.give_up(error)
-            self._context.refused("write", error)
             raise
 
     def close(self) -> None:

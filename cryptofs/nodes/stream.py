@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from ..contexts import Context, Stream
-from ..errors import CryptofsError, Gone, WouldBlock
+from ..errors import CryptofsError, Gone, NotPermitted, OverQuota, WouldBlock
 from ..records import Buffer
 from .base import Caller, File, Handle, access_mode
 from .waiting import BoundReached, wait_for
@@ -52,6 +52,9 @@ class StreamHandle(Handle):
                 self._stream.feed_nowait(self._user, piece)
             except WouldBlock:
                 return None
+            except (NotPermitted, OverQuota) as error:
+                self._context.refused("write", error)
+                raise
             return len(piece)
 
         written = attempt()
@@ -74,7 +77,12 @@ class StreamHandle(Handle):
     async def read(self, offset: int, size: int) -> Buffer:
         def attempt() -> Buffer | None:
             self._check_open()
-            return self._stream.drain_nowait(self._user, size)
+            try:
+                return self._stream.drain_nowait(self._user, size)
+            except (NotPermitted, OverQuota) as error:
+                # the end of a message is computed when it is read
+                self._context.refused("read", error)
+                raise
 
         data = attempt()
         if data is not None:
