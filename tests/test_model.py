@@ -110,25 +110,31 @@ class Model:
 
     # What is sent
 
-    def accepts(self, records: list[Record]) -> bool:
-        """Whether the queue has room."""
+    @property
+    def kept(self) -> int:
+        """Bytes that messages keep; the daemon may have dropped some of them where the answer is not read yet."""
+        gathers = self.name == "gcm(aes)"
+        return sum(len(lane.data) for lane in self.lanes.values() if not lane.failure) if gathers else 0
+
+    def accepts(self, records: list[Record], kept: int) -> bool:
+        """Whether the queue has room, if messages keep so much."""
         cost = sum(cost_of(record) for record in records)
-        return self.outstanding + len(records) <= QUEUE_REQUESTS and self.bytes + cost <= QUEUE_BYTES
+        return self.outstanding + len(records) <= QUEUE_REQUESTS and self.bytes + kept + cost <= QUEUE_BYTES
 
     def send(self, records: list[Record]) -> None:
         """Write them, in one write."""
         if not self.nonblocking:
-            while not self.accepts(records):
+            while not self.accepts(records, self.kept):
                 self.read(RECORD_MAX)
-        accepted = self.accepts(records)
+        certain, possible = self.accepts(records, self.kept), self.accepts(records, 0)
         data = build_many(records)
         try:
             assert os.pwrite(self.fd, data, 0) == len(data)
         except BlockingIOError:
             assert self.nonblocking
-            assert not accepted, "EAGAIN, and there is room"
+            assert not certain, "EAGAIN, and there is room"
             return
-        assert accepted, "accepted, and there is no room"
+        assert possible, "accepted, and there is no room"
         for record in records:
             self.place += 1
             request = Request(self.place, record)
@@ -519,8 +525,11 @@ class Machine(RuleBasedStateMachine):
             if wait and model.outstanding:
                 assert model.ready(BOUND, select.POLLIN) == select.POLLIN
             found = model.ready(0)
-            room = model.outstanding < QUEUE_REQUESTS and model.bytes + 2 * RECORD_MAX <= QUEUE_BYTES
-            assert bool(found & select.POLLOUT) == room
+            rooms = {
+                model.outstanding < QUEUE_REQUESTS and model.bytes + kept + 2 * RECORD_MAX <= QUEUE_BYTES
+                for kept in (0, model.kept)
+            }
+            assert bool(found & select.POLLOUT) in rooms
             assert not found & ~(select.POLLIN | select.POLLOUT)
             if model.controls or (wait and model.outstanding):
                 assert found & select.POLLIN
@@ -534,8 +543,8 @@ class Machine(RuleBasedStateMachine):
         with self.at(index) as model:
             status = model.status()
             assert int(status["in-flight"]) + int(status["unread"]) == model.outstanding
-            # what was gathered from parts is counted, too, when it comes out
-            assert model.bytes <= int(status["queue-bytes"]) <= model.bytes + model.outstanding * RECORD_MAX
+            # what is gathered from parts is counted, too
+            assert model.bytes <= int(status["queue-bytes"]) <= model.bytes + model.kept
 
     @precondition(lambda self: self.contexts)
     @rule(index=st.integers(0, 2), drained=st.booleans())
@@ -553,7 +562,8 @@ class Machine(RuleBasedStateMachine):
         model.drain()
         model.read(RECORD_MAX)
         status = model.status()
-        assert (status["in-flight"], status["unread"], status["queue-bytes"]) == ("0", "0", "0")
+        assert (status["in-flight"], status["unread"]) == ("0", "0")
+        assert int(status["queue-bytes"]) == model.kept
         assert int(status["completed"]) == model.completed == sent
         assert not model.pending
         assert not model.controls
