@@ -321,7 +321,13 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
     while the daemon runs, and at its end.
     """
     config = tmp_path / "cryptofs.toml"
-    config.write_text('[policy]\nprofile = "standard"\nqueue-bytes = 100_000\n')
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(16))
+    key.chmod(0o600)
+    config.write_text(
+        '[policy]\nprofile = "standard"\nqueue-bytes = 100_000\n'
+        f'[devices.vault]\ntype = "aead"\nname = "gcm(aes)"\noperations = ["encrypt"]\nkey.file = "{key}"\n'
+    )
     config.chmod(0o600)
     mountpoint = tmp_path / "mount"
     mountpoint.mkdir()
@@ -349,6 +355,10 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
                     os.write(stream, bytes(60_000))
             finally:
                 os.close(stream)
+        with pytest.raises(PermissionError):
+            os.open(mountpoint / "devices" / "vault" / "decrypt", os.O_RDWR)
+        with Context.of_device("vault", mount=mountpoint) as context, pytest.raises(RequestError, match="not allowed"):
+            context.decrypt(bytes(40))
         deadline = time.monotonic() + 10
         while daemon.log.count(" unrecorded=2\n") < len(names) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -361,6 +371,10 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
             ("60000 bytes are queued and 60000 more", "context=14 type=skcipher name=ctr(aes)"),
         ):
             assert daemon.log.count(f"{quota}{held} are asked: at most 100000' {where}\n") == 1
+        device = "device=vault type=aead name=gcm(aes)\n"
+        refused = f"{me} refused=EACCES reason='device vault: decrypt is not allowed'"
+        assert daemon.log.count(f"open {refused} {device}") == 1
+        assert daemon.log.count(f"decrypt {refused} context=15 {device}") == 1
         for type_, name in names:
             assert f"configure {me} refused=EACCES type={type_} name={name} unrecorded=2\n" in daemon.log
         time.sleep(2.5)
