@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .algorithms import Type
+from .audit import tell_held_back
 from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
 from .engines import ENGINES, open_engines
 from .engines.base import resolve
@@ -213,3 +214,4 @@ class Assembly:
         self.table.close_all()
         for device in self.table.devices.values():
             device.retire()
+        tell_held_back()

@@ -25,7 +25,10 @@ from .records import HEADER_SIZE, PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Flag, O
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
 QUEUE_BYTES = 16 * 1024 * 1024
-"""Bytes that these and their answers may take."""
+"""Bytes that these and their answers may take, and what messages in parts keep."""
+KEPT_BYTES = QUEUE_BYTES // 2
+"""Bytes that messages in parts may keep together: reading answers frees none of them, so that there has to be room for
+the parts that end them, and for what polls for room."""
 OPEN_MESSAGES = 256
 """Messages in parts that one context may have open."""
 UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
@@ -40,11 +43,13 @@ _SMALL = 4096
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The messages of one id. message: the engine's running message; failure: what ended it early."""
+    """The messages of one id. message: the engine's running message; failure: what ended it early; kept: bytes that
+    the message keeps, counted in the exchange's."""
 
     operation: Operation | None = None
     message: Any = None
     failure: CryptofsError | None = None
+    kept: int = 0
     jobs: "deque[Job]" = field(default_factory=deque)
 
     @property
@@ -55,7 +60,8 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One accepted request; cost: bytes counted against QUEUE_BYTES until its answer is read."""
+    """One accepted request; cost: bytes counted against QUEUE_BYTES until its answer is read, less what its message
+    keeps of it and, at the end, more what the message has kept."""
 
     record: Record
     cost: int
@@ -105,6 +111,7 @@ class Exchange:
         "completed",
         "failed",
         "in_flight",
+        "kept",
         "lanes",
         "outstanding",
     )
@@ -119,6 +126,10 @@ class Exchange:
         self.outstanding = 0
         """Requests that are accepted and whose answers are not read yet."""
         self.bytes = 0
+        """What waits to run or to be read, and what messages in parts keep; it changes only when a request is accepted,
+        when an answer is read and when something is dropped."""
+        self.kept = 0
+        """What messages in parts keep."""
         self.completed = 0
         self.failed = 0
 
@@ -127,8 +138,9 @@ class Exchange:
     def admit(self, records: Sequence[Record]) -> None:
         """Take all of these into account, or none.
 
-        Errors: TooLarge for what would never fit, WouldBlock for what does not fit now, OverQuota for messages in
-        parts where too many have not ended, and for what the user's rule bounds.
+        Errors: TooLarge for what would never fit, WouldBlock for what does not fit before answers are read, OverQuota
+        for what messages in parts leave no room for, for such messages where too many have not ended, and for what the
+        user's rule bounds.
         """
         cost = 0
         begun = set()
@@ -141,6 +153,12 @@ class Exchange:
         if cost > QUEUE_BYTES:
             raise TooLarge(f"{cost} bytes of requests and answers in one write: the queue takes {QUEUE_BYTES}")
         if self.outstanding + len(records) > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
+            if not self.outstanding:
+                # nothing that could be read, waited or polled for would make room
+                raise OverQuota(
+                    f"{cost} bytes of requests and answers: messages in parts keep {self.kept}, and the queue takes "
+                    f"{QUEUE_BYTES}"
+                )
             raise WouldBlock(f"queue full: {self.outstanding} requests and {self.bytes} bytes wait to be read")
         if begun:
             # a message that failed takes memory, too, until its end is seen
@@ -180,12 +198,40 @@ class Exchange:
         if sum(lane.message is not None for lane in self.lanes.values()) >= OPEN_MESSAGES:
             raise OverQuota(f"{OPEN_MESSAGES} messages in parts are open: no more on one context")
 
+    def check_kept(self, lane: Lane) -> None:
+        """Check that a lane's message may keep what it does. Errors: OverQuota; the message must end then."""
+        kept = self.kept - lane.kept + lane.message.kept
+        if kept > KEPT_BYTES:
+            raise OverQuota(f"messages in parts would keep {kept} bytes: at most {KEPT_BYTES} on one context")
+
+    def adopt(self, identity: int, operation: Operation | None, message: Any) -> None:
+        """Open a lane with a message that has begun elsewhere. Errors: OverQuota; the message is closed then."""
+        lane = Lane(operation, message)
+        try:
+            self.check_kept(lane)
+            if self.account is not None:
+                self.account.check(0, message.kept)
+        except OverQuota:
+            message.close()
+            raise
+        self.lanes[identity] = lane
+        self._keep(lane, message.kept)
+
+    def _keep(self, lane: Lane, size: int) -> None:
+        """Count what a lane's message keeps, or drops."""
+        more = size - lane.kept
+        lane.kept = size
+        self.kept += more
+        self.bytes += more
+        if self.account is not None:
+            self.account.charge(0, more)
+
     # What goes out
 
     def answer(self, response: Buffer, cost: int, failed: bool = False) -> None:
         """Make the one answer of an admitted request ready."""
         if len(response) > cost + _SMALL:
-            # what was gathered from earlier parts comes out with the last
+            # a message may give more than a part took: what its library kept to itself
             self.bytes += len(response) - cost
             if self.account is not None:
                 self.account.charge(0, len(response) - cost)
@@ -219,6 +265,13 @@ class Exchange:
         lane = job.lane
         assert lane.jobs[0] is job
         lane.jobs.popleft()
+        message = lane.message
+        if message is not None or lane.kept:
+            # what a message keeps was counted as its parts', and comes out with the last of them
+            kept = 0 if message is None else message.kept
+            job.cost += lane.kept - kept
+            self.kept += kept - lane.kept
+            lane.kept = kept
         self.answer(response, job.cost, failed)
         if job.forgets:
             self.fail(lane, Cancelled("reset"), last=True)
@@ -284,6 +337,8 @@ class Exchange:
         if lane.message is not None:
             lane.message.close()
             lane.message = None
+        if lane.kept:
+            self._keep(lane, 0)
         # its frames hold the request, and with it the data
         failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         lane.operation = None
@@ -326,3 +381,4 @@ class Exchange:
         if self.account is not None:
             self.account.give_back(self.outstanding, self.bytes)
             self.account = None
+        self.outstanding = self.bytes = self.kept = 0

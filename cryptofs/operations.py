@@ -155,7 +155,7 @@ class Operations(pyfuse3.Operations):
         try:
             handle = node.open(flags, caller)
         except (NotPermitted, OverQuota) as error:
-            audit_refusal("open", caller.uid, caller.pid, error)
+            audit_refusal("open", caller.uid, caller.pid, error, **node.concerns())
             raise
         number = self._next()
         self._handles[number] = handle

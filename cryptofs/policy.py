@@ -114,7 +114,7 @@ class Account:
             return f"{self.requests} requests wait to be read and {count} more are asked: at most {rule.requests}"
         if rule.queue_bytes and self.queue_bytes + size > rule.queue_bytes:
             return f"{self.queue_bytes} bytes are queued and {size} more are asked: at most {rule.queue_bytes}"
-        if rule.rate:
+        if rule.rate and count:
             self._refill()
             # a batch that is larger than the burst passes when the burst is whole, and is paid off afterwards
             if self._tokens < min(count, rule.rate * BURST):

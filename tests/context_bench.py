@@ -112,7 +112,9 @@ class Client:
         self.bench.workers.finish()
         (response,) = self.answers()
         assert (response.operation, response.id, response.more) == (operation, id, more)
-        assert self.context.exchange.in_flight == self.context.exchange.outstanding == self.context.exchange.bytes == 0
+        exchange = self.context.exchange
+        assert (exchange.in_flight, exchange.outstanding) == (0, 0)
+        assert exchange.bytes == exchange.kept
         return response
 
     def answers(self) -> list[Record]:

@@ -633,12 +633,27 @@ class Held:
         for account in self.table._accounts._accounts.values():
             mine = [each for each in self.contexts if each.account is account]
             counting = [each for each in mine if each.exchange.account is account]
-            waiting = sum(
-                each._stream._waiting for each in counting if each._stream is not None and each._stream._account
-            )
+            tallies = [each._stream._tally for each in counting if each._stream is not None and each._stream._account]
+            streams = sum(tally.waiting + tally.kept for tally in tallies)
             assert account.contexts == len(mine)
             assert account.requests == sum(each.exchange.outstanding for each in counting)
-            assert account.queue_bytes == sum(each.exchange.bytes for each in counting) + waiting
+            assert account.queue_bytes == sum(each.exchange.bytes for each in counting) + streams
+        for context in self.contexts:
+            self.check_kept(context)
+
+    @staticmethod
+    def check_kept(context: Context) -> None:
+        """What messages keep is counted with them, and with the context: that and what waits to be read is all."""
+        exchange, stream = context.exchange, context._stream
+        lanes = exchange.lanes.values()
+        assert exchange.kept == sum(lane.kept for lane in lanes)
+        # one that a worker has is looked at when it comes back
+        assert all(lane.kept == (lane.message.kept if lane.message else 0) for lane in lanes if not lane.jobs)
+        unread = sum(cost for _, cost in exchange._ready) + sum(job.cost for lane in lanes for job in lane.jobs)
+        forgotten = exchange.bytes - exchange.kept - unread
+        assert forgotten == 0 or exchange.in_flight > sum(len(lane.jobs) for lane in lanes)
+        if stream is not None and stream._at_work is None:
+            assert stream._tally.kept == (stream._message.kept if stream._message is not None else 0)
 
     def end(self) -> None:
         """Close everything, in the middle of whatever goes on."""

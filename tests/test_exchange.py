@@ -15,16 +15,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cryptofs import exchange as module
 from cryptofs.errors import Cancelled, CryptofsError, InvalidValue, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from cryptofs.exchange import Exchange, Job, Lane, cost_of
+from cryptofs.policy import Account, Rule
 from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record
 
 MORE = int(Flag.MORE)
 
 
 class Running:
-    """A message on a lane; it knows whether it was closed."""
+    """A message on a lane; it knows whether it was closed. gathers: whether it keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, gathers: bool = False) -> None:
         self.closed = 0
+        self.gathers = gathers
+        self.kept = 0
 
     def close(self) -> None:
         """Counted."""
@@ -38,18 +41,25 @@ def request(identity: int, more: bool = False, payload: bytes = b"", length: int
 
 
 def perform(exchange: Exchange, job: Job, fails: CryptofsError | None = None, answer: bytes = b"") -> Job | None:
-    """Run a lane's first job as its contract says; the answer is the errno's name, or `ok`."""
+    """Run a lane's first job as its contract says; the answer is the errno's name, or `ok`. Odd ids gather."""
     lane, last = job.lane, not job.record.more
     error = Cancelled("cancelled") if job.cancelled else lane.failure or fails
+    if error is None and not last:
+        if lane.message is None:
+            exchange.open_lane()
+            lane.message, lane.operation = Running(gathers=bool(job.record.id % 2)), job.record.operation
+        if lane.message.gathers:
+            lane.message.kept += len(job.record.payload)
+        try:
+            exchange.check_kept(lane)
+        except OverQuota as over:
+            error = over
     if error is not None:
         exchange.fail(lane, error, last)
     elif last:
         if lane.message is not None:
             lane.message.close()
         lane.message = lane.operation = None
-    elif lane.message is None:
-        exchange.open_lane()
-        lane.message, lane.operation = Running(), job.record.operation
     told = errno.errorcode[error.errno] if error else "ok"
     return exchange.finish(job, answer or f"{job.record.id} {told};".encode(), error is not None)
 
@@ -344,6 +354,115 @@ def test_open_messages(small: Exchange) -> None:
     small.open_lane()
 
 
+# What messages keep
+
+
+def test_what_a_message_keeps_is_counted_until_its_end() -> None:
+    """Reading a part's answer gives back what the part does not keep; the last answer gives back the rest."""
+    account = Account(7, Rule(queue_bytes=1 << 20))
+    exchange = Exchange(account)
+    for parts in (1, 2, 3):
+        run(exchange, request(7, more=True, payload=bytes(100)))
+        assert exchange.kept == exchange.bytes == account.queue_bytes == 100 * parts
+    (last,) = enter(exchange, request(7, payload=bytes(100)))
+    before = exchange.bytes
+    perform(exchange, last, answer=bytes(400))
+    assert (exchange.kept, exchange.bytes) == (0, before)
+    assert account.queue_bytes == before == 300 + cost_of(last.record)
+    assert exchange.take(400) == bytes(400)
+    assert (*state(exchange), account.queue_bytes, account.requests) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("end", ["fails", "cancel", "reset", "close"])
+def test_what_a_message_keeps_is_given_back_at_once(end: str) -> None:
+    """However else it ends; its later parts take nothing."""
+    account = Account(7, Rule(queue_bytes=1 << 20))
+    exchange = Exchange(account)
+    run(exchange, request(7, more=True, payload=bytes(1000)))
+    run(exchange, request(8, more=True, payload=bytes(1000)))
+    assert exchange.bytes == account.queue_bytes == 1000
+    if end == "fails":
+        run(exchange, request(7, more=True), BAD)
+        run(exchange, request(7, more=True, payload=bytes(1000)))
+    elif end == "cancel":
+        exchange.cancel(7)
+    elif end == "reset":
+        exchange.reset()
+    else:
+        exchange.close()
+    assert (exchange.kept, exchange.bytes, account.queue_bytes) == (0, 0, 0)
+
+
+def test_a_reset_behind_a_part() -> None:
+    """What a part in flight will not keep any more is given back when it is answered."""
+    exchange = Exchange()
+    run(exchange, request(7, more=True, payload=bytes(100)))
+    (part,) = enter(exchange, request(7, more=True, payload=bytes(50)))
+    exchange.reset()
+    assert exchange.kept == 100
+    perform(exchange, part)
+    assert (exchange.kept, exchange.bytes) == (0, cost_of(part.record))
+
+
+def test_kept_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part that would go over the bound ends its message with EDQUOT; others end as they should."""
+    monkeypatch.setattr(module, "KEPT_BYTES", 1000)
+    exchange = Exchange()
+    assert run(exchange, request(1, more=True, payload=bytes(600))) == b"1 ok;"
+    assert run(exchange, request(3, more=True, payload=bytes(400))) == b"3 ok;"
+    assert run(exchange, request(3, more=True, payload=b"x")) == b"3 EDQUOT;"
+    assert exchange.kept == 600
+    assert run(exchange, request(3)) == b"3 EDQUOT;"
+    assert run(exchange, request(1, payload=bytes(2000))) == b"1 ok;"
+    assert (exchange.kept, exchange.bytes, exchange.lanes) == (0, 0, {})
+
+
+def test_kept_bytes_leave_room_for_every_request() -> None:
+    """As many as there may be: who polls for room finds it, and the largest request passes, once answers are read."""
+    exchange = Exchange()
+    for identity in range(1, 18, 2):
+        run(exchange, request(identity, more=True, payload=bytes(module.PAYLOAD_MAX)))
+    assert module.KEPT_BYTES - module.PAYLOAD_MAX < exchange.kept <= module.KEPT_BYTES
+    assert exchange.writable
+    run(exchange, request(1, payload=bytes(module.PAYLOAD_MAX)))
+
+
+def test_a_queue_that_reading_does_not_empty() -> None:
+    """What only the end of messages would make room for is EDQUOT: nobody waits for it in vain."""
+    exchange = Exchange()
+    run(exchange, request(1, more=True, payload=bytes(100_000)))
+    large = request(2, length=module.QUEUE_BYTES - 2 * HEADER_SIZE)
+    with pytest.raises(OverQuota, match=r"messages in parts keep 100000"):
+        exchange.admit([large])
+    (waiting,) = enter(exchange, request(4))
+    with pytest.raises(WouldBlock):
+        exchange.admit([large])
+    perform(exchange, waiting)
+    assert exchange.take(100)
+    with pytest.raises(OverQuota):
+        exchange.admit([large])
+    exchange.cancel(1)
+    exchange.admit([large])
+
+
+def test_adopt() -> None:
+    """A cloned message is counted where it goes on, and closed where it would be too much."""
+    account = Account(7, Rule(queue_bytes=150))
+    exchange = Exchange(account)
+    for identity, fits in ((1, True), (2, False)):
+        message = Running()
+        message.kept = 100
+        if fits:
+            exchange.adopt(identity, Operation.DIGEST, message)
+        else:
+            with pytest.raises(OverQuota):
+                exchange.adopt(identity, Operation.DIGEST, message)
+        assert message.closed == (not fits)
+        assert (set(exchange.lanes), exchange.kept, account.queue_bytes) == ({1}, 100, 100)
+    exchange.reset()
+    assert (exchange.bytes, account.queue_bytes) == (0, 0)
+
+
 # Answers
 
 
@@ -406,13 +525,16 @@ def test_counters() -> None:
 
 
 class Track:
-    """What the model knows of one lane: its id, what waits on it, and its state: none, open, or an errno's name."""
+    """What the model knows of one lane: its id, what waits on it, its state (none, open, or an errno's name), and the
+    bytes that its message keeps.
+    """
 
     def __init__(self, identity: int, lane: Lane) -> None:
         self.identity = identity
         self.lane = lane
         self.jobs: deque[tuple[int, Job]] = deque()
         self.state = "none"
+        self.kept = 0
 
 
 class ExchangeMachine(RuleBasedStateMachine):
@@ -425,10 +547,12 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.patches = [
             mock.patch.object(module, "QUEUE_REQUESTS", 12),
             mock.patch.object(module, "QUEUE_BYTES", 2000),
+            mock.patch.object(module, "KEPT_BYTES", 1000),
         ]
         for patch in self.patches:
             patch.start()
-        self.exchange = Exchange()
+        self.account = Account(7, Rule(queue_bytes=1900))
+        self.exchange = Exchange(self.account)
         self.count = 0
         self.current: dict[int, Track] = {}
         self.waiting: list[Track] = []
@@ -445,10 +569,20 @@ class ExchangeMachine(RuleBasedStateMachine):
         return sum(len(track.jobs) for track in self.waiting)
 
     @property
+    def tracks(self) -> list[Track]:
+        """The lanes that there are."""
+        return list({id(track): track for track in (*self.current.values(), *self.waiting)}.values())
+
+    @property
+    def kept(self) -> int:
+        """Bytes that messages keep."""
+        return sum(track.kept for track in self.tracks)
+
+    @property
     def owed(self) -> int:
-        """Bytes of all that is not read."""
+        """Bytes of all that is not read, and of what messages keep."""
         jobs = [job for track in self.waiting for _, job in track.jobs]
-        return sum(job.cost for job in jobs) + sum(cost for _, cost in self.expected)
+        return sum(cost_of(job.record) for job in jobs) + sum(cost for _, cost in self.expected) + self.kept
 
     @rule(parts=st.lists(st.tuples(IDS, st.booleans(), st.integers(0, 300)), min_size=1, max_size=5))
     def write(self, parts: list[tuple[int, bool, int]]) -> None:
@@ -457,8 +591,9 @@ class ExchangeMachine(RuleBasedStateMachine):
         cost = sum(map(cost_of, records))
         before = state(self.exchange)
         fits = self.pending + len(self.expected) + len(records) <= 12 and self.owed + cost <= 2000
-        if not fits:
-            with pytest.raises(TooLarge if cost > 2000 else WouldBlock):
+        if not fits or self.owed + cost > 1900:
+            error = OverQuota if fits or not self.pending + len(self.expected) else WouldBlock
+            with pytest.raises(TooLarge if cost > 2000 else error):
                 self.exchange.admit(records)
             assert state(self.exchange) == before
             return
@@ -486,6 +621,15 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert lane.jobs[0] is job
         assert job.cancelled == (serial in self.cancelled)
         told = "ECANCELED" if job.cancelled else before if before.startswith("E") else "EINVAL" if fails else "ok"
+        size = len(job.record.payload) if job.record.more and track.identity % 2 else 0
+        if told == "ok" and job.record.more and self.kept + size > 1000:
+            told = "EDQUOT"
+        cost = cost_of(job.record)
+        if told == "ok":
+            cost += -size if job.record.more else track.kept
+            track.kept = track.kept + size if job.record.more else 0
+        else:
+            track.kept = 0
         answer = f"{track.identity} {serial} {told};".encode()
         following = perform(self.exchange, job, BAD if fails else None, answer)
         if lane.failure is not None:
@@ -494,8 +638,8 @@ class ExchangeMachine(RuleBasedStateMachine):
             self.messages.append(lane.message)
         track.state = "none" if not job.record.more else "open" if told == "ok" else told
         if serial in self.last_before_reset:
-            track.state = "none"
-        self.expected.append((answer, job.cost))
+            track.state, track.kept = "none", 0
+        self.expected.append((answer, cost))
         assert following is (track.jobs[0][1] if track.jobs else None)
         if not track.jobs:
             self.waiting.remove(track)
@@ -513,7 +657,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.exchange.cancel(identity)
         self.cancelled |= {serial for serial, _ in track.jobs}
         if not track.jobs and track.state == "open":
-            track.state = "ECANCELED"
+            track.state, track.kept = "ECANCELED", 0
 
     @rule()
     def reset(self) -> None:
@@ -545,6 +689,8 @@ class ExchangeMachine(RuleBasedStateMachine):
     def accounts(self) -> None:
         """The accounts are those of the model, and a lane is kept for what waits or is open and for nothing else."""
         assert state(self.exchange) == (self.pending, self.pending + len(self.expected), self.owed)
+        assert self.exchange.kept == self.kept == sum(track.lane.kept for track in self.tracks)
+        assert (self.account.requests, self.account.queue_bytes) == (self.exchange.outstanding, self.exchange.bytes)
         assert self.exchange.readable == bool(self.expected)
         assert self.exchange.writable == (self.exchange.outstanding < 12 and self.owed <= 1500)
         assert {identity: track.lane for identity, track in self.current.items()} == self.exchange.lanes
@@ -562,7 +708,7 @@ class ExchangeMachine(RuleBasedStateMachine):
                 self.accounts()
             while self.expected:
                 self.read(60)
-            assert state(self.exchange) == (0, 0, 0)
+            assert state(self.exchange) == (0, 0, self.kept)
             assert self.admitted == self.answered
             assert all(track.state != "none" for track in self.current.values())
             for identity in list(self.current):
@@ -570,6 +716,8 @@ class ExchangeMachine(RuleBasedStateMachine):
                 self.run_first(self.current[identity], False)
             assert self.exchange.lanes == {}
             assert all(message.closed == 1 for message in self.messages)
+            self.exchange.close()
+            assert (self.account.requests, self.account.queue_bytes) == (0, 0)
         finally:
             for patch in self.patches:
                 patch.stop()

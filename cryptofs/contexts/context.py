@@ -22,7 +22,7 @@ from ..records import (
     parse_requests,
 )
 from . import work
-from .control import CONTROLS
+from .control import CONTROLS, concerned
 from .device import Device
 from .short import ShortWay, activity
 from .stream import Stream
@@ -181,13 +181,12 @@ class Context:
         try:
             return call.run(self, record)
         except (NotPermitted, OverQuota) as error:
-            self.refused(record.operation.word, error)
+            self.refused(record.operation.word, error, record)
             raise
 
-    def refused(self, what: str, error: CryptofsError) -> None:
-        """Record that policy or a quota stood in the way."""
-        values = {"device": self.device.settings.name} if self.device is not None else {}
-        audit_refusal(what, self.uid, self.pid, error, context=self.number, **values)
+    def refused(self, what: str, error: CryptofsError, asked: Record | None = None) -> None:
+        """Record that policy or a quota stood in the way. asked: the control call that it stood in the way of."""
+        audit_refusal(what, self.uid, self.pid, error, **concerned(self, asked))
 
     def take(self, size: int) -> Buffer | None:
         """As many whole answers as fit into `size` bytes, or None if none is ready. Errors: TooLarge."""
@@ -278,7 +277,7 @@ class Context:
     def _settle(self, task: work.Task) -> Job | None:
         assert task.job is not None
         try:
-            response = work.settle(task)
+            response = work.settle(task, self.exchange)
         except CryptofsError as error:
             return self._fail(task.job, error)
         return self.exchange.finish(task.job, response)

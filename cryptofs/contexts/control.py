@@ -11,7 +11,7 @@ from ..algorithms import Description, Type, check_name, parse_type
 from ..audit import audit
 from ..engines.base import OPERATIONS, Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
-from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS, Lane
+from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS
 from ..records import ATTRIBUTES, OPERATION_WORDS, Attr, Operation, Record, Value
 
 if TYPE_CHECKING:
@@ -71,6 +71,19 @@ def _stream_parameters(record: Record, transform: Transform) -> tuple[Operation 
     if assoclen and transform.description.type is not Type.AEAD:
         raise InvalidValue(f"assoclen {assoclen}: {transform.description.name} has no associated data")
     return operation, None if iv is None else bytes(iv), assoclen
+
+
+def concerned(context: "Context", record: Record | None) -> dict[str, str | int]:
+    """What a refusal concerns, for the audit trail. record: the control call that was refused, if it was one."""
+    values: dict[str, str | int] = {"context": context.number}
+    if context.device is not None:
+        values["device"] = context.device.settings.name
+    if context.transform is not None:
+        values |= {"type": context.transform.description.type.value, "name": context.transform.description.name}
+    elif record is not None:
+        asked = {"type": Attr.TYPE, "name": Attr.NAME, "driver": Attr.DRIVER}
+        values |= {word: text for word, each in asked.items() if (text := _text(record, each)) is not None}
+    return values
 
 
 def _configure(context: "Context", record: Record) -> Reply:
@@ -228,7 +241,7 @@ def _clone(context: "Context", record: Record) -> Reply:
     if record.id in other.exchange.lanes:
         raise Busy(f"message {record.id}: open already in context {other.number}")
     other.exchange.open_lane()
-    other.exchange.lanes[record.id] = Lane(source.operation, source.message.clone())
+    other.exchange.adopt(record.id, source.operation, source.message.clone())
     return {}
 
 

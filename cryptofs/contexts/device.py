@@ -298,6 +298,10 @@ class NoncedEncryption(Message):
         self._nonce = b""
         return written
 
+    @property
+    def kept(self) -> int:
+        return self._inner.kept
+
     def close(self) -> None:
         self._inner.close()
 
@@ -344,6 +348,10 @@ class NoncedDecryption(Message):
             written = self._inner.update(self._head[: self._assoclen], False, out)
         self._head.clear()
         return written + self._inner.update(view[missing:], last, out[written:])
+
+    @property
+    def kept(self) -> int:
+        return len(self._head) + (self._inner.kept if self._inner is not None else 0)
 
     def close(self) -> None:
         if self._inner is not None:

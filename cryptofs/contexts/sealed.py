@@ -98,6 +98,10 @@ class _Segments(Message):
             self._held.clear()
         return written
 
+    @property
+    def kept(self) -> int:
+        return len(self._held)
+
     def close(self) -> None:
         # in place, and not cut: a failed segment's views are still on it
         self._held[:] = bytes(len(self._held))
@@ -174,6 +178,10 @@ class Padding(Message):
         count = self._block_size - self._total % self._block_size
         return self._inner.update(b"".join((data, bytes([count]) * count)), True, out)
 
+    @property
+    def kept(self) -> int:
+        return self._inner.kept
+
     def close(self) -> None:
         self._inner.close()
 
@@ -208,6 +216,10 @@ class Unpadding(Message):
         if not 1 <= count <= self._block_size or clear[-count:] != bytes([count]) * count:
             raise InvalidValue("padding: not what encryption leaves; cut, changed, or another key's")
         return clear[:-count]
+
+    @property
+    def kept(self) -> int:
+        return self._inner.kept
 
     def close(self) -> None:
         self._inner.close()

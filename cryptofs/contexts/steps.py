@@ -50,6 +50,31 @@ class Step:
         return self
 
 
+class Tally:
+    """What a stream has of its user's `queue-bytes`, in an account if a rule bounds them. waiting: bytes of output that
+    wait to be read; kept: bytes that its message keeps until it ends, and a worker has of it.
+    """
+
+    __slots__ = ("_account", "kept", "waiting")
+
+    def __init__(self, account: Account | None) -> None:
+        self._account = account
+        self.waiting = 0
+        self.kept = 0
+
+    def count(self, size: int) -> None:
+        """So many bytes more of output wait, or fewer."""
+        self.waiting += size
+        if self._account is not None:
+            self._account.charge(0, size)
+
+    def keep(self, size: int) -> None:
+        """The message keeps so many bytes now."""
+        if self._account is not None:
+            self._account.charge(0, size - self.kept)
+        self.kept = size
+
+
 @dataclass(slots=True)
 class Piece:
     """Output that waits for a reader. ends: a message ends with it; error: what the reader gets instead of data."""

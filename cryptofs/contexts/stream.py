@@ -16,7 +16,7 @@ from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation
-from .steps import Offload, Piece, Step, StreamUser, count_request, engine_fault
+from .steps import Offload, Piece, Step, StreamUser, Tally, count_request, engine_fault
 from .workers import ALONE_NS
 
 STREAM_BUFFER = 1024 * 1024
@@ -37,7 +37,7 @@ class Stream:
         account: Account | None = None,
         offload: Offload | None = None,
     ) -> None:
-        """account: where the waiting output is counted, if a rule bounds what the user queues."""
+        """account: where output that waits and what messages keep is counted, if a rule bounds what the user queues."""
         self.limit = STREAM_BUFFER
         """Bytes of output that wait for a reader before writers have to."""
         self._account = account
@@ -55,7 +55,7 @@ class Stream:
         self._withheld = False
         self._failure: CryptofsError | None = None
         self._out: deque[Piece] = deque()
-        self._waiting = 0
+        self._tally = Tally(account)
         self._users: list[StreamUser] = []
         self._last_error: CryptofsError | None = None
         self.bytes_in = 0
@@ -66,7 +66,7 @@ class Stream:
     def attach(self, reads: bool, writes: bool) -> StreamUser:
         """A handle was opened. Errors: WouldBlock for writing while the output buffer is full."""
         if writes and not self._has_room:
-            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {self.limit}")
+            raise WouldBlock(f"{self._tally.waiting} bytes of output wait to be read: at most {self.limit}")
         user = StreamUser(reads, writes, feeding=writes and not reads)
         self._users.append(user)
         return user
@@ -134,7 +134,7 @@ class Stream:
 
     @property
     def _has_room(self) -> bool:
-        return self._waiting < self.limit and len(self._out) < _PIECES
+        return self._tally.waiting < self.limit and len(self._out) < _PIECES
 
     @property
     def readable(self) -> bool:
@@ -164,7 +164,7 @@ class Stream:
         if self._failure is not None:
             raise self._failure.again()
         if not self.writable:
-            raise WouldBlock(f"{self._waiting} bytes of output wait to be read: at most {self.limit}")
+            raise WouldBlock(f"{self._tally.waiting} bytes of output wait to be read: at most {self.limit}")
         if self._generates:
             raise InvalidValue("a stream of type rng is only read")
         if self._account is not None:
@@ -205,7 +205,7 @@ class Stream:
         else:
             piece.data = piece.data[size:]
         full = not self.writable
-        self._count(-len(data))
+        self._tally.count(-len(data))
         self.bytes_out += len(data)
         self._go_on()
         if full and self._has_room:
@@ -253,6 +253,7 @@ class Stream:
         step = self._step(data)
         if self._is_long(step) and self._offload is not None:
             self._at_work = step
+            self._tally.keep(self._tally.kept + len(data) + len(step.out))
             if self._offload(functools.partial(step.compute, self._transform), self._worked):
                 return
             self._at_work = None
@@ -287,6 +288,7 @@ class Stream:
             self._drop_message()
             self._failure = self._last_error = step.error
             raise step.error.again()
+        self._tally.keep(step.message.kept)
         over = step.last and not step.message.pending
         if step.size or over:
             data = step.out[: step.size]
@@ -294,7 +296,7 @@ class Stream:
                 # what waits must not hold a buffer that is much larger
                 data = memoryview(bytes(data))
             self._put(data, over)
-            self._count(step.size)
+            self._tally.count(step.size)
         if over:
             self._drop_message()
 
@@ -341,14 +343,9 @@ class Stream:
             self._tell_reader()
         self._changed()
 
-    def _count(self, size: int) -> None:
-        self._waiting += size
-        if self._account is not None:
-            self._account.charge(0, size)
-
     def _forget_output(self) -> None:
         self._out.clear()
-        self._count(-self._waiting)
+        self._tally.count(-self._tally.waiting)
 
     def _drop_message(self) -> None:
         if self._message is not None and self._at_work is None:
@@ -356,6 +353,7 @@ class Stream:
         # a worker's message is closed when the worker is done
         self._message = self._at_work = None
         self._ending = False
+        self._tally.keep(0)
 
     # Clone
 
@@ -372,11 +370,14 @@ class Stream:
         try:
             if self.busy:
                 raise Busy("clone: a message is under way on the other stream")
+            if self._account is not None:
+                self._account.check(0, message.kept)
             count_request(self._account)
         except CryptofsError:
             message.close()
             raise
         self._message = message
+        self._tally.keep(message.kept)
 
     # State
 
@@ -386,7 +387,7 @@ class Stream:
             ("stream-operation", self._operation.word),
             ("stream-in", self.bytes_in),
             ("stream-out", self.bytes_out),
-            ("stream-waiting", self._waiting),
+            ("stream-waiting", self._tally.waiting),
         ]
         if self._last_error is not None:
             rows.append(("stream-error", str(self._last_error)))

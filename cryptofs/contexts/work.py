@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform, overfull
-from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue
+from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue, OverQuota
 from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
     ATTRIBUTES,
@@ -217,12 +217,17 @@ def engine_fault(record: Record) -> EngineFault:
     return EngineFault(f"{record.operation.word}: the engine failed; the daemon's log says more")
 
 
-def settle(task: Task) -> Buffer:
+def settle(task: Task, exchange: Exchange) -> Buffer:
     """The answer to a computed task. Errors: CryptofsError; the output is then never given out."""
     job = task.job
     assert job is not None
     if job.cancelled:
         task.error = Cancelled(f"request {task.record.id} was cancelled")
+    elif task.message is not None and task.error is None and task.record.flags & MORE:
+        try:
+            exchange.check_kept(job.lane)
+        except OverQuota as error:
+            task.error = error
     if task.error is not None:
         buffers.give_back(task.out)
         raise task.error

@@ -71,6 +71,13 @@ class Message(ABC):
         """
         return False
 
+    @property
+    def kept(self) -> int:
+        """Bytes that the message keeps of what it was given, or has not given out yet: they are counted against the
+        client. A state of a fixed size and what is less than a chunk do not count.
+        """
+        return 0
+
     def clone(self) -> "Message":
         """A second message in the same state. Errors: NotSupported but for hashes."""
         raise NotSupported("clone: only the state of a hash can be cloned")

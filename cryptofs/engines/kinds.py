@@ -127,6 +127,10 @@ class WholeMessage(Message):
             data = self._gathered
         return self._transform.crypt(self._operation, self._iv, self._assoclen, data, out)
 
+    @property
+    def kept(self) -> int:
+        return len(self._gathered)
+
     def close(self) -> None:
         self._gathered = bytearray()
 

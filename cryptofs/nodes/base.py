@@ -75,6 +75,10 @@ class File(Node):
     def open(self, flags: int, caller: Caller) -> Handle:
         """Open it. Errors: those of authorisation and quotas."""
 
+    def concerns(self) -> dict[str, str | int]:
+        """What it is, for the audit trail, where an open of it is refused."""
+        return {}
+
 
 class Directory(Node):
     """A directory."""

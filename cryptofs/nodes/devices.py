@@ -39,6 +39,10 @@ class DeviceFile(File):
     table: ContextTable | None = None
     device: Device | None = None
 
+    def concerns(self) -> dict[str, str | int]:
+        settings = self.device.settings if self.device is not None else None
+        return {"device": settings.name, "type": settings.type, "name": settings.algorithm} if settings else {}
+
     def check(self, caller: Caller) -> Device:
         """Errors: NotPermitted, NoSuchTarget for a device that was retired meanwhile."""
         assert self.table is not None

@@ -23,7 +23,7 @@ def format_stats(table: ContextTable, uptime: float) -> str:
         (
             "cryptofs_queue_bytes",
             "gauge",
-            "Bytes of requests and answers that are not read yet.",
+            "Bytes of requests and answers that are not read yet, and what messages in parts keep.",
             sum(context.exchange.bytes for context in open_contexts),
         ),
     ]

@@ -50,6 +50,9 @@ class OwnedFile(File):
 
     inner: File | None = None
 
+    def concerns(self) -> dict[str, str | int]:
+        return {"owner": self.uid}
+
     def open(self, flags: int, caller: Caller) -> Handle:
         assert self.inner is not None
         if caller.uid not in (0, self.uid):

@@ -52,6 +52,11 @@ class Inflater:
         """Bytes of output that are left: 1 stands for any number."""
         return len(self._next)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of input that wait for room."""
+        return len(self._input.data)
+
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: InvalidValue, TooLarge."""
         self._input.add(data)

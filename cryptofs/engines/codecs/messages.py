@@ -26,6 +26,10 @@ class Running(Protocol):
     def held(self) -> int:
         """Bytes of output that the last `push` had no room for, as far as they are known; 0 only if there are none."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of input that wait for room for their output."""
+
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """Take a part and give at most `room` bytes of what is ready."""
 
@@ -49,6 +53,11 @@ class Packer:
     def held(self) -> int:
         """Bytes of output that are left."""
         return len(self._ready)
+
+    @property
+    def waiting(self) -> int:
+        """None: the library takes all that comes."""
+        return 0
 
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: TooLarge for input while a whole part's output is left."""
@@ -108,6 +117,10 @@ class StreamedMessage(Message):
         piece = self._running.push(data, last, len(out) - OUT_SLACK)
         out[: len(piece)] = piece
         return len(piece)
+
+    @property
+    def kept(self) -> int:
+        return 0 if self._running is None else self._running.held + self._running.waiting
 
     def close(self) -> None:
         self._running = None

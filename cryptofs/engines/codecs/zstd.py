@@ -86,6 +86,11 @@ class Unpacker:
         """Bytes of output that are left, at least."""
         return len(self._ready)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of input that wait for room."""
+        return len(self._input.data)
+
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: InvalidValue, TooLarge."""
         self._input.add(data)

@@ -15,7 +15,8 @@ from pkcs11 import Mechanism
 from ...algorithms import Description
 from ...errors import EngineFault, NotSupported, OutOfResources
 from ...records import Buffer, Operation
-from ..kinds import HashTransform, RunningHash
+from ..base import Message
+from ..kinds import HashMessage, HashTransform, RunningHash
 from .token import TokenKey, fault
 from .transform import TokenTransform
 
@@ -126,7 +127,12 @@ class TokenMac:
     def _fault(self, error: pkcs11.PKCS11Error) -> Exception:
         return fault(error, f"message of {self._size} bytes with {self._transform.description.name}")
 
-    def copy(self) -> RunningHash:
+    @property
+    def gathered(self) -> int:
+        """Bytes that are not in the token yet."""
+        return len(self._gathered)
+
+    def copy(self) -> "TokenMac":
         if self._feeder is not None:
             raise NotSupported(f"clone: the token keeps the state of a message that is longer than {GATHER} bytes")
         return TokenMac(self._transform, bytes(self._gathered))
@@ -135,6 +141,21 @@ class TokenMac:
         if self._feeder is not None:
             self._feeder.close()
             self._transform.feeder_ended(self._feeder)
+
+
+class TokenMessage(HashMessage):
+    """A MAC in parts, some of them gathered."""
+
+    def __init__(self, mac: TokenMac, digest_size: int) -> None:
+        super().__init__(mac, digest_size)
+        self._mac = mac
+
+    @property
+    def kept(self) -> int:
+        return self._mac.gathered
+
+    def clone(self) -> Message:
+        return TokenMessage(self._mac.copy(), self._digest_size)
 
 
 class TokenHmac(TokenTransform, HashTransform):
@@ -171,6 +192,9 @@ class TokenHmac(TokenTransform, HashTransform):
 
     def begin_hash(self) -> RunningHash:
         return TokenMac(self)
+
+    def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        return TokenMessage(TokenMac(self), self.description.digest_size)
 
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         self.check(operation, iv, assoclen)
