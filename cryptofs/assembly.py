@@ -6,6 +6,7 @@ reload when told to.
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from .algorithms import Type
 from .audit import tell_held_back
 from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
 from .engines import ENGINES, open_engines
-from .errors import CryptofsError
+from .engines.base import resolve
+from .errors import CryptofsError, NotOffered
 from .keys import CredentialKey, FileKey, KeyringKey, KeySource, TokenKey
 from .nodes import Tree
 from .service import KEY_PREFIX
@@ -60,20 +62,62 @@ def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> Ke
     return TokenKey(key.module, key.token, key.pkcs11, CredentialKey(key.pin_credential))
 
 
+def check_devices(path: Path) -> "tuple[Config, list[str]]":
+    """A configuration and a line for each of its devices, made as far as that goes without its key.
+
+    What a token offers is not asked. Errors: ConfigError with all that is wrong, NotOffered for an engine.
+    """
+    from .config import ConfigError, load
+
+    config = load(path)
+    engines = open_engines(config.daemon.engines or tuple(ENGINES))
+    lines: list[str] = []
+    wrong: list[str] = []
+    for name, model in config.devices.items():
+        try:
+            source = key_source(name, model, {})
+            settings = device_settings(name, model, source)
+            if not isinstance(source, TokenKey):
+                found = resolve(engines, settings.type, settings.algorithm)
+                if found is None:
+                    raise NotOffered(f"{settings.type} {settings.algorithm!r}: no engine offers it here")
+                with closing(found[0].open(found[1], settings.authsize)) as transform:
+                    Device(settings, transform)
+            lines.append(f"device {name}: {model.type} {model.name}, key from {source.describe()}")
+        except CryptofsError as error:
+            wrong.append(_placed(path, name, error).message)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return config, lines
+
+
+def _placed(path: Path, device: str, error: CryptofsError) -> CryptofsError:
+    """The error with file, line and key before it."""
+    from .config import locate
+
+    return type(error)(f"{locate(path, 'devices', device)}: {error.message}")
+
+
 class Assembly:
     """Everything below the mount. Making one opens the engines and reads the configuration and the keys."""
 
     def __init__(
-        self, engines: tuple[str, ...] = (), config: Path | None = None, handed: Mapping[str, int] | None = None
+        self,
+        engines: tuple[str, ...] = (),
+        config: Path | None = None,
+        handed: Mapping[str, int] | None = None,
+        may_lack: bool = False,
     ) -> None:
         """engines: their order, the configuration's or the usual one if empty. handed: key files opened already.
+        may_lack: the configuration need not be there.
 
         Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue.
         """
         self._path = config
         self._handed = dict(handed or {})
         self._declared: dict[str, DeviceModel] = {}
-        self._audit = False
+        self._may_lack = may_lack
+        self._audit: bool | None = None
         loaded = self._load()
         # a descriptor is that of the file that was named at the start, whatever is named later
         declared = loaded.devices if loaded is not None else {}
@@ -89,7 +133,7 @@ class Assembly:
             self._apply(loaded)
 
     def _load(self) -> "Config | None":
-        if self._path is None:
+        if self._path is None or (self._may_lack and not self._path.exists()):
             return None
         # only those who use it pay for what checks it
         from .config import load
@@ -97,8 +141,8 @@ class Assembly:
         return load(self._path)
 
     @property
-    def with_audit(self) -> bool:
-        """Whether audit events are to be recorded: with a configuration, unless it says no."""
+    def with_audit(self) -> bool | None:
+        """Whether audit events are to be recorded: with a configuration, unless it says no; None without one."""
         return self._audit
 
     def start(self) -> None:
@@ -113,7 +157,7 @@ class Assembly:
         """
         config = self._load()
         if config is None:
-            return "no configuration file: nothing to reload"
+            return "no configuration file: what held before holds on"
         self._apply(config)
         rules = len(config.policy.users) + len(config.policy.groups)
         return f"configuration: {len(config.devices)} devices, {rules} rules of users and groups"
@@ -159,7 +203,8 @@ class Assembly:
                 transform.close()
                 raise
         except CryptofsError as error:
-            raise type(error)(f"device {name}: {error.message}") from None
+            assert self._path is not None
+            raise _placed(self._path, name, error) from None
         log.info("device %s: %s from %s", name, transform.description.name, source.describe())
         return device
 

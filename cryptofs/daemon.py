@@ -52,6 +52,8 @@ class Settings:
     """Whom to become after the privileged steps; None: stay who one is."""
     service: bool = False
     """The mount was made already and its descriptor is kept by the service manager."""
+    config_may_lack: bool = False
+    """The configuration need not be there, now or when it is to be read again."""
 
 
 def check_options(options: Sequence[str]) -> tuple[str, ...]:
@@ -140,10 +142,11 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         # both are made before there is a key, and before there is a mount that could keep them
         pulse = Pulse(settings.mountpoint, partial(_become, account))
         at_end.callback(pulse.close)
-        if account is not None:
+        if os.geteuid() == 0 and not settings.service:
             protect_mountpoint(settings.mountpoint)
+        if account is not None:
             at_end.callback(Keeper(settings.mountpoint).close)
-        assembly = Assembly(settings.engines, settings.config, handed_over)
+        assembly = Assembly(settings.engines, settings.config, handed_over, settings.config_may_lack)
         try:
             where = _mount_point(settings, handed_over)
             _become(account)
@@ -153,7 +156,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             raise
         # after the last fork and the last step that may fail
         logs = Logs()
-        logs.start(logging.getLogger().level, assembly.with_audit)
+        logs.start(logging.getLogger().level, settings.service if assembly.with_audit is None else assembly.with_audit)
         at_end.callback(logs.stop)
         at_end.callback(log.info, "%s: unmounted", settings.mountpoint)
         at_end.callback(pyfuse3.close, unmount=True)
@@ -282,8 +285,9 @@ def _reload(assembly: Assembly) -> None:
     try:
         line = assembly.reload()
         log.info("reloaded: %s", line)
-    except (CryptofsError, OSError) as error:
-        line = f"reload failed, the old configuration holds: {error}"
+    except Exception as error:
+        kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
+        line = f"reload failed, the old configuration holds: {kind}{error}"
         log.error("%s", line)
     tell("STATUS", f"{line}; {status(assembly)}")
     tell("READY")

@@ -17,6 +17,8 @@ CONTEXTS_PER_USER = 16_384
 BURST = 1.0
 """Seconds of a rate that may be used at once."""
 _REMEMBERED = 4096
+# how a group shows that the daemon's user namespace does not have: no rule may take it for `nogroup`
+_UNMAPPED = 65534
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def supplementary_groups(pid: int) -> set[int]:
         return set()
     for line in text.splitlines():
         if line.startswith("Groups:"):
-            return {int(word) for word in line.split()[1:]}
+            return {int(word) for word in line.split()[1:]} - {_UNMAPPED}
     return set()
 
 

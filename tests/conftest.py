@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+# what several files of tests share says as much where an assertion fails as they do
+pytest.register_assert_rewrite(
+    "faults", "device_mount", "security_mount", "context_bench", "errno_scenarios", "af_alg_bench"
+)
+
 IN_GUEST = bool(os.environ.get("CRYPTOFS_GUEST"))
 
 

@@ -115,6 +115,15 @@ DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
         ('[devices.x]\ntype = "hash"\nname = "sha256"\nkey = {pkcs11 = "l"}\n', 4, "devices.x.key", "module and token"),
         (DEVICE + "key.token = 7788990011223344\n", 5, "devices.x.key.token", "expected str, got int"),
         (DEVICE.replace('.file = "/k"', ' = "00112233"'), 4, "devices.x.key", "expected a table"),
+        (DEVICE.replace('"/k"', '"k"'), 4, "devices.x.key.file", "an absolute path"),
+        (DEVICE.replace("/k", "/a\\u0000b"), 4, "devices.x.key.file", "cannot be printed"),
+        (DEVICE.replace('key.file = "/k"', 'key.keyring = "a\\tb"'), 4, "devices.x.key.keyring", "cannot be printed"),
+        ('[policy]\ncontexts = "5"\n', 2, "policy.contexts", "expected int, got str"),
+        ("[policy]\nrate = 1.0\n", 2, "policy.rate", "expected int, got float"),
+        ("[policy]\nrequests = true\n", 2, "policy.requests", "expected int, got bool"),
+        ("[daemon]\naudit = 1\n", 2, "daemon.audit", "expected bool, got int"),
+        (f"[policy]\n\ncontexts = {'9' * 5000}\n", 3, "", "too many digits"),
+        (f"[policy]\ncontexts = {'9' * 50}\n", 2, "policy.contexts", ""),
         ("devices = 3\n", 1, "devices", "expected a table"),
         ("[policy]\nusers.root = 3\n", 2, "policy.users.root", "expected a table"),
         ('[policy]\nallow = "sha256"\n', 2, "policy.allow", "expected an array"),
@@ -192,6 +201,31 @@ def test_check_config(file: Path) -> None:
     file.write_text("[policy]\nrate = -1\n")
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
     assert isinstance(bad.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ('type = "aead"\nname = "gcm(aes)"\nauthsize = 3', "authsize 3: gcm(aes) takes 4 8 12"),
+        ('type = "aead"\nname = "nope(aes)"', "aead 'nope(aes)': no engine offers it here"),
+        ('type = "hash"\nname = "gcm(aes)"', "hash 'gcm(aes)': no engine offers it here"),
+        ('type = "skcipher"\nname = "ctr(aes)"\noperations = ["decrypt"]', "encrypts what it is given to decrypt"),
+        ('type = "skcipher"\nname = "ctr(aes)"\noperations = ["encrypt"]\nnonce = "caller"', "undoes its own"),
+    ],
+)
+def test_check_config_makes_the_devices(file: Path, device: str, why: str) -> None:
+    """What only shows when a device is made is found as well, with file, line and key, for all devices at once."""
+    rest = f'{device}\nkey.file = "/k"\n'
+    text = f'[daemon]\nengines = ["openssl"]\n[devices.a]\n{rest}[devices.b]\n{rest}'
+    file.write_text(text)
+    bad = CliRunner().invoke(commands, ["check-config", str(file)])
+    assert isinstance(bad.exception, ConfigError)
+    lines = bad.exception.message.splitlines()
+    second = text.splitlines().index("[devices.b]") + 1
+    assert lines[0].startswith(f"{file}:3: devices.a: ")
+    assert why in lines[0]
+    assert lines[1].startswith(f"{file}:{second}: devices.b: ")
+    assert len(lines) == 2
 
 
 def test_what_is_shipped() -> None:

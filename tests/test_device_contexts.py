@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from context_bench import HandWorkers
 from fake_engine import FakeEngine, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_contexts import HandWorkers
 
-from cryptofs import assembly
+from cryptofs import assembly, daemon
 from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.assembly import Assembly
@@ -513,7 +513,7 @@ def test_a_reload_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     made = Assembly(("openssl",), config)
     declare("a", "b", "bad", "c")
     for _ in range(3):
-        with pytest.raises(KeyUnavailable, match="device bad"):
+        with pytest.raises(KeyUnavailable, match=r"config:9: devices\.bad: key source gone"):
             made.reload()
     assert list(made.table.devices) == ["a"]
     assert [each.closed for each in opened_keys] == [0, 1, 1, 1]  # type: ignore[attr-defined]
@@ -700,3 +700,38 @@ def test_accounts_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         held.check()
     held.contexts[0].account.requests += 1
     held.end()
+
+
+def test_a_reload_that_breaks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw, such as a module that the daemon's user may not load, ends neither daemon nor policy."""
+    config = tmp_path / "config"
+    config.write_text("[policy]\ncontexts = 3\n")
+    config.chmod(0o600)
+    made = Assembly(("openssl",), config)
+
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'pkcs11'")
+
+    monkeypatch.setattr(made, "_load", broken)
+    daemon._reload(made)
+    assert "the old configuration holds: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
+    assert made.table.policy.everybody.contexts == 3
+
+
+def test_a_configuration_that_comes_later(tmp_path: Path) -> None:
+    """The usual file need not be there at the start; a reload finds it, and one that has gone changes nothing."""
+    config = tmp_path / "config"
+    made = Assembly(("openssl",), config, may_lack=True)
+    assert made.with_audit is None
+    assert "no configuration file" in made.reload()
+    config.write_text("[policy]\ncontexts = 3\n[daemon]\naudit = false\n")
+    config.chmod(0o600)
+    assert made.reload() == "configuration: 0 devices, 0 rules of users and groups"
+    assert made.with_audit is False
+    config.unlink()
+    assert "what held before holds on" in made.reload()
+    assert made.table.policy.everybody.contexts == 3
+    with pytest.raises(InvalidValue, match="No such file"):
+        Assembly(("openssl",), config)

@@ -11,9 +11,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from stress import beside, hostile, oracle, parser
-from test_faults import at_start
+from faults import at_start
+from stress import beside, declared, device_files, hostile, kinds, oracle, parser, talk
 
+from cryptofs.config import load
 from cryptofs.errors import CryptofsError
 from cryptofs.records import ATTRIBUTES, Operation, build, codec, parse_requests
 
@@ -111,19 +112,19 @@ def test_the_same_seed_makes_the_same_bytes() -> None:
 
     def made(seed: int) -> list[bytes]:
         rng = Random(seed)
-        pool = hostile.pool(rng, "gcm", 50)
+        pool = hostile.pool(rng, kinds.KINDS["gcm"], 50)
         return [hostile.hostile(rng, rng.choice(pool))[1] for _ in range(500)] + [hostile.line(rng) for _ in range(50)]
 
     assert made(1) == made(1)
     assert made(1) != made(2)
 
 
-@pytest.mark.parametrize("kind", hostile.CONFIGURATIONS)
+@pytest.mark.parametrize("kind", kinds.ALL_KINDS)
 def test_valid_records_are_valid(kind: str) -> None:
     """What the hostile bytes are made from is accepted by codec and definition: else nothing would get far."""
     rng = Random(kind)
     for _ in range(200):
-        data = build(hostile.valid(rng, kind, (1, 2)))
+        data = build(hostile.valid(rng, kinds.ALL_KINDS[kind], (1, 2)))
         assert oracle.acceptable(data)
         assert len(parse_requests(data)) == 1
 
@@ -134,12 +135,52 @@ def test_each_mutation_is_refused_at_times(name: str) -> None:
     rng = Random(name)
     change = {**hostile.MUTATIONS, **hostile.RARE}[name]
     refused = 0
-    for record in hostile.pool(rng, "cbc", 60):
+    for record in hostile.pool(rng, kinds.KINDS["cbc"], 60):
         try:
             parse_requests(bytes(change(rng, bytearray(record))))
         except CryptofsError:
             refused += 1
     assert refused
+
+
+def test_the_devices_are_declared(tmp_path: Path) -> None:
+    """The configuration is one that a daemon takes, with keys of the right sizes; its secrets are found anywhere."""
+    keys = declared.Keys.drawn(Random("keys"))
+    assert keys == declared.Keys.drawn(Random("keys")) != declared.Keys.drawn(Random("others"))
+    for several_users in (False, True):
+        loaded = load(declared.write(tmp_path, keys, several_users))
+        assert set(loaded.devices) == set(declared.DEVICES)
+        assert len(loaded.policy.users) == (len(declared.RULES) if several_users else 0)
+    secrets = declared.Secrets(keys)
+    assert secrets.shown(b"nothing" * 100) is None
+    for key in (keys.drop, keys.signer, keys.authenc_mac):
+        assert secrets.shown(b"x" + key + b"y")
+        assert secrets.shown(b"before " + key.hex().encode()[:32])
+        assert secrets.shown(key.hex().upper().encode()[-33:])
+    assert secrets.shown(kinds.CANARY) == "a hostile client's own"
+
+
+def test_sealed_files_are_tampered_with() -> None:
+    """Each way changes a file of three segments, the same with the same seed; one that orders anew may give the old."""
+    sealed = Random(1).randbytes(32 + 2 * (12 + device_files.SEGMENT + 16) + 100)
+    assert [len(each) for each in device_files.segments(sealed)] == [65_564, 65_564, 100]
+    for tamper in device_files.TAMPERINGS:
+        made = [tamper(Random(seed), sealed) for seed in range(20)]
+        assert made == [tamper(Random(seed), sealed) for seed in range(20)]
+        assert sum(each != sealed for each in made) > 10, tamper.__name__
+
+
+def test_a_failed_message_goes_on_failing() -> None:
+    """The status of a part that failed is that of all later parts of its message, and of no other."""
+    target = talk.Target.__new__(talk.Target)
+    target.failed = {}
+    more = hostile.MORE
+    assert not target.goes_on_failing(Operation.ENCRYPT, more, 7, 126)
+    assert target.goes_on_failing(Operation.GENERATE_KEY, more, 7, 126)
+    assert not target.goes_on_failing(Operation.GENERATE_KEY, more, 8, 126)
+    assert not target.goes_on_failing(Operation.INFO, 0, 7, 126)
+    assert target.goes_on_failing(Operation.SIGN, 0, 7, 126)
+    assert not target.goes_on_failing(Operation.SIGN, 0, 7, 126)
 
 
 def test_the_tables_of_errnos_are_read() -> None:
@@ -152,6 +193,8 @@ def test_the_tables_of_errnos_are_read() -> None:
     assert errno.EBADMSG in errnos.by_operation[Operation.DECRYPT]
     assert errno.EBADMSG not in errnos.by_operation[Operation.ENCRYPT]
     assert errno.EBADFD not in errnos.by_operation[Operation.INFO]
+    assert errnos.device_open == {errno.EDQUOT, errno.EACCES, errno.EINVAL, errno.ENOENT, errno.EPERM}
+    assert errnos.operation("digest") == errnos.by_operation[Operation.DIGEST]
     assert not any(errno.EIO in numbers for numbers in errnos.by_operation.values())
 
 
@@ -172,6 +215,12 @@ def test_hostile_clients_beside_a_good_one() -> None:
     assert found.attack.answers > 1000
     assert found.good.requests > 50
     assert len(found.samples) == 4
+    # a share of it on devices, which sealed, were tampered with, and made nonces
+    assert found.attack.device_records > 600
+    assert found.attack.tampered > 3
+    assert found.attack.files > 2 * found.attack.tampered
+    assert found.attack.received > 300_000
+    assert len(found.nonces) > 50
 
 
 FAULTS = {
@@ -189,7 +238,7 @@ FAULTS = {
         "from cryptofs import errors\nerrors.NotConfigured.errno = 71\n",
         "answered EPROTO",
     ),
-    "a wrong byte in 500": (
+    "a wrong byte in 100": (
         "from cryptofs.engines.openssl import hash as h\n"
         "from cryptofs.engines.openssl import OpensslEngine as O\n"
         "inner = O.open\n"
@@ -200,7 +249,7 @@ FAULTS = {
         "    def wrong(operation, iv, assoclen, data, out):\n"
         "        size = once(operation, iv, assoclen, data, out)\n"
         "        count[0] += 1\n"
-        "        if size and count[0] % 500 == 0:\n"
+        "        if size and count[0] % 100 == 0:\n"
         "            out[0] ^= 1\n"
         "        return size\n"
         "    transform.once = wrong\n"
@@ -229,6 +278,53 @@ FAULTS = {
         "    inner(self, records)\n"
         "c.Context.accept = accept\n",
         "memory grew",
+    ),
+    "a device that shows its key": (
+        "from cryptofs.contexts.device import DeviceTransform as D\n"
+        "from cryptofs.errors import NotPermitted\n"
+        "from cryptofs.keys import files as f\n"
+        "inner = f.read_whole\n"
+        "keys = []\n"
+        "def read_whole(*arguments):\n"
+        "    key = inner(*arguments)\n"
+        "    keys.append(bytes(key).hex())\n"
+        "    return key\n"
+        "def set_key(self, key):\n"
+        "    raise NotPermitted('the key is ' + keys[0])\n"
+        "f.read_whole, D.set_key = read_whole, set_key\n",
+        "shows the device's gcm key",
+    ),
+    "a nonce that comes again": (
+        "from cryptofs.contexts.nonces import Nonces as N\n"
+        "inner = N.make\n"
+        "count = [0]\n"
+        "def make(self):\n"
+        "    count[0] += 1\n"
+        "    return inner(self) if count[0] % 30 else bytes(self.size)\n"
+        "N.make = make\n",
+        "a nonce came twice",
+    ),
+    "a device that does what it must not": (
+        "from cryptofs.contexts.device import Device as D\nD.allow = lambda self, operation: None\n",
+        "drop does decrypt",
+    ),
+    "a sealed file without its head that opens": (
+        "from cryptofs.contexts.sealed import OpenMessage as O\n"
+        "from cryptofs.errors import BadTag\n"
+        "inner = O.update\n"
+        "def update(self, data, last, out):\n"
+        "    try:\n"
+        "        return inner(self, data, last, out)\n"
+        "    except BadTag:\n"
+        "        if last and not self._identity:\n"
+        "            return 0\n"
+        "        raise\n"
+        "O.update = update\n",
+        "a changed file of",
+    ),
+    "a quota that is not kept": (
+        "from cryptofs.policy import Account as A\nA._lacking = lambda self, count, size: None\n",
+        "the policy never bounded requests",
     ),
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cryptofs import service
+from cryptofs.client import Context
 from cryptofs.privileges import mounts_at, take_away
 
 pytestmark = pytest.mark.mount
@@ -171,11 +172,45 @@ def test_signs_of_life_stop_with_the_daemon(manager: Manager, mountpoint: Path) 
         subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], capture_output=True, check=False)
 
 
+@pytest.mark.parametrize(
+    "rule", ["contexts = 0", 'profile = "none"', "queue-bytes = 50", "requests = 1\nqueue-bytes = 1", "rate = 1"]
+)
+def test_signs_of_life_are_under_no_rule(manager: Manager, mountpoint: Path, tmp_path: Path, rule: str) -> None:
+    """A policy that leaves the daemon's own user nothing does not look like a daemon that serves nobody."""
+    config = tmp_path / "cryptofs.toml"
+    config.write_text(f"[policy]\n{rule}\n")
+    config.chmod(0o600)
+    process = start(str(mountpoint), "--config", str(config), WATCHDOG_USEC="300000")
+    try:
+        place = manager.wait("READY=1")
+        for _ in range(5):
+            place = manager.wait("WATCHDOG=1", after=place + 1)
+    finally:
+        output = end(process)
+    assert "does not answer" not in output
+
+
+@as_root
+def test_a_mount_point_of_root_is_closed(mountpoint: Path) -> None:
+    """Whoever serves: where root mounts, nobody writes plaintext into the bare directory."""
+    mountpoint.chmod(0o777)
+    process = start(str(mountpoint))
+    try:
+        assert process.stderr is not None
+        while "mounted" not in process.stderr.readline():
+            pass
+        assert mountpoint.stat().st_mode & 0o7777 == 0o755
+    finally:
+        end(process)
+    assert mountpoint.stat().st_mode & 0o7777 == 0
+
+
 @as_root
 def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Path) -> None:
     """hand-over mounts and stores; the service finds the mount, has it forgotten, and serves; take-back closes it."""
     key = tmp_path / "key"
     key.write_bytes(bytes(32))
+    key.chmod(0o400)
     config = tmp_path / "cryptofs.toml"
     config.write_text(f'[devices.disk]\nkey.file = "{key}"\n[devices.token]\nkey.pkcs11 = "x"\n')
     options = ("--user", "nobody", "--key", f"backup={key}", "--config", str(config))
@@ -188,8 +223,13 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
         assert manager.stored == {}
         assert (mountpoint / "version").read_text().startswith("cryptofs")
         assert mounts_at(mountpoint) == 1
+        with Context("hash", "sha256", mount=mountpoint):
+            pass
     finally:
-        end(process)
+        said = end(process)
+    # a service keeps its audit trail, whether there is a configuration or not
+    assert f"open uid={os.geteuid()} pid={os.getpid()} context=" in said
+    assert f"configure uid={os.geteuid()} pid={os.getpid()} context=" in said
     # it cannot unmount, but nobody hangs
     with pytest.raises(OSError):
         os.listdir(mountpoint)
@@ -240,6 +280,33 @@ def test_a_bad_configuration_is_the_services_to_find(
         assert set(manager.stored) == {"fuse"}
     finally:
         subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o601])
+def test_a_key_that_others_may_read_is_not_handed_over(
+    manager: Manager, mountpoint: Path, tmp_path: Path, mode: int
+) -> None:
+    """Opened as root, a key file's mode and owner have to be right all the same, by option and by configuration."""
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    key.chmod(mode)
+    config = tmp_path / "cryptofs.toml"
+    config.write_text(f'[devices.disk]\nkey.file = "{key}"\n')
+
+    def refused(*options: str) -> str:
+        command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 1
+        assert manager.stored == {}
+        assert mounts_at(mountpoint) == 0
+        return done.stderr
+
+    for options in (("--key", f"disk={key}"), ("--config", str(config))):
+        assert f"key of device 'disk': {key}: mode {mode:04o}: it may have none of the bits 0077" in refused(*options)
+    key.chmod(0o600)
+    os.chown(key, 70_001, 0)
+    assert "owned by uid 70001" in refused("--key", f"disk={key}")
 
 
 @as_root

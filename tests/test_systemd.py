@@ -258,12 +258,10 @@ class Client:
         self.process.stdout.close()
 
 
-@pytest.mark.timeout(60 + KILLS * 15)
-def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL again and again: every client gets an error within 1 s, and all are served again within 2 s.
+def kill_again_and_again() -> tuple[list[float], list[float]]:
+    """SIGKILL to the daemon while four clients work, KILLS times.
 
-    The one processor of the guest is at the mercy of its host: what fails the test is a middle over 2 s, and single
-    restarts over it are told.
+    Gives the seconds after which each client had its error, and those after which all were served again, each sorted.
     """
     clients = [Client(size) for size in (256, 4096, 65536, 524288)]
     errors, backs = [], []
@@ -286,23 +284,36 @@ def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> 
     finally:
         for client in clients:
             client.close()
-    backs.sort()
-    with capsys.disabled():
-        print(
-            f"\n{KILLS} kills: errors within {max(errors):.3f} s; all clients served again after {backs[0]:.2f} s at "
-            f"best, {backs[len(backs) // 2]:.2f} s in the middle, {backs[-1]:.2f} s at worst"
-        )
-    assert max(errors) < 1
-    assert backs[-1] < 30
-    if BUSY:
-        with capsys.disabled():
-            print("NOT CHECKED: the 2 s, because other programs keep this machine's processors busy")
-    else:
+    return sorted(errors), sorted(backs)
+
+
+@pytest.mark.timeout(60 + KILLS * 15)
+def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every client gets an error within 1 s, and all are served again within 2 s.
+
+    The one processor of the guest is at the mercy of its host. What fails the test is a middle over 2 s, twice; single
+    restarts over it are told.
+    """
+    for attempt in range(2):
+        errors, backs = kill_again_and_again()
+        middle = backs[len(backs) // 2]
         late = [f"{back:.2f}" for back in backs if back >= 2]
-        if late:
-            with capsys.disabled():
+        with capsys.disabled():
+            print(
+                f"\n{KILLS} kills: errors within {errors[-1]:.3f} s; all served again after {backs[0]:.2f} s at "
+                f"best, {middle:.2f} s in the middle, {backs[-1]:.2f} s at worst"
+            )
+            if late:
                 print(f"NOT HELD: back within 2 s in {len(late)} of {KILLS}: {' '.join(late)} s")
-        assert backs[len(backs) // 2] < 2
+        assert errors[-1] < 1
+        assert backs[-1] < 30
+        if BUSY:
+            with capsys.disabled():
+                print("NOT CHECKED: the 2 s, because other programs keep this machine's processors busy")
+            break
+        if middle < 2:
+            break
+        assert attempt == 0, f"back after {middle:.2f} s in the middle, twice"
     assert show("NFileDescriptorStore") == "0"
     # nothing piles up
     assert Path("/proc/self/mounts").read_text().count("fuse.cryptofs") == 1

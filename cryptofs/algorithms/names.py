@@ -152,6 +152,13 @@ class Description:
     max_authsize: int = 0
     levels: Levels | None = None
 
+    @property
+    def chains(self) -> bool:
+        """Whether a part's output shows what the next part will be mixed with (cbc, cfb): then who sees the one before
+        it chooses the next has a say in what the block cipher gets. A mode that is not known is taken for such.
+        """
+        return self.chunk_size > 0 and parse_name(self.name).template not in _INDEPENDENT
+
     def tags(self) -> str:
         """The description as `tag: value` lines."""
         rows = [
@@ -171,6 +178,9 @@ class Description:
 
 
 _STREAMED = {"ecb": 0, "cbc": 0, "ctr": 16, "ofb": 16, "cfb": 16}
+_STREAM_CIPHERS = frozenset({"chacha20", "xchacha20", "xchacha12"})
+_INDEPENDENT = frozenset({"ecb", "ctr", "ofb"}) | _STREAM_CIPHERS
+"""Modes in which no output has a part in what follows it: blocks by themselves, and keystreams of key and IV alone."""
 
 
 def chunk_size(name: Name, block_size: int) -> int:
@@ -179,7 +189,7 @@ def chunk_size(name: Name, block_size: int) -> int:
     Only modes known to chain from part to part are streamed: for xts AF_ALG gives wrong output in parts
     without an error, so anything unknown is taken for whole.
     """
-    if name.template in ("chacha20", "xchacha20", "xchacha12"):
+    if name.template in _STREAM_CIPHERS:
         return 64
     if name.template not in _STREAMED or not name.arguments or name.arguments[0].arguments:
         return 0

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..assembly import key_source
-from ..config import load
-from ..engines import check_engines
+from ..assembly import check_devices
 
 DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 
@@ -18,11 +16,9 @@ def check_config(file: Path) -> None:
 
     Every error has its file, line and key. Keys are not read: where they come from is shown.
     """
-    config = load(file)
-    if config.daemon.engines is not None:
-        check_engines(config.daemon.engines)
-    for name, model in config.devices.items():
-        click.echo(f"device {name}: {model.type} {model.name}, key from {key_source(name, model, {}).describe()}")
+    config, devices = check_devices(file)
+    for line in devices:
+        click.echo(line)
     policy = config.policy.policy()
     names = policy.everybody.names
     allowed = "every name" if names is None else f"{len(names)} names"

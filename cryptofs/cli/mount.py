@@ -62,9 +62,10 @@ def mount(
     account = who_serves(user, allow_root)
     if account and "allow_root" in checked:
         raise MountError("mount option 'allow_root': not with a user that is not root, where allow_other always holds")
-    if config is None and (service or os.geteuid() == 0) and DEFAULT_CONFIG.exists():
+    usual = config is None and (service or os.geteuid() == 0)
+    if usual:
         config = DEFAULT_CONFIG
-    settings = Settings(mountpoint, names, checked, config and config.resolve(), account, service)
+    settings = Settings(mountpoint, names, checked, config and config.resolve(), account, service, usual)
     if detach:
         _detach(settings)
     else:

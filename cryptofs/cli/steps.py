@@ -10,8 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..privileges import SERVICE_USER, find_account, join_first_namespace, mount_fuse, protect_mountpoint, take_away
+from ..privileges import (
+    SERVICE_USER,
+    Account,
+    find_account,
+    join_first_namespace,
+    mount_fuse,
+    protect_mountpoint,
+    take_away,
+)
 from ..service import FUSE, KEY_PREFIX, ServiceError, store
+
+_GROUP_AND_OTHERS = 0o077
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -102,8 +112,9 @@ def hand_over(mountpoint: Path, user: str, keys: dict[str, Path]) -> None:
                 )
             except OSError as error:
                 raise ServiceError(f"key of device {device!r}: {file}: {error.strerror}") from None
-            if not stat.S_ISREG(os.fstat(descriptors[KEY_PREFIX + device]).st_mode):
-                raise ServiceError(f"key of device {device!r}: {file}: not a regular file")
+            reason = _why_not(os.fstat(descriptors[KEY_PREFIX + device]), account)
+            if reason:
+                raise ServiceError(f"key of device {device!r}: {file}: {reason}")
         descriptors[FUSE] = mount_fuse(mountpoint, account)
         store(descriptors)
     except ServiceError:
@@ -112,6 +123,18 @@ def hand_over(mountpoint: Path, user: str, keys: dict[str, Path]) -> None:
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
+
+
+def _why_not(status: os.stat_result, account: Account) -> str:
+    """What speaks against an opened file as a key's, if anything does."""
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    if mode & _GROUP_AND_OTHERS:
+        return f"mode {mode:04o}: it may have none of the bits {_GROUP_AND_OTHERS:04o}"
+    if status.st_uid not in (0, account.uid):
+        return f"owned by uid {status.st_uid}: root or uid {account.uid} must own it"
+    return ""
 
 
 def take_back(mountpoint: Path) -> None:

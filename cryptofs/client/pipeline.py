@@ -36,6 +36,7 @@ from .errors import RequestError
 from .writing import write_record
 
 _BIG = 65_536
+_TOO_MUCH = (errno.EDQUOT, errno.EAGAIN)
 IN_FLIGHT = 1024
 """Requests that the pipeline sends before it reads answers."""
 IN_FLIGHT_BYTES = 6 * 1024 * 1024
@@ -101,18 +102,23 @@ class Pending:
         self._pipeline.cancel(self)
 
 
+_Queued = tuple[Pending | None, bytes, Buffer, int]
+
+
 class Pipeline:
     """A context's requests, many at a time. The context must be used by nothing else meanwhile."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.Condition()
-        self._queue: deque[tuple[Pending | None, bytes, Buffer, int]] = deque()
+        self._queue: deque[_Queued] = deque()
         self._sent: dict[int, Pending] = {}
         self._sent_bytes: dict[int, int] = {}
         self._unread_calls = 0
         self._last = 1 << 32
         self._closing = False
+        self._window = IN_FLIGHT
+        """Requests that may be in flight: fewer where the daemon's policy allows the user fewer."""
         self._stalled = False
         """Whether what is queued has to wait for answers."""
         self._polling = False
@@ -217,32 +223,58 @@ class Pipeline:
 
     def _write_batch(self) -> None:
         batch: list[Buffer] = []
+        taken: list[_Queued] = []
         size = 0
         with self._lock:
             in_flight = sum(self._sent_bytes.values())
             while self._queue:
                 pending, head, data, answer_size = self._queue[0]
                 length = len(head) + len(data)
-                taken = length + answer_size
-                full = len(self._sent) >= IN_FLIGHT or in_flight + taken > IN_FLIGHT_BYTES
+                cost = length + answer_size
+                full = len(self._sent) >= self._window or in_flight + cost > IN_FLIGHT_BYTES
                 if size + length > RECORD_MAX or (full and pending is not None and self._sent):
                     break
-                self._queue.popleft()
+                taken.append(self._queue.popleft())
                 batch += (head, data)
                 size += length
                 if pending is None:
                     self._unread_calls += 1
                     continue
-                in_flight += taken
+                in_flight += cost
                 self._sent[pending.identity] = pending
-                self._sent_bytes[pending.identity] = taken
+                self._sent_bytes[pending.identity] = cost
             self._stalled = bool(self._queue)
-        if batch:
+        if not batch:
+            return
+        try:
             if len(batch) == 2:
                 write_record(self._context.fileno(), bytes(batch[0]), batch[1])
             else:
                 # the kernel would cut many segments into several writes
                 os.pwrite(self._context.fileno(), b"".join(batch), 0)
+        except OSError as error:
+            if error.errno not in _TOO_MUCH:
+                raise
+            self._take_back(taken, error)
+
+    def _take_back(self, refused: list[_Queued], error: OSError) -> None:
+        """The daemon took nothing of a write, because the user has too much in flight: try with less of it."""
+        with self._lock:
+            for each in refused:
+                if each[0] is None:
+                    self._unread_calls -= 1
+                else:
+                    del self._sent[each[0].identity], self._sent_bytes[each[0].identity]
+            if not self._sent and len(refused) == 1:
+                # less than this is nothing
+                alone = refused.pop()[0]
+            else:
+                alone = None
+                self._window = max(1, (len(self._sent) or len(refused)) // 2)
+            self._queue.extendleft(reversed(refused))
+            self._stalled = bool(self._sent)
+        if alone is not None:
+            alone.finish(RequestError(error.errno or errno.EIO, f"the daemon refused it: {error.strerror}"))
 
     def _wait_for_answer(self) -> bool:
         """Wait until an answer is ready, or False when something was submitted or cancelled meanwhile.

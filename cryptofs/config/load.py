@@ -13,6 +13,7 @@ from .tables import Reading
 SIZE_MAX = 1 << 20
 """Largest configuration file, bytes."""
 _AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+_LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000,}")
 
 
 class ConfigError(InvalidValue):
@@ -30,12 +31,21 @@ def load(path: Path) -> Config:
         place = _AT_LINE.search(str(error))
         line = place[1] if place else "1"
         raise ConfigError(f"{path}:{line}: {_AT_LINE.sub('', str(error))}") from None
+    except ValueError:
+        # the parser leaves this one to the interpreter
+        before = text[: match.start()] if (match := _LONG_NUMBER.search(text)) else ""
+        raise ConfigError(f"{path}:{before.count(chr(10)) + 1}: a number of too many digits") from None
     reading = Reading()
     config = reading.table(Config, raw)
     if config is None or reading.wrong:
         wrong = sorted((find_line(text, place), ".".join(place) or "file", why) for place, why in reading.wrong)
         raise ConfigError("\n".join(f"{path}:{line}: {key}: {why}" for line, key, why in wrong))
     return config
+
+
+def locate(path: Path, *place: str) -> str:
+    """`file:line: key` of a key that is in the file, for an error that shows only when it is used."""
+    return f"{path}:{find_line(_read(path), place)}: {'.'.join(place)}"
 
 
 def _read(path: Path) -> str:

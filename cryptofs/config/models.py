@@ -44,6 +44,13 @@ def _exact_name(value: Any) -> ExactName:
     return ExactName(value)
 
 
+def _path(value: Any) -> Path:
+    # the daemon may change its directory
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("an absolute path")
+    return Path(value)
+
+
 def _device_name(value: str) -> DeviceName:
     if not re.fullmatch(NAME, value):
         raise ValueError(f"a device's name matches the pattern {NAME}")
@@ -97,6 +104,7 @@ READERS: dict[Any, Callable[[Any], Any]] = {
     Group: _group,
     Mode: _mode,
     Operation: _operation,
+    Path: _path,
 }
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -52,6 +51,8 @@ class Reading:
     def _value(self, wanted: Any, raw: Any, place: Place) -> Any:
         if isinstance(wanted, type) and issubclass(wanted, Table):
             return self._table(wanted, raw, place)
+        if isinstance(raw, str) and not raw.isprintable():
+            return self._refuse(place, "a character that cannot be printed")
         if wanted in READERS:
             return self._try(READERS[wanted], raw, place)
         arguments = get_args(wanted)
@@ -65,9 +66,6 @@ class Reading:
             return self._list(arguments[0], raw, place)
         if origin is Literal:
             return raw if raw in arguments else self._refuse(place, f"one of {_spell(arguments)}")
-        if wanted is Path:
-            raw = self._value(str, raw, place)
-            return raw if raw is _WRONG else Path(raw)
         return self._try(lambda value: convert(value, wanted), raw, place)
 
     def _tables(self, key_type: Any, model: Any, raw: Any, place: Place) -> Any:

@@ -61,6 +61,8 @@ class Device:
             self.nonces = None
         if settings.type in _CIPHERS and settings.operations != allowable:
             self._check_one_way(takes_nonce)
+        self.wants_whole = self._is_blind and description.chains
+        """Whether what it encrypts has to be whole before any output is given out."""
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
         self._users = 0
@@ -81,6 +83,21 @@ class Device:
             raise InvalidValue(
                 f"{name} encrypts what it is given to decrypt: such a device allows both operations, or only encrypt"
             )
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether programs encrypt by it what they cannot decrypt, under nonces that they do not know beforehand.
+
+        Only then does it matter in which order they see and choose: a block that is decrypted, or encrypted under a
+        caller's nonce, is one that the caller has chosen in full.
+        """
+        settings = self.settings
+        return (
+            settings.type is Type.SKCIPHER
+            and settings.operations == {Operation.ENCRYPT}
+            and self.nonces is not None
+            and not settings.caller_nonce
+        )
 
     @property
     def has_streams(self) -> bool:
@@ -144,6 +161,8 @@ class Device:
                 ("nonce", "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller")
             )
             rows.append(("messages", self.messages))
+        if self.wants_whole:
+            rows.append(("parts", "no"))
         rows.append(("contexts", self._users))
         return "".join(f"{tag}: {value}\n" for tag, value in rows)
 
@@ -186,6 +205,9 @@ class DeviceTransform(Transform):
                 f"iv of {len(iv)} bytes: device {self.device.settings.name} makes the nonces and puts them "
                 f"before the message ({self._prefix} bytes)"
             )
+
+    def wants_whole(self, operation: Operation) -> bool:
+        return self.device.wants_whole and operation is Operation.ENCRYPT
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         if iv is not None or not self._prefix:

@@ -6,6 +6,7 @@ with one end of file. Output that a message has more of than there is room for (
 readers make room; what takes long is computed by a worker, and what goes wrong there is told by the next write or read.
 """
 
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation
-from .steps import Offload, Piece, Step, StreamUser, Tally, engine_fault
+from .steps import Offload, Piece, Step, StreamUser, Tally, count_request, engine_fault
 from .workers import ALONE_NS
 
 STREAM_BUFFER = 1024 * 1024
@@ -51,6 +52,7 @@ class Stream:
         self._assoclen = 0
         self._iv_spent = False
         self._message: Message | None = None
+        self._withheld = False
         self._failure: CryptofsError | None = None
         self._out: deque[Piece] = deque()
         self._tally = Tally(account)
@@ -137,7 +139,17 @@ class Stream:
     @property
     def readable(self) -> bool:
         """Whether output is ready."""
-        return self._generates or bool(self._out)
+        return self._generates or self._is_given_out
+
+    @property
+    def _is_given_out(self) -> bool:
+        """Whether there is output and it may be read: some messages give none before their end."""
+        return bool(self._out) and (not self._withheld or any(piece.ends for piece in reversed(self._out)))
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it is full of what cannot be read before the message has ended."""
+        return self.is_full and not self._is_given_out
 
     def readable_by(self, user: StreamUser) -> bool:
         """Whether a read of this handle would go on without waiting: the end of file counts, too."""
@@ -167,9 +179,8 @@ class Stream:
     def give_up(self, error: CryptofsError | None = None) -> None:
         """A writer could not go on: what it has written is not its whole message, and the reader is to learn of it."""
         self._drop_message()
-        self._failure = self._last_error = (
-            error.again() if error is not None else Cancelled("a writer gave up: nobody read the output")
-        )
+        error = error or Cancelled("a writer gave up: nobody read the output")
+        self._failure = self._last_error = error.again()
 
     def drain_nowait(self, user: StreamUser, size: int) -> Buffer | None:
         """Up to `size` bytes of output, b"" at the end of a message, or None where a reader has to wait."""
@@ -180,9 +191,10 @@ class Stream:
             return b""
         if user.writes:
             self._turn_to_reading(user)
-        if not self._out:
-            return b"" if user.writes and not self._fed and not self._ending else None
+        if not self._is_given_out:
+            return user.end_again() if user.writes and not self._fed and not self._ending else None
         piece = self._out[0]
+        user.seen_message = True
         if piece.error is not None:
             self._out.popleft()
             raise piece.error.again()
@@ -203,13 +215,14 @@ class Stream:
     def _turn_to_reading(self, user: StreamUser) -> None:
         first = not user.seen_message and not self._out and self._message is None
         unfed = self._message is not None and not self._fed
-        if user.feeding or first or unfed:
+        if user.feeding or first or unfed or self._failure is not None:
             user.feeding = False
             user.seen_message = True
             if not self._fed:
                 self._finish_quietly()
 
     def _generate(self, size: int) -> Buffer:
+        count_request(self._account)
         out = bytearray(size)
         self._transform.once(Operation.GENERATE, None, 0, b"", memoryview(out))
         self.bytes_out += size
@@ -218,7 +231,9 @@ class Stream:
     def _start(self) -> Message:
         if self._iv_spent:
             raise InvalidValue("the iv served one message already: give the next by `reset iv=…`")
+        count_request(self._account)
         message = self._transform.start(self._operation, self._iv, self._assoclen)
+        self._withheld = self._transform.wants_whole(self._operation)
         if self._iv is not None:
             self._iv, self._iv_spent = None, True
         return message
@@ -322,10 +337,8 @@ class Stream:
             self._go_on()
             return
         if self._failure is None:
-            try:
+            with contextlib.suppress(CryptofsError):
                 self._update(b"", last=True)
-            except CryptofsError as error:
-                self._failure = error.again()
         if self._failure is not None:
             self._tell_reader()
         self._changed()
@@ -338,6 +351,8 @@ class Stream:
         if self._message is not None and self._at_work is None:
             self._message.close()
         # a worker's message is closed when the worker is done
+        if self._at_work is not None:
+            self._at_work.drop()
         self._message = self._at_work = None
         self._ending = False
         self._tally.keep(0)
@@ -357,8 +372,7 @@ class Stream:
         try:
             if self.busy:
                 raise Busy("clone: a message is under way on the other stream")
-            if self._account is not None:
-                self._account.check(0, message.kept)
+            count_request(self._account, message.kept)
         except CryptofsError:
             message.close()
             raise

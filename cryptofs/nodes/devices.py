@@ -78,11 +78,14 @@ class DeviceStreamHandle(StreamHandle):
             context.stream.limit = DEVICE_STREAM
             context.stream.set_parameters(operation, None, None)
             super().__init__(context, context.stream, flags, caller)
+            # an empty file is no write: where it follows another, the daemon would give nothing for it, and no error
+            self._user.needs_write = True
         except BaseException:
             table.close(context)
             raise
 
     def _check_reader(self) -> None:
+        super()._check_reader()
         if self._stream.is_full and self._stream.is_alone(self._user):
             error = StreamTooLong(
                 f"{DEVICE_STREAM} bytes of output wait, and this descriptor is the only one that could read them: "

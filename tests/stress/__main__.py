@@ -22,7 +22,7 @@ from . import beside, kills, parser, server
 _FORK = multiprocessing.get_context("fork")
 _FUZZ = Path(__file__).parent.parent / "fuzz" / "fuzz_records.py"
 MIB = 1024 * 1024
-SHORT = {"records": 40_000, "parser": 150_000, "kills": 5, "rounds": 8}
+SHORT = {"records": 32_000, "parser": 150_000, "kills": 5, "rounds": 8}
 FULL = {"records": 1_000_000, "parser": 5_000_000, "kills": 200, "rounds": 20}
 
 Rows = list[tuple[str, str]]
@@ -86,6 +86,11 @@ def _run_beside(report: Report, progress: Progress, records: int, seed: int, rou
         ("answers, each due and once", f"{attack.answers:,}"),
         ("writes accepted", f"{attack.verdicts['accepted']:,} of {attack.writes:,}"),
         ("writes compared with the definition", f"{attack.compared:,}"),
+        ("records and writes to devices", f"{attack.device_records:,}"),
+        ("messages through device files, sealed files tampered with", f"{attack.files:,}, {attack.tampered:,}"),
+        ("refused by the policy", ", ".join(f"{name} {count:,}" for name, count in sorted(attack.limits.items()))),
+        ("bytes searched for keys", f"{attack.received:,}"),
+        ("nonces of devices, none twice", f"{len(found.nonces):,}"),
         ("good client's requests", f"{good.requests:,}"),
         ("good client's bytes compared", f"{good.bytes:,}"),
         ("good client's longest request", f"{good.longest:.2f} s"),
@@ -107,6 +112,12 @@ def _run_beside(report: Report, progress: Progress, records: int, seed: int, rou
         "answers": attack.answers,
         "writes": attack.writes,
         "compared": attack.compared,
+        "device_records": attack.device_records,
+        "files": attack.files,
+        "tampered": attack.tampered,
+        "received": attack.received,
+        "nonces": len(found.nonces),
+        "limits": dict(attack.limits),
         "verdicts": dict(attack.verdicts),
         "statuses": dict(attack.statuses),
         "mutations": dict(attack.mutations),

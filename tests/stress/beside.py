@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from conftest import Daemon
@@ -16,15 +17,18 @@ from conftest import Daemon
 from cryptofs.client import Context
 from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build
 
-from . import server
+from . import declared, server
 from .attack import Attacker, AttackResult
+from .declared import FIRST_UID, Keys, Secrets
 from .good import GoodClient, GoodResult
 from .oracle import Errnos
 
 HOSTILE_CLIENTS = 3
+ROOT = os.geteuid() == 0
+"""Whether each hostile client can be a user of its own."""
 _FORK = multiprocessing.get_context("fork")
-_FIRST_UID = 65_000
-_VICTIMS = 5
+_VICTIMS = 16
+"""The most contexts of the good client's that the hostile ones are told of."""
 
 GROWTH_MAX = 8 * 1024 * 1024
 """Bytes that the daemon's memory may grow by between the second quarter of the rounds and the last one.
@@ -38,7 +42,13 @@ record passes the bound, in the short one of 500 bytes: less than the smallest r
 
 MUST_BE_SEEN = ("accepted", "EINVAL", "EBADMSG", "EMSGSIZE", "EDQUOT", "EAGAIN", "ENOENT")
 """Verdicts on hostile calls without which the run has not tried what it is to try."""
-MUST_BE_ANSWERED = ("ok", "EINVAL", "ENOENT", "EBUSY", "EBADFD", "ENOKEY", "EBADMSG", "EOPNOTSUPP", "ECANCELED")
+MUST_BE_ANSWERED = (
+    *("ok", "EINVAL", "ENOENT", "EBUSY", "EBADFD", "ENOKEY", "EBADMSG", "EOPNOTSUPP", "ECANCELED"),
+    *("EACCES", "EKEYREJECTED", "EMSGSIZE"),
+)
+MUST_BE_LIMITED = ("contexts", "requests", "queue-bytes", "rate", "stream queue-bytes", "device stream")
+"""What the policy must have said no to, where the hostile clients have uids, and so rules, of their own: they ask for
+more of each at their beginning."""
 ENOUGH = 30_000
 """Records from which all of these must have been seen: the rarest came a dozen times in so many."""
 
@@ -67,9 +77,22 @@ class BesideResult:
     attack: AttackResult = field(default_factory=AttackResult)
     good: GoodResult = field(default_factory=GoodResult)
     seconds: float = 0.0
+    nonces: set[bytes] = field(default_factory=set)
     samples: list[Sample] = field(default_factory=list)
     growth: int = 0
     wrong: list[str] = field(default_factory=list)
+
+    def take(self, found: AttackResult | GoodResult) -> None:
+        """Take a round of one client's into account. No two messages of a device have one nonce, whoever's they are."""
+        for nonce in found.nonces:
+            if nonce in self.nonces:
+                self.wrong.append(f"a nonce came twice: {nonce!r}")
+            self.nonces.add(nonce)
+        found.nonces = []
+        if isinstance(found, GoodResult):
+            self.good.add(found)
+        else:
+            self.attack.add(found)
 
 
 @dataclass
@@ -109,10 +132,12 @@ def _start(name: str, work: Callable[[int], Any], uid: int | None = None) -> Wor
 
 
 @contextlib.contextmanager
-def _workers(mount: Path, seed: int, clients: int, done: Any, stop: Any) -> Iterator[tuple[Worker, list[Worker]]]:
+def _workers(
+    mount: Path, seed: int, clients: int, keys: Keys, done: Any, stop: Any
+) -> Iterator[tuple[Worker, list[Worker]]]:
     """The good client and the hostile ones; where we are root, each hostile one is a user of its own."""
-    root = os.geteuid() == 0
     errnos = Errnos()
+    secrets = Secrets(keys)
     shared = _FORK.Array("Q", _VICTIMS)
 
     def tell(numbers: tuple[int, ...]) -> None:
@@ -120,19 +145,19 @@ def _workers(mount: Path, seed: int, clients: int, done: Any, stop: Any) -> Iter
 
     def victims() -> tuple[int, ...]:
         # of the same user they would be its own contexts, and it may do what it likes with these
-        return tuple(number for number in shared[:] if number) if root else ()
+        return tuple(number for number in shared[:] if number) if ROOT else ()
 
     def progress(count: int) -> None:
         with done.get_lock():
             done.value += count
 
-    good_client = GoodClient(mount, f"{seed}/good", tell)
+    good_client = GoodClient(mount, f"{seed}/good", keys, tell)
     good = _start("good", lambda _: good_client.run(stop.is_set))
     attackers = []
     for index in range(clients):
-        attacker = Attacker(mount, f"{seed}/hostile/{index}", victims, errnos, root)
+        attacker = Attacker(mount, f"{seed}/hostile/{index}", victims, errnos, secrets, ROOT)
         work = _hostile_round(attacker, progress)
-        attackers.append(_start(f"hostile {index}", work, _FIRST_UID + index if root else None))
+        attackers.append(_start(f"hostile {index}", work, FIRST_UID + index if ROOT else None))
     everybody = [good, *attackers]
     try:
         yield good, attackers
@@ -172,19 +197,27 @@ def run(records: int, seed: int, rounds: int, done: Any, clients: int = HOSTILE_
     """Send so many hostile records in so many rounds. done: a shared counter of records sent."""
     result = BesideResult()
     stop = _FORK.Event()
-    with server.directory() as path, server.serving(path) as daemon:
+    keys = Keys.drawn(Random(f"{seed}/keys"))
+    with (
+        server.directory() as path,
+        server.serving(path, "--config", str(declared.write(path, keys, ROOT))) as daemon,
+    ):
         mount = daemon.mountpoint
-        with _workers(mount, seed, clients, done, stop) as (good, attackers):
+        with _workers(mount, seed, clients, keys, done, stop) as (good, attackers):
             try:
                 _rounds(daemon, result, records // rounds // clients, rounds, good, attackers, stop)
             except RuntimeError as error:
                 result.wrong.append(str(error))
         result.wrong += result.attack.wrong + result.good.wrong
         status = daemon.stop()
-        _check_daemon(result, daemon, status)
+        _check_daemon(result, daemon, status, Secrets(keys))
+    limits = MUST_BE_LIMITED if ROOT else ()
+    result.wrong += [f"the policy never bounded {name}" for name in limits if not result.attack.limits[name]]
     if result.attack.records >= ENOUGH:
         result.wrong += [f"{name} was never the verdict" for name in MUST_BE_SEEN if not result.attack.verdicts[name]]
         result.wrong += [f"{name} was never an answer" for name in MUST_BE_ANSWERED if not result.attack.statuses[name]]
+        if not result.attack.limits["device"]:
+            result.wrong.append("no device was ever refused")
     return result
 
 
@@ -201,9 +234,9 @@ def _rounds(
         for worker in attackers:
             worker.connection.send(size)
         for worker in attackers:
-            result.attack.add(worker.ask())
+            result.take(worker.ask())
         stop.set()
-        result.good.add(good.ask())
+        result.take(good.ask())
         result.seconds += time.monotonic() - began
         left = server.wait_until_idle(mount)
         if left:
@@ -228,12 +261,12 @@ def _check_flat(result: BesideResult) -> None:
         result.wrong.append(f"descriptors grew by {grown}")
 
 
-def _check_daemon(result: BesideResult, daemon: Daemon, status: int) -> None:
+def _check_daemon(result: BesideResult, daemon: Daemon, status: int, secrets: Secrets) -> None:
     log = daemon.log
     if status:
         result.wrong.append(f"the daemon ended with status {status}")
     if "Traceback" in log:
         result.wrong.append(f"the daemon's log has a traceback: {log[log.index('Traceback') :][:2000]}")
-    for line in log.splitlines():
-        if "s3cret-key" in line or "ca1161623165" in line.lower():
-            result.wrong.append(f"the log shows a key: {line[:200]}")
+    shown = secrets.shown(log.encode()) or ("a hostile client's own" if "s3cret-key" in log else None)
+    if shown:
+        result.wrong.append(f"the log shows {shown} key")

@@ -1,5 +1,6 @@
 """The good client: it works all the time beside the hostile ones and checks every byte against its own computation."""
 
+import functools
 import hashlib
 import hmac
 import time
@@ -8,13 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from cryptofs.client import Context, RequestError
+from cryptofs.client import Context
 from cryptofs.records import Operation
+
+from .declared import Keys
+from .good_devices import GoodDevices
 
 _SIZES = (0, 16, 32, 64, 1024, 4096, 16_384)
 _LARGE = (100_000, 1_000_000)
@@ -24,11 +29,12 @@ _REMEMBERED = 50_000
 
 @dataclass
 class GoodResult:
-    """What it did. longest: seconds that its slowest request took."""
+    """What it did. longest: seconds that its slowest request took; nonces: as in AttackResult."""
 
     requests: int = 0
     bytes: int = 0
     longest: float = 0.0
+    nonces: list[bytes] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: "GoodResult") -> None:
@@ -36,17 +42,22 @@ class GoodResult:
         self.requests += other.requests
         self.bytes += other.bytes
         self.longest = max(self.longest, other.longest)
+        self.nonces += other.nonces
         self.wrong += other.wrong
 
 
 class GoodClient:
-    """Five contexts and what each must answer. seed: of its data; tell: gets the contexts' numbers."""
+    """Five contexts and those of devices, and what each must answer.
 
-    def __init__(self, mount: Path, seed: str, tell: Callable[[tuple[int, ...]], None]) -> None:
+    seed: of its data; keys: the devices'; tell: gets the contexts' numbers.
+    """
+
+    def __init__(self, mount: Path, seed: str, keys: Keys, tell: Callable[[tuple[int, ...]], None]) -> None:
         self._rng = Random(seed)
         self._mount = mount
         self._tell = tell
         self._key = self._rng.randbytes(32)
+        self._devices = GoodDevices(mount, self._rng, keys)
         self._random_seen: set[bytes] = set()
         self.result = GoodResult()
 
@@ -60,8 +71,9 @@ class GoodClient:
             Context("skcipher", "cbc(aes)", key, mount=self._mount) as cbc,
             Context("aead", "gcm(aes)", key, mount=self._mount) as gcm,
             Context("rng", "stdrng", mount=self._mount) as rng,
+            self._devices.opened() as device_checks,
         ):
-            self._tell((sha.number, mac.number, cbc.number, gcm.number, rng.number))
+            self._tell((sha.number, mac.number, cbc.number, gcm.number, rng.number, *self._devices.numbers))
             checks: tuple[tuple[Callable[[Context, bytes], bool], Context], ...] = (
                 (self._digest, sha),
                 (self._parts, sha),
@@ -74,20 +86,21 @@ class GoodClient:
                 size = self._rng.choice(_SIZES if self._rng.random() < 0.99 else _LARGE)
                 data = self._rng.randbytes(size)
                 for check, context in checks:
-                    self._once(check, context, data)
+                    self._once(check.__name__, functools.partial(check, context, data), data)
+                check_device = device_checks[int(self._rng.random() * len(device_checks))]
+                self._once(check_device.__name__, functools.partial(check_device, data), data)
+        self.result.nonces = self._devices.nonces
+        self._devices.nonces = []
         self._tell(())
         return self.result
 
-    def _once(self, check: Callable[[Context, bytes], bool], context: Context, data: bytes) -> None:
+    def _once(self, name: str, check: Callable[[], bool], data: bytes) -> None:
         began = time.monotonic()
-        what = check.__name__.strip("_")
+        what = f"good client: {name.strip('_')} of {len(data)} bytes"
         try:
-            good = check(context, data)
-            wrong = None if good else f"good client: {what} of {len(data)} bytes is wrong"
-        except RequestError as error:
-            wrong = f"good client: {what} of {len(data)} bytes: {error}"
-        except OSError as error:
-            wrong = f"good client: {what} of {len(data)} bytes: {error}"
+            wrong = None if check() else f"{what} is wrong"
+        except (OSError, InvalidTag, InvalidSignature) as error:
+            wrong = f"{what}: {error or type(error).__name__}"
         if wrong and len(self.result.wrong) < _SHOWN:
             self.result.wrong.append(wrong)
         self.result.longest = max(self.result.longest, time.monotonic() - began)

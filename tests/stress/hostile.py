@@ -11,54 +11,41 @@ from cryptofs.records import (
     PAYLOAD_MAX,
     RECORD_MAX,
     Attr,
-    Kind,
     Operation,
     Record,
     Value,
     build,
 )
+from cryptofs.records import Kind as Form
+
+from .kinds import CANARY, DEVICE_KINDS, KINDS, OPERANDS, PUBLIC_TYPES, SIZES, Kind
 
 HEADER = struct.Struct("<IBBHQII")
 """The document's own header, not the code's: size, version, operation, flags, id, status, attributes_size."""
 MORE = 1
-CANARY = b"\xca\x11ab1e-s3cret-key"
-"""The first 16 bytes of every key that a hostile client sends: no answer and no log may show it."""
-
-CONFIGURATIONS: dict[str, dict[int, Value]] = {
-    "sha256": {Attr.TYPE: "hash", Attr.NAME: "sha256"},
-    "hmac": {Attr.TYPE: "hash", Attr.NAME: "hmac(sha256)", Attr.KEY: CANARY},
-    "cbc": {Attr.TYPE: "skcipher", Attr.NAME: "cbc(aes)", Attr.KEY: CANARY[:16]},
-    "ctr": {Attr.TYPE: "skcipher", Attr.NAME: "ctr(aes)", Attr.KEY: CANARY[:16]},
-    "xts": {Attr.TYPE: "skcipher", Attr.NAME: "xts(aes)", Attr.KEY: CANARY[:16] + bytes(range(16))},
-    "gcm": {Attr.TYPE: "aead", Attr.NAME: "gcm(aes)", Attr.KEY: CANARY[:16], Attr.AUTHSIZE: 16},
-    "keyless": {Attr.TYPE: "skcipher", Attr.NAME: "cbc(aes)"},
-    "rng": {Attr.TYPE: "rng", Attr.NAME: "stdrng"},
-}
-IV_SIZES = {"cbc": 16, "keyless": 16, "ctr": 16, "xts": 16, "gcm": 12}
-_DATA = (Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST, Operation.GENERATE)
-_FITTING = {"sha256": 2, "hmac": 2, "rng": 3}
 _NUMBERS = (0, 1, 2, 3, 7, 255, 256, 4096, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _IDS = (0, 1, 2, 3, 0xFFFFFFFFFFFFFFFF)
-_SIZES = (0, 1, 15, 16, 17, 32, 48, 64, 100, 256)
+_DATA = tuple(operation for operation in Operation if operation not in CONTROL_OPERATIONS)
+_OPERANDS = (Attr.SIGNATURE, Attr.PEER_KEY, Attr.CIPHERTEXT, Attr.KEY_FORMAT, Attr.KEY_BITS, Attr.LEVEL, Attr.LENGTH)
 
 
 def _value(rng: Random, number: int) -> Value:
     spec = ATTRIBUTES[number]
-    if spec.kind is Kind.TEXT:
-        return rng.choice(("", "sha256", "cbc(aes)", "hash", "decrypt", "openssl", "(((", "x" * spec.largest))
-    if spec.kind is Kind.BYTES:
+    if spec.kind is Form.TEXT:
+        return rng.choice(("", "sha256", "cbc(aes)", "hash", "decrypt", "openssl", "der", "(((", "x" * spec.largest))
+    if spec.kind is Form.BYTES:
         return rng.randbytes(min(spec.largest, rng.choice((0, 1, 8, 12, 15, 16, 17, 32, 64, 512))))
     return rng.choice(_NUMBERS)
 
 
-def valid(rng: Random, kind: str, victims: tuple[int, ...] = ()) -> Record:
-    """A record whose form is right; what it asks for may be nonsense. kind: a key of CONFIGURATIONS, so that a good
-    part of them succeeds; victims: numbers of other people's contexts.
+def valid(rng: Random, kind: Kind, victims: tuple[int, ...] = ()) -> Record:
+    """A record whose form is right; what it asks for may be nonsense. kind: what a good part of them fits and succeeds
+    with; victims: numbers of other people's contexts.
     """
     which = rng.random()
     identity = rng.choice(_IDS) if which < 0.9 else rng.getrandbits(64)
     if which < 0.55:
-        operation = _DATA[_FITTING.get(kind, rng.getrandbits(1))]
+        operation = rng.choice(kind.operations)
     elif which < 0.65:
         operation = rng.choice(_DATA)
     else:
@@ -66,29 +53,46 @@ def valid(rng: Random, kind: str, victims: tuple[int, ...] = ()) -> Record:
     attributes: dict[int, Value] = {}
     if operation == Operation.GENERATE:
         # a huge length is refused in the answer
-        attributes[Attr.LENGTH] = rng.choice(_SIZES) if rng.random() < 0.8 else rng.choice(_NUMBERS)
+        attributes[Attr.LENGTH] = rng.choice(SIZES) if rng.random() < 0.8 else rng.choice(_NUMBERS)
         return Record(operation, 0, identity, 0, attributes)
-    if kind in IV_SIZES and rng.random() < 0.8:
-        attributes[Attr.IV] = rng.randbytes(IV_SIZES[kind])
+    if kind.iv_size and rng.random() < 0.8:
+        attributes[Attr.IV] = rng.randbytes(kind.iv_size)
     if rng.random() < 0.1:
         attributes[Attr.ASSOCLEN] = rng.choice(_NUMBERS[:8])
+    for operand in OPERANDS.get(operation, ()):
+        if rng.random() < 0.8:
+            fitting = kind.operands.get(operand, ())
+            attributes[operand] = rng.choice(fitting) if fitting and rng.random() < 0.8 else _value(rng, operand)
+    if operation == Operation.DECOMPRESS and rng.random() < 0.8:
+        # without it each counts as if it gave all that an answer holds
+        attributes[Attr.LENGTH] = rng.choice((0, 100, 1000, 65_536, PAYLOAD_MAX, PAYLOAD_MAX + 1))
     if rng.random() < 0.1:
-        number = rng.choice(tuple(ATTRIBUTES))
+        number = rng.choice(tuple(ATTRIBUTES) if rng.random() < 0.5 else _OPERANDS)
         attributes[number] = _value(rng, number)
     flags = MORE if rng.random() < 0.2 else 0
-    size = rng.choice(_SIZES)
+    return Record(operation, flags, identity, 0, attributes, _payload(rng, kind, operation))
+
+
+def _payload(rng: Random, kind: Kind, operation: Operation) -> bytes:
+    fitting = kind.payloads.get(operation, ())
+    if fitting and rng.random() < 0.7:
+        # the first is the usual one: the others may be costly
+        data = rng.choice(fitting) if rng.random() < 0.2 else fitting[0]
+        return bytes(_flip(rng, bytearray(data))) if rng.random() < 0.3 else data
     if rng.random() < 0.002:
-        size = rng.choice((PAYLOAD_MAX, PAYLOAD_MAX - 16, 300_000, 70_000))
-    return Record(operation, flags, identity, 0, attributes, rng.randbytes(size))
+        return rng.randbytes(rng.choice((PAYLOAD_MAX, PAYLOAD_MAX - 16, 300_000, 70_000)))
+    return rng.randbytes(rng.choice(SIZES))
 
 
-def _control(rng: Random, identity: int, kind: str, victims: tuple[int, ...]) -> Record:
+def _control(rng: Random, identity: int, kind: Kind, victims: tuple[int, ...]) -> Record:
     operation = rng.choice(tuple(CONTROL_OPERATIONS))
     attributes: dict[int, Value] = {}
     if operation == Operation.CONFIGURE and rng.random() < 0.8:
-        attributes.update(CONFIGURATIONS[kind])
+        attributes.update(kind.configuration)
     if operation == Operation.SET_KEY:
-        attributes[Attr.KEY] = (CANARY + rng.randbytes(48))[: rng.choice((0, 1, 15, 16, 17, 24, 32, 33, 64))]
+        # where a key may be a public one, it is no secret: public-key answers it
+        begins = b"" if kind.configuration[Attr.TYPE] in PUBLIC_TYPES else CANARY
+        attributes[Attr.KEY] = (begins + rng.randbytes(64))[: rng.choice((0, 1, 15, 16, 17, 24, 32, 33, 64))]
     if operation == Operation.CANCEL:
         attributes[Attr.TARGET] = rng.choice(_IDS)
     if operation == Operation.CLONE:
@@ -168,13 +172,16 @@ def _twice(rng: Random, data: bytearray) -> bytearray:
 
 def _unknown_attribute(rng: Random, data: bytearray) -> bytearray:
     value = rng.randbytes(rng.choice((0, 1, 4, 8)))
-    head = struct.pack("<HH", rng.choice((0, 22, 99, 0x7FFF, 0xFFFF)), len(value))
+    head = struct.pack("<HH", rng.choice((0, 23, 37, 99, 0x7FFF, 0xFFFF)), len(value))
     return _resize(data, _section(data) + head + value + bytes(-len(value) % 4))
+
+
+_INTEGERS = tuple(spec.number for spec in ATTRIBUTES.values() if spec.kind in (Form.U32, Form.U64))
 
 
 def _wrong_integer(rng: Random, data: bytearray) -> bytearray:
     value = rng.randbytes(rng.choice((0, 1, 2, 3, 5, 8, 16)))
-    number = rng.choice((Attr.AUTHSIZE, Attr.ASSOCLEN, Attr.LENGTH, Attr.TARGET, Attr.CONTEXT, Attr.NONBLOCKING))
+    number = rng.choice(_INTEGERS)
     return _resize(data, struct.pack("<HH", number, len(value)) + value + bytes(-len(value) % 4))
 
 
@@ -239,7 +246,17 @@ def hostile(rng: Random, record: bytes, wrong: float = 0.7) -> tuple[str, bytes]
     return name, bytes(MUTATIONS[name](rng, bytearray(record)))
 
 
-def pool(rng: Random, kind: str, size: int) -> list[bytes]:
+def request(operation: Operation, identity: int, flags: int = 0) -> bytes:
+    """A plain record of no attributes and no payload."""
+    return build(Record(operation, flags, identity))
+
+
+def kind_named(name: str, device: bool) -> Kind:
+    """The kind of a context, or of a device's."""
+    return (DEVICE_KINDS if device else KINDS)[name]
+
+
+def pool(rng: Random, kind: Kind, size: int) -> list[bytes]:
     """The bytes of `size` valid records, to be made wrong."""
     return [build(valid(rng, kind)) for _ in range(size)]
 
@@ -256,6 +273,11 @@ _LINES = (
     b"cancel target=7",
     b"clone context=9 target=3",
     b"encrypt iv=hex:00",
+    b"reset operation=encrypt",
+    b"reset operation=sign",
+    b"reset operation=decompress",
+    b"configure type=compression name=zstd level=19 operation=decompress",
+    b"configure type=sig name=ed25519 operation=generate-key",
     b"set nonblocking=99999999999999999999999999",
     b"",
     b"\n",

@@ -22,7 +22,7 @@ from cryptofs.client import Context
 from cryptofs.records import Attr, Operation, Record, build
 
 from . import server
-from .attack import symbol
+from .result import symbol
 
 NOTICED_MAX = 1.0
 """Seconds from SIGKILL until a client has its error."""

@@ -105,7 +105,8 @@ def _rows(text: str, heading: str) -> list[list[str]]:
 class Errnos:
     """Which errnos a client may see where; read from the document.
 
-    refused: of writes on `crypto`. by_operation: of answers, by operation number.
+    refused: of writes on `crypto`. by_operation: of answers, by operation number. control: of writes on `ctl`.
+    device_open: of opening a device's files.
     """
 
     def __init__(self, document: Path = DOCUMENT) -> None:
@@ -119,8 +120,18 @@ class Errnos:
             for number in self._operations(words):
                 self.by_operation[number] |= _numbers(row[1])
         self.control = self.refused | set().union(*self.by_operation.values()) | {errno.ENODEV}
-        if len(self.refused) < 4 or len(set().union(*self.by_operation.values())) < 10:
+        self.device_open: set[int] = set()
+        call = ""
+        for row in _rows(text, "Errnos of the calls themselves"):
+            call = row[0] or call
+            if "a device's files" in call or "`status`" in call or "making" in call:
+                self.device_open |= _numbers(row[1])
+        if len(self.refused) < 4 or len(self.device_open) < 4 or len(set().union(*self.by_operation.values())) < 10:
             raise ValueError(f"{document}: its tables of errnos were not understood")
+
+    def operation(self, word: str) -> set[int]:
+        """Of an operation by its name."""
+        return self.by_operation[OPERATION_WORDS[word]]
 
     @staticmethod
     def _operations(words: list[str]) -> list[int]:

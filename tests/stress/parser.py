@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from . import hostile, oracle
+from .kinds import ALL_KINDS
 
 ASK_EVERY = 50
 """One buffer in so many is compared with the construct definition, too."""
@@ -37,7 +38,7 @@ def attack_parser(seed: str, inputs: int, done: Any) -> ParserResult:
     """Make and check so many inputs. done: a shared counter for the progress bar."""
     rng = Random(seed)
     result = ParserResult()
-    kinds = tuple(hostile.CONFIGURATIONS)
+    kinds = tuple(ALL_KINDS.values())
     pool: list[bytes] = []
     for index in range(inputs):
         if index % _REFRESH == 0:

@@ -32,9 +32,9 @@ def directory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def serving(path: Path) -> Iterator[Daemon]:
+def serving(path: Path, *arguments: str) -> Iterator[Daemon]:
     """A daemon on `path`/mount; it is asked to stop at the end, or killed."""
-    daemon = Daemon(path / "mount", *OPTIONS, log=path / "log")
+    daemon = Daemon(path / "mount", *OPTIONS, *arguments, log=path / "log")
     try:
         yield daemon
         if daemon.process.poll() is None:

@@ -1,0 +1,252 @@
+"""A reload of the configuration: devices come, change and go; what is wrong keeps the old one."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Daemon
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from device_mount import (
+    ENCRYPT,
+    MEMBER,
+    OWNER,
+    STRANGER,
+    AsUser,
+    declare,
+    let_in,
+    needs_root,
+    options,
+    refused,
+    write_private,
+)
+
+from cryptofs.client import Context
+from cryptofs.records import Record, build
+
+pytestmark = pytest.mark.mount
+
+
+class Reloaded:
+    """A daemon whose configuration changes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.mountpoint = directory / "mount"
+        self.mountpoint.mkdir()
+        self.config = directory / "cryptofs.toml"
+        self.daemon: Daemon
+
+    def key(self, name: str, byte: int) -> Path:
+        """A key file."""
+        return write_private(self.directory / name, bytes([byte]) * 32)
+
+    def start(self, text: str) -> None:
+        """Serve."""
+        write_private(self.config, text.encode())
+        log = self.directory / "log"
+        self.daemon = Daemon(self.mountpoint, *options(), "--config", str(self.config), log=log)
+
+    def reload(self, text: str, expected: str = "reloaded:") -> str:
+        """Change the file and tell the daemon; returns what it logs then."""
+        write_private(self.config, text.encode())
+        before = len(self.daemon.log)
+        self.daemon.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while not re.search(r"reloaded: .*\n|reload failed.*\n", said := self.daemon.log[before:]):
+            assert self.daemon.process.poll() is None, self.daemon.log
+            assert time.monotonic() < deadline, said
+            time.sleep(0.02)
+        assert expected in said
+        return said
+
+    def device(self, name: str) -> Context:
+        """Open a device."""
+        return Context.of_device(name, mount=self.mountpoint)
+
+
+@pytest.fixture
+def reloaded(tmp_path: Path) -> Iterator[Reloaded]:
+    """A daemon of one's own, whose end is checked."""
+    server = Reloaded(tmp_path)
+    try:
+        yield server
+        assert server.daemon.stop() == 0
+        assert "Traceback" not in server.daemon.log
+    finally:
+        if server.daemon.process.poll() is None:
+            server.daemon.kill()
+
+
+def test_reload(reloaded: Reloaded) -> None:
+    """Devices come, change and go; contexts that are open go on with what they have."""
+    one, two = reloaded.key("one", 1), reloaded.key("two", 2)
+    owner = f"user = {os.getuid()}"
+
+    def gcm(name: str, key: Path) -> str:
+        return declare(name, key, "aead", "gcm(aes)", owner)
+
+    stay = gcm("stays", one)
+    reloaded.start(stay + gcm("changes", one) + gcm("goes", one))
+    with reloaded.device("stays") as stays, reloaded.device("changes") as changes, reloaded.device("goes") as goes:
+        stream = os.open(reloaded.mountpoint / "devices/goes/encrypt", os.O_RDWR)
+        path = os.open(reloaded.mountpoint / "devices/changes/crypto", os.O_PATH)
+        os.write(stream, b"begun")
+        sealed = [each.encrypt(b"before") for each in (stays, changes, goes)]
+        messages = stays.message(ENCRYPT)
+        messages.update(b"in ")
+        # the content of a key file is looked at only for a device that is declared anew
+        write_private(one, bytes([9]) * 32)
+        reloaded.reload(stay + gcm("changes", two) + gcm("new", two))
+        for context, text in zip((stays, changes, goes), sealed, strict=True):
+            assert context.decrypt(text) == b"before"
+            again = context.encrypt(b"after")
+            assert AESGCM(bytes([1]) * 32).decrypt(again[:12], again[12:], b"") == b"after"
+        whole = messages.finish(b"parts")
+        assert AESGCM(bytes([1]) * 32).decrypt(whole[:12], whole[12:], b"") == b"in parts"
+        assert len(os.read(stream, 1 << 20)) == 32 + 28 + 5
+        assert sorted(os.listdir(reloaded.mountpoint / "devices")) == ["changes", "new", "stays"]
+        refused(errno.ENOENT, lambda: reloaded.device("goes"))
+        # who was let in by the old one's mode opens the new one by its name only
+        refused(errno.ENOENT, lambda: os.open(f"/proc/self/fd/{path}", os.O_RDWR))
+        os.close(path)
+        os.close(stream)
+        with reloaded.device("changes") as changed, reloaded.device("stays") as same:
+            text = changed.encrypt(b"new key")
+            assert AESGCM(bytes([2]) * 32).decrypt(text[:12], text[12:], b"") == b"new key"
+            refused(errno.EBADMSG, lambda: changed.decrypt(sealed[1]))
+            assert same.decrypt(sealed[0]) == b"before"
+    # over and over, nothing is left of what has gone
+    for index in range(20):
+        reloaded.reload(gcm("changes", one if index % 2 else two))
+        with reloaded.device("changes") as context:
+            assert context.decrypt(context.encrypt(b"x")) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("[policy]\nrate = -1\n", ":2: policy.rate: "),
+        ("[devices.x]\nkind = 1\n", ":2: devices.x.kind: unknown key"),
+        ("\n\nnonsense\n", ":3: "),
+        ("[policy]\nallow = " + "[" * 5000 + "\n", "too deep"),
+        (
+            '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.file = "/no/such/key"\n',
+            "key source gone: file /no/such/key",
+        ),
+        (
+            '[devices.d]\ntype = "aead"\nname = "nope(aes)"\nkey.file = "KEY"\n',
+            ":1: devices.d: aead 'nope(aes)': no engine offers it",
+        ),
+        (
+            '[devices.d]\ntype = "aead"\nname = "rfc7539(chacha20,poly1305)"\nauthsize = 3\nkey.file = "KEY"\n',
+            "authsize 3",
+        ),
+        # what no reader of TOML can hold, and what no file can be called
+        ("[policy]\ncontexts = " + "9" * 5000 + "\n", ":2: a number of too many digits"),
+        ('[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.file = "/a\\u0000b"\n', ":4: devices.d.key.file: "),
+        ('[devices.d]\ntype = "aead"\nname = "rfc4106(gcm(aes))"\nkey.file = "KEY"\n', "KEY"),
+        (
+            '[devices.d]\ntype = "skcipher"\nname = "ctr(aes)"\noperations = ["decrypt"]\nkey.file = "KEY"\n',
+            "encrypts what it",
+        ),
+    ],
+)
+def test_a_bad_file_keeps_the_old_one(reloaded: Reloaded, wrong: str, why: str) -> None:
+    """The log says what is wrong and where; what was served is served on."""
+    key = reloaded.key("key", 1)
+    good = declare("d", key, "aead", "gcm(aes)", f"user = {os.getuid()}")
+    reloaded.start(good)
+    with reloaded.device("d") as context:
+        said = reloaded.reload(wrong.replace('"KEY"', f'"{key}"'), "reload failed, the old configuration holds")
+        assert why.replace("KEY", str(key)) in said
+        with reloaded.device("d") as another:
+            assert another.decrypt(context.encrypt(b"x")) == b"x"
+    reloaded.reload(good)
+
+
+@needs_root
+def test_reload_of_policy(reloaded: Reloaded) -> None:
+    """A new policy holds for new contexts."""
+    reloaded.start("")
+    let_in(reloaded.mountpoint)
+    with Context("hash", "sha256", mount=reloaded.mountpoint) as before:
+        reloaded.reload('[policy]\nprofile = "none"\nallow = ["sha512"]\n')
+        assert before.digest(b"")
+        refused(errno.EACCES, lambda: Context("hash", "sha256", mount=reloaded.mountpoint))
+        Context("hash", "sha512", mount=reloaded.mountpoint).close()
+        assert os.listdir(reloaded.mountpoint / "algorithms/hash") == ["sha512"]
+
+
+@needs_root
+def test_reload_against_opens(reloaded: Reloaded) -> None:
+    """A device that changes its owner, again and again, while both owners open it: each gets his own key or nothing."""
+    keys = {OWNER: reloaded.key("one", 1), MEMBER: reloaded.key("two", 2)}
+
+    def text(uid: int) -> str:
+        return declare("d", keys[uid], "aead", "gcm(aes)", f"user = {STRANGER}", f"group = {uid}", 'mode = "0660"')
+
+    reloaded.start(text(OWNER))
+    let_in(reloaded.mountpoint)
+    code = """
+import os, sys, time
+path, request = sys.argv[1], bytes.fromhex(sys.argv[2])
+end = time.monotonic() + 4
+seen = set()
+while time.monotonic() < end:
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError as error:
+        seen.add(str(error.errno))
+        continue
+    os.write(fd, request)
+    answer = os.pread(fd, 65536, 0)
+    seen.add("OK" if len(answer) > 24 + 12 else "wrong")
+    if len(seen) < 40:
+        print(answer[24:].hex())
+    os.close(fd)
+print(" ".join(sorted(seen)))
+"""
+    request = build(Record(ENCRYPT, id=1, payload=b"text")).hex()
+    path = reloaded.mountpoint / "devices/d/crypto"
+    running = [AsUser(uid, uid, [], code, path, request) for uid in keys]
+    for index in range(16):
+        reloaded.reload(text((MEMBER, OWNER)[index % 2]))
+        time.sleep(0.1)
+    for uid, process, byte in zip(keys, running, (1, 2), strict=True):
+        *texts, seen = process.lines()
+        assert set(seen.split()) <= {"OK", str(errno.EACCES), str(errno.ENOENT)}, uid
+        assert "OK" in seen
+        for each in texts:
+            sealed = bytes.fromhex(each)
+            assert AESGCM(bytes([byte]) * 32).decrypt(sealed[:12], sealed[12:], b"") == b"text", uid
+
+
+def test_no_key_no_start(tmp_path: Path) -> None:
+    """A key that is not there ends the start: status 1, one line that names device and source."""
+    mountpoint = tmp_path / "mount"
+    mountpoint.mkdir()
+    config = tmp_path / "cryptofs.toml"
+    cases = {
+        declare(
+            "d", tmp_path / "gone", "aead", "gcm(aes)"
+        ): f"{config}:1: devices.d: key source gone: file {tmp_path}/gone",
+        declare("d", write_private(tmp_path / "short", bytes(5)), "aead", "gcm(aes)"): "key of 5 bytes",
+        '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.credential = "none"\n': "gone: credential 'none'",
+    }
+    for text, expected in cases.items():
+        write_private(config, text.encode())
+        command = [sys.executable, "-m", "cryptofs", "mount", str(mountpoint), "--config", str(config)]
+        if os.geteuid() == 0:
+            command.append("--allow-root")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1, done.stderr
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not os.path.ismount(mountpoint)

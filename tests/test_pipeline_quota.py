@@ -1,0 +1,62 @@
+"""The pipeline under a policy that allows less than it would have in flight."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import Daemon
+from device_mount import configured, declare, write_private
+
+from cryptofs.cli.commands import commands
+from cryptofs.client import Context, Pipeline, RequestError
+
+pytestmark = pytest.mark.mount
+
+POLICY = """
+[policy]
+requests = 3
+queue-bytes = 1_200_000
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a device for everybody and little room for anybody."""
+    directory = tmp_path_factory.mktemp("quota")
+    key = write_private(directory / "key", bytes(range(32)))
+    yield from configured(directory, POLICY + declare("d", key, "aead", "gcm(aes)", f"user = {os.getuid()}"))
+
+
+def test_less_in_flight(mount: Path) -> None:
+    """What the policy refuses is sent again when answers have come: nothing is lost, and every answer is its own's."""
+    with Context("hash", "sha256", mount=mount) as context:
+        expected = {index: context.digest(b"%d" % index) for index in range(300)}
+        with Pipeline(context) as pipeline:
+            pending = {index: pipeline.digest(b"%d" % index) for index in range(300)}
+            assert {index: each.result(20) for index, each in pending.items()} == expected
+
+
+def test_what_never_fits_is_said(mount: Path) -> None:
+    """One request that is over the bound alone: EDQUOT for it, and the others are served."""
+    with Context("hash", "sha256", mount=mount) as context, Pipeline(context) as pipeline:
+        before = pipeline.digest(b"before")
+        large = pipeline.digest(bytes(1_000_000))
+        after = pipeline.digest(b"after")
+        with pytest.raises(RequestError) as caught:
+            large.result(20)
+        assert caught.value.errno == errno.EDQUOT
+        assert (before.result(20), after.result(20)) == (context.digest(b"before"), context.digest(b"after"))
+
+
+def test_files_through_a_device(mount: Path, tmp_path: Path) -> None:
+    """`cryptofs encrypt --device`, which has many segments in flight, goes through as well."""
+    data = os.urandom(5_000_000)
+    (tmp_path / "plain").write_bytes(data)
+    for command, source, sink in (("encrypt", "plain", "sealed"), ("decrypt", "sealed", "opened")):
+        arguments = [command, "--device", "d", "--mount", mount, "-i", tmp_path / source, "-O", tmp_path / sink]
+        done = CliRunner().invoke(commands, [str(each) for each in arguments], catch_exceptions=True)
+        assert done.exit_code == 0, (done.output, done.exception)
+    assert (tmp_path / "opened").read_bytes() == data
