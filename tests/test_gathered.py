@@ -341,6 +341,33 @@ def test_what_a_worker_has_of_a_stream_is_counted() -> None:
     assert context.account.queue_bytes == 0
 
 
+def test_steps_that_were_dropped_are_let_go() -> None:
+    """Who resets a stream again and again while a worker is busy leaves nothing with it that is large or long."""
+    context = gcm(table_of(Rule(queue_bytes=5_000_000)))
+    given: list[tuple[Callable[[], Step], Callable[[Step], None]]] = []
+
+    def offload(compute: Callable[[], Step], settle: Callable[[Step], None]) -> bool:
+        given.append((compute, settle))
+        return True
+
+    transform = context.require_transform()
+    transform.pace = 1e6
+    stream = Stream(transform, lambda: None, context.exchange.account, offload)
+    user = stream.attach(True, True)
+    for count in range(20):
+        stream.set_parameters(None, count.to_bytes(12), None)
+        stream.feed_nowait(user, bytes(100_000))
+        assert context.account.queue_bytes == 100_000 + OUT_SLACK
+        stream.reset()
+        assert context.account.queue_bytes == 0
+    for compute, settle in given:
+        step = compute()
+        assert (len(step.data), len(step.out), step.size, step.message.kept) == (0, 0, 0, 0)
+        settle(step)
+    assert len(given) == 20
+    assert not stream.busy
+
+
 def test_a_debt_of_the_rate_stops_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is paid off is a matter of requests, of which a stream's writes are none."""
     monkeypatch.setattr("cryptofs.policy.time.monotonic", lambda: 100.0)

@@ -18,19 +18,21 @@ def engine_fault(transform: Transform) -> EngineFault:
     return EngineFault("the engine failed; the daemon's log says more")
 
 
-def count_request(account: Account | None) -> None:
-    """A message of a stream begins: it takes one request of its user's rate. It is none of those that wait to be read,
-    where its output is counted. Errors: OverQuota.
+def count_request(account: Account | None, size: int = 0) -> None:
+    """A message of a stream begins, and keeps `size` bytes: it takes one request of its user's rate. It is none
+    of those that wait to be read, where its output is counted. Errors: OverQuota.
     """
     if account is not None:
-        account.check(1, 0)
+        account.check(1, size)
         account.charge(1, 0)
         account.give_back(1, 0)
 
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """A part of a message that is computed, or was: its output is in the first `size` bytes of `out`."""
+    """A part of a message that is computed, or was: its output is in the first `size` bytes of `out`. dropped: nobody
+    waits for it any more.
+    """
 
     message: Message
     data: Buffer
@@ -38,11 +40,21 @@ class Step:
     out: memoryview
     size: int = 0
     error: CryptofsError | None = None
+    dropped: bool = False
+
+    def drop(self) -> None:
+        """Let go of what a worker has not begun to compute: who drops often must not fill the memory with it."""
+        self.dropped = True
+        self.data, self.out = b"", memoryview(b"")
 
     def compute(self, transform: Transform) -> "Step":
         """Compute it; it may run in any thread and never raises."""
+        data, out = self.data, self.out
+        # looked at after they were taken: else a drop in between would leave half of them
+        if self.dropped:
+            return self
         try:
-            self.size = self.message.update(self.data, self.last, self.out)
+            self.size = self.message.update(data, self.last, out)
         except CryptofsError as error:
             self.error = error.again()
         except Exception:

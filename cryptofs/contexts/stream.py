@@ -351,6 +351,8 @@ class Stream:
         if self._message is not None and self._at_work is None:
             self._message.close()
         # a worker's message is closed when the worker is done
+        if self._at_work is not None:
+            self._at_work.drop()
         self._message = self._at_work = None
         self._ending = False
         self._tally.keep(0)
@@ -370,9 +372,7 @@ class Stream:
         try:
             if self.busy:
                 raise Busy("clone: a message is under way on the other stream")
-            if self._account is not None:
-                self._account.check(0, message.kept)
-            count_request(self._account)
+            count_request(self._account, message.kept)
         except CryptofsError:
             message.close()
             raise
