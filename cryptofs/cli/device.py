@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from ..client import Context, Pending, Pipeline, RequestError
-from ..errors import BadTag, InvalidValue, StreamTooLong
-from ..records import RECORD_MAX, Operation
+from ..errors import BadTag, InvalidValue
+from ..records import Operation
 from .pieces import parts, read_full
 
 # as in cryptofs/contexts/sealed.py, which the client end does not import; a test compares the two
@@ -20,7 +20,6 @@ ID_SIZE = 16
 SEGMENT = 65_536
 _CCM_NONCE = 12
 _IN_FLIGHT = 32
-_STREAM_PIECE = 131_072
 
 
 def encrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes]) -> None:
@@ -31,8 +30,6 @@ def encrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
             identity = os.urandom(ID_SIZE)
             sink.write(MAGIC + identity)
             _segments(context, Operation.ENCRYPT, identity, parts(source, SEGMENT), SEGMENT, sink)
-        elif not _takes_parts(context, device):
-            _stream(context.mount / "devices" / device / "encrypt", source, sink)
         else:
             _cipher(context, Operation.ENCRYPT, source, sink)
         sink.flush()
@@ -56,32 +53,6 @@ def decrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
 def _check_free_length(context: Context) -> None:
     if context.block_size > 1:
         raise InvalidValue(f"{context.name} takes whole blocks of {context.block_size} bytes: use gcm, ccm or rfc7539")
-
-
-def _takes_parts(context: Context, device: str) -> bool:
-    """Whether the device takes messages in parts, as its status file says."""
-    return "parts: no" not in (context.mount / "devices" / device / "status").read_text().splitlines()
-
-
-def _stream(path: Path, source: IO[bytes], sink: IO[bytes]) -> None:
-    """A file through a stream file, which holds the result until the end. Errors: StreamTooLong."""
-    stream = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        for piece in parts(source, _STREAM_PIECE):
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(stream, view) :]
-        while output := os.read(stream, RECORD_MAX):
-            sink.write(output)
-    except OSError as error:
-        if error.errno != StreamTooLong.errno:
-            raise
-        raise StreamTooLong(
-            "input: too long for a cipher of a device that only encrypts, which gives nothing out before the end: "
-            "use a device of type aead"
-        ) from None
-    finally:
-        os.close(stream)
 
 
 def _nonce_size(context: Context) -> int:

@@ -124,11 +124,6 @@ class Context(PublicKeyCalls):
             self._fd = -1
 
     @property
-    def mount(self) -> Path:
-        """The mount point."""
-        return self._mount
-
-    @property
     def directory(self) -> Path:
         """The context's directory, with its ctl, status and stream files."""
         return self._mount / "contexts" / str(self.number)

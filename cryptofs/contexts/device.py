@@ -61,8 +61,8 @@ class Device:
             self.nonces = None
         if settings.type in _CIPHERS and settings.operations != allowable:
             self._check_one_way(takes_nonce)
-        self.wants_whole = self._is_blind and description.chains
-        """Whether what it encrypts has to be whole before any output is given out."""
+        self.lags = self._is_blind and description.chains
+        """Whether a block that it made is given out only when the next one is fixed."""
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
         self._users = 0
@@ -161,8 +161,6 @@ class Device:
                 ("nonce", "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller")
             )
             rows.append(("messages", self.messages))
-        if self.wants_whole:
-            rows.append(("parts", "no"))
         rows.append(("contexts", self._users))
         return "".join(f"{tag}: {value}\n" for tag, value in rows)
 
@@ -206,9 +204,6 @@ class DeviceTransform(Transform):
                 f"before the message ({self._prefix} bytes)"
             )
 
-    def wants_whole(self, operation: Operation) -> bool:
-        return self.device.wants_whole and operation is Operation.ENCRYPT
-
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         if iv is not None or not self._prefix:
             return self.inner.begin(operation, iv, assoclen)
@@ -218,7 +213,8 @@ class DeviceTransform(Transform):
 
     def _begin_nonced(self, operation: Operation, assoclen: int) -> Message:
         nonce = self.device.make_nonce()
-        return NoncedEncryption(nonce, self.begin_inner(operation, nonce, assoclen))
+        message = NoncedEncryption(nonce, self.begin_inner(operation, nonce, assoclen))
+        return LaggingEncryption(message, self.description.chunk_size) if self.device.lags else message
 
     def begin_inner(self, operation: Operation, nonce: bytes, assoclen: int) -> Message:
         """The message itself, with this nonce."""
@@ -297,6 +293,37 @@ class NoncedEncryption(Message):
         out[: len(self._nonce)] = self._nonce
         self._nonce = b""
         return written
+
+    @property
+    def kept(self) -> int:
+        return self._inner.kept
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class LaggingEncryption(Message):
+    """A message that chains and keeps its last block to itself until the next one is made, or the message ends.
+
+    Who sees a block before he chooses the next has a say in what the block cipher gets, and can confirm guesses about
+    others' messages by that. One block later it tells nothing: "delayed CBC", Fouque, Martinet and Poupard, 2003.
+    """
+
+    def __init__(self, inner: Message, block: int) -> None:
+        self._inner = inner
+        self._block = block
+        self._last = b""
+
+    def room(self, size: int, last: bool) -> int:
+        return len(self._last) + self._inner.room(size, last)
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        before = len(self._last)
+        written = before + self._inner.update(data, last, out[before:])
+        out[:before] = self._last
+        ready = written if last else max(0, written - self._block)
+        self._last = bytes(out[ready:written])
+        return ready
 
     @property
     def kept(self) -> int:

@@ -52,7 +52,6 @@ class Stream:
         self._assoclen = 0
         self._iv_spent = False
         self._message: Message | None = None
-        self._withheld = False
         self._failure: CryptofsError | None = None
         self._out: deque[Piece] = deque()
         self._tally = Tally(account)
@@ -139,17 +138,7 @@ class Stream:
     @property
     def readable(self) -> bool:
         """Whether output is ready."""
-        return self._generates or self._is_given_out
-
-    @property
-    def _is_given_out(self) -> bool:
-        """Whether there is output and it may be read: some messages give none before their end."""
-        return bool(self._out) and (not self._withheld or any(piece.ends for piece in reversed(self._out)))
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether it is full of what cannot be read before the message has ended."""
-        return self.is_full and not self._is_given_out
+        return self._generates or bool(self._out)
 
     def readable_by(self, user: StreamUser) -> bool:
         """Whether a read of this handle would go on without waiting: the end of file counts, too."""
@@ -191,7 +180,7 @@ class Stream:
             return b""
         if user.writes:
             self._turn_to_reading(user)
-        if not self._is_given_out:
+        if not self._out:
             return user.end_again() if user.writes and not self._fed and not self._ending else None
         piece = self._out[0]
         user.seen_message = True
@@ -233,7 +222,6 @@ class Stream:
             raise InvalidValue("the iv served one message already: give the next by `reset iv=…`")
         count_request(self._account)
         message = self._transform.start(self._operation, self._iv, self._assoclen)
-        self._withheld = self._transform.wants_whole(self._operation)
         if self._iv is not None:
             self._iv, self._iv_spent = None, True
         return message

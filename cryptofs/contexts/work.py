@@ -124,11 +124,6 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         _check_attributes(record)
         if _LENGTH in attributes:
             raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
-        if transform.wants_whole(record.operation):
-            raise InvalidValue(
-                f"{record.operation.word} takes no parts on a device that only encrypts, by "
-                f"{transform.description.name}: one request of at most {PAYLOAD_MAX} bytes, or the stream file"
-            )
         exchange.open_lane()
         lane.message = transform.start(record.operation, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
         lane.operation = record.operation

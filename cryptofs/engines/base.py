@@ -148,12 +148,6 @@ class Transform(ABC):
         if assoclen and description.type is not Type.AEAD:
             raise InvalidValue(f"assoclen {assoclen}: {description.name} has no associated data")
 
-    def wants_whole(self, operation: Operation) -> bool:
-        """Whether all input of a message has to be known before any of its output is given out: no request of it comes
-        in parts, and a stream holds its output back.
-        """
-        return False
-
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         """A whole message in one part: `start`, `update` and `close` in one, for the short way."""
         message = self.start(operation, iv, assoclen)

@@ -85,7 +85,6 @@ class DeviceStreamHandle(StreamHandle):
             raise
 
     def _check_reader(self) -> None:
-        super()._check_reader()
         if self._stream.is_full and self._stream.is_alone(self._user):
             error = StreamTooLong(
                 f"{DEVICE_STREAM} bytes of output wait, and this descriptor is the only one that could read them: "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from ..contexts import Context, Stream
-from ..errors import CryptofsError, Gone, NotPermitted, OverQuota, StreamTooLong, WouldBlock
+from ..errors import CryptofsError, Gone, NotPermitted, OverQuota, WouldBlock
 from ..records import Buffer
 from .base import Caller, File, Handle, access_mode
 from .waiting import BoundReached, wait_for
@@ -72,14 +72,7 @@ class StreamHandle(Handle):
             raise WouldBlock("the output buffer is full and nobody reads") from None
 
     def _check_reader(self) -> None:
-        """Called before a writer waits. Errors: StreamTooLong where it is known that nobody can make room."""
-        if self._stream.is_stuck:
-            error = StreamTooLong(
-                f"{self._stream.limit} bytes of output wait for the message's end, as this device only encrypts: "
-                "cut the file, or use a device of type aead"
-            )
-            self._stream.give_up(error)
-            raise error
+        """Called before a writer waits. Errors: where it is known that nobody can read."""
 
     async def read(self, offset: int, size: int) -> Buffer:
         def attempt() -> Buffer | None:
