@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from device_mount import configured, declare, write_private
 
 from cryptofs.cli.commands import commands
 from cryptofs.client import Context, Pipeline, RequestError
+from cryptofs.records import Operation, Record, build
 
 pytestmark = pytest.mark.mount
 
@@ -60,3 +61,28 @@ def test_files_through_a_device(mount: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(commands, [str(each) for each in arguments], catch_exceptions=True)
         assert done.exit_code == 0, (done.output, done.exception)
     assert (tmp_path / "opened").read_bytes() == data
+
+
+def test_a_stream_that_is_refused_gives_no_shorter_message(mount: Path) -> None:
+    """`cat large > stream` beyond queue-bytes: the writer is told, and the reader gets the error, not a whole look."""
+    with Context("skcipher", "ctr(aes)", bytes(16), mount=mount) as context:
+        (context.directory / "ctl").write_text(f"reset operation=encrypt iv=hex:{bytes(16).hex()}")
+        reader = os.open(context.directory / "stream", os.O_RDONLY | os.O_NONBLOCK)
+        writer = os.open(context.directory / "stream", os.O_WRONLY)
+        with Context("hash", "sha256", mount=mount) as other:
+            # an answer that nobody has read yet takes most of what the user may queue
+            os.write(other.fileno(), build(Record(Operation.DIGEST, id=1, payload=bytes(500_000))))
+            assert error_of(lambda: os.write(writer, bytes(50_000))) == errno.EDQUOT
+        os.close(writer)
+        assert error_of(lambda: os.read(reader, 1 << 20) or 1 / 0) == errno.EDQUOT
+        os.close(reader)
+
+
+def error_of(call: Callable[[], object]) -> int:
+    """The errno with which a call fails that goes well at first."""
+    for _ in range(100):
+        try:
+            call()
+        except OSError as error:
+            return error.errno or 0
+    return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..contexts import ContextTable, Device
 from ..engines.base import OPERATIONS
-from ..errors import InvalidValue, NoSuchTarget, NotPermitted, OverQuota, StreamTooLong
+from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
 from ..records import OPERATION_WORDS, Operation
 from .base import (
     BIG_PIECES,
@@ -92,14 +92,6 @@ class DeviceStreamHandle(StreamHandle):
             )
             self._stream.give_up(error)
             raise error
-
-    async def write(self, offset: int, data: bytes) -> int:
-        try:
-            return await super().write(offset, data)
-        except (NotPermitted, OverQuota) as error:
-            # else what went in before would pass for the whole message
-            self._stream.give_up(error)
-            raise
 
     def close(self) -> None:
         super().close()

@@ -53,6 +53,8 @@ class StreamHandle(Handle):
             except WouldBlock:
                 return None
             except (NotPermitted, OverQuota) as error:
+                # else what went in before would pass for the whole message
+                self._stream.give_up(error)
                 self._context.refused("write", error)
                 raise
             return len(piece)
