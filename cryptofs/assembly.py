@@ -65,12 +65,16 @@ def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> Ke
 def check_devices(path: Path) -> "tuple[Config, list[str]]":
     """A configuration and a line for each of its devices, made as far as that goes without its key.
 
-    What a token offers is not asked. Errors: ConfigError with all that is wrong, NotOffered for an engine.
+    What a token offers is not asked. Errors: ConfigError with all that is wrong, NotOffered for an engine; each with
+    file, line and key.
     """
     from .config import ConfigError, load
 
     config = load(path)
-    engines = open_engines(config.daemon.engines or tuple(ENGINES))
+    try:
+        engines = open_engines(config.daemon.engines or tuple(ENGINES))
+    except NotOffered as error:
+        raise _placed(path, error, "daemon", "engines") from None
     lines: list[str] = []
     wrong: list[str] = []
     for name, model in config.devices.items():
@@ -85,17 +89,17 @@ def check_devices(path: Path) -> "tuple[Config, list[str]]":
                     Device(settings, transform)
             lines.append(f"device {name}: {model.type} {model.name}, key from {source.describe()}")
         except CryptofsError as error:
-            wrong.append(_placed(path, name, error).message)
+            wrong.append(_placed(path, error, "devices", name).message)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config, lines
 
 
-def _placed(path: Path, device: str, error: CryptofsError) -> CryptofsError:
+def _placed(path: Path, error: CryptofsError, *place: str) -> CryptofsError:
     """The error with file, line and key before it."""
     from .config import locate
 
-    return type(error)(f"{locate(path, 'devices', device)}: {error.message}")
+    return type(error)(f"{locate(path, *place)}: {error.message}")
 
 
 class Assembly:
@@ -204,7 +208,7 @@ class Assembly:
                 raise
         except CryptofsError as error:
             assert self._path is not None
-            raise _placed(self._path, name, error) from None
+            raise _placed(self._path, error, "devices", name) from None
         log.info("device %s: %s from %s", name, transform.description.name, source.describe())
         return device
 

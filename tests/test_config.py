@@ -228,6 +228,13 @@ def test_check_config_makes_the_devices(file: Path, device: str, why: str) -> No
     assert len(lines) == 2
 
 
+def test_check_config_places_an_engine(file: Path) -> None:
+    """An engine that there is not: file, line and key as well."""
+    file.write_text('[daemon]\naudit = true\nengines = ["quantum"]\n')
+    bad = CliRunner().invoke(commands, ["check-config", str(file)])
+    assert f"{file}:3: daemon.engines: engine 'quantum': one of" in str(bad.exception)
+
+
 def test_what_is_shipped() -> None:
     """The file that is installed can be used, and lets nobody use a weak name."""
     shipped = Path(__file__).parent.parent / "scripts" / "system" / "cryptofs.toml"
