@@ -246,13 +246,17 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
         (("--user", "nosuchuser"), "no such user"),
         (("--key", "backup"), "DEVICE=FILE"),
         (("--key", "backup=/dev/null"), "not a regular file"),
+        (("--config", "BAD"), "embedded null byte"),
     ],
 )
 def test_a_failing_hand_over_leaves_no_mount(
     manager: Manager, mountpoint: Path, arguments: tuple[str, ...], says: str
 ) -> None:
     """The reason in one line, nothing mounted, nothing stored."""
-    command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody", *arguments]
+    bad = mountpoint.parent / "bad.toml"
+    bad.write_text('[devices.x]\nkey.file = "/a\\u0000b"\n')
+    given = [str(bad) if each == "BAD" else each for each in arguments]
+    command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode != 0
     assert says in done.stderr

@@ -112,6 +112,8 @@ def hand_over(mountpoint: Path, user: str, keys: dict[str, Path]) -> None:
                 )
             except OSError as error:
                 raise ServiceError(f"key of device {device!r}: {file}: {error.strerror}") from None
+            except ValueError as error:
+                raise ServiceError(f"key of device {device!r}: {str(file)!r}: {error}") from None
             reason = _why_not(os.fstat(descriptors[KEY_PREFIX + device]), account)
             if reason:
                 raise ServiceError(f"key of device {device!r}: {file}: {reason}")
