@@ -7,16 +7,14 @@ process that has no capability and can get none.
 import ctypes
 import os
 import pwd
-import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from .errors import CryptofsError, NotPermitted
+from .mountinfo import FILE_SYSTEM, mounts_on
 
-FILE_SYSTEM = "fuse.cryptofs"
-"""The type of every cryptofs mount, as /proc/self/mounts names it."""
 SERVICE_USER = "cryptofs"
 """Whom the daemon becomes when root names nobody."""
 
@@ -85,21 +83,7 @@ def join_first_namespace() -> None:
 
 def mounts_at(path: Path) -> int:
     """How many cryptofs mounts lie on this absolute path. It is not looked at itself: a silent mount would hang."""
-    return _kinds_at(path).count(FILE_SYSTEM)
-
-
-def _kinds_at(path: Path) -> list[str]:
-    """The types of the file systems mounted on a path, the uppermost last."""
-    wanted, kinds = os.fsencode(path), []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        front, _, back = line.partition(b" - ")
-        if _unescape(front.split(b" ")[4]) == wanted:
-            kinds.append(os.fsdecode(back.split(b" ", 1)[0]))
-    return kinds
-
-
-def _unescape(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    return sum(mount.is_cryptofs for mount in mounts_on(path))
 
 
 def mount_fuse(path: Path, owner: Account, options: Iterable[str] = ()) -> int:
@@ -133,9 +117,9 @@ def take_away(path: Path) -> bool:
     """
     count = mounts_at(path)
     for _ in range(min(count, _MOUNTS_MAX)):
-        kinds = _kinds_at(path)
-        if kinds and kinds[-1] != FILE_SYSTEM:
-            raise PrivilegeError(f"{path}: {kinds[-1]} is mounted over cryptofs: unmount that first")
+        over = mounts_on(path)
+        if over and not over[-1].is_cryptofs:
+            raise PrivilegeError(f"{path}: {over[-1].kind} is mounted over cryptofs: unmount that first")
         # by force: that ends the connection even while somebody else has its descriptor
         if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
             raise PrivilegeError(f"{path}: umount: {os.strerror(ctypes.get_errno())}")

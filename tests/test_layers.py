@@ -25,7 +25,7 @@ BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = (
     BELOW_NODES
     | {"assembly", "logs", "config", "nodes", "operations", "daemon"}
-    | {"client", "benchmark", "privileges", "service"}
+    | {"client", "benchmark", "privileges", "service", "mountinfo"}
 )
 
 # what each unit may import of the package, beside itself and the version
@@ -53,12 +53,13 @@ ALLOWED: dict[str, set[str]] = {
     "hardening": set(),
     "config": LOW | {"policy"},
     "keys": ENGINE_PARTS | {"engines", "engines.pkcs11"},
-    "privileges": {"errors"},
+    "mountinfo": set(),
+    "privileges": {"errors", "mountinfo"},
     "service": {"errors"},
     "pulse": LOW | {"privileges"},
     "assembly": BELOW_NODES | {"nodes", "config", "keys", "service"},
     "daemon": BELOW_NODES | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse"},
-    "client": LOW,
+    "client": LOW | {"mountinfo"},
     "benchmark": LOW | {"client"},
     "benchmark.empty": set(),
     "cli": BELOW_CLI,

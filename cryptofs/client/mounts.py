@@ -4,20 +4,15 @@ import contextlib
 import errno
 import os
 import pwd
-import re
 from pathlib import Path
 
+from ..mountinfo import mounts
 from .errors import MountNotFound
 
 MOUNT_VARIABLE = "CRYPTOFS_MOUNT"
 
 
-def _unescape(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
-
-
 SERVICE_USER = "cryptofs"
-_OWNER = re.compile(r"(?:^|,)user_id=(\d+)(?:,|$)")
 
 
 def mounted() -> list[Path]:
@@ -26,14 +21,7 @@ def mounted() -> list[Path]:
     trusted = {0, os.geteuid()}
     with contextlib.suppress(KeyError):
         trusted.add(pwd.getpwnam(SERVICE_USER).pw_uid)
-    found = []
-    with open("/proc/self/mounts") as lines:
-        for line in lines:
-            _, point, kind, options, *_ = line.split()
-            owner = _OWNER.search(options)
-            if kind == "fuse.cryptofs" and owner is not None and int(owner[1]) in trusted:
-                found.append(Path(_unescape(point)))
-    return found
+    return [Path(os.fsdecode(mount.point)) for mount in mounts() if mount.is_cryptofs and mount.owner in trusted]
 
 
 def find_mount(given: str | os.PathLike[str] | None = None) -> Path:

@@ -1,0 +1,98 @@
+"""What is mounted where, read from the kernel's list. Nothing is looked at by its path: a silent mount would hang.
+
+A path is bytes here. A file system's name need not be text in any locale, and any user may mount one with such a name.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+FILE_SYSTEM = "fuse.cryptofs"
+"""The type of every cryptofs mount."""
+
+_LINKS_MAX = 40
+
+
+class Mount(NamedTuple):
+    """One mount, as this process sees it."""
+
+    point: bytes
+    """Its absolute path."""
+    kind: str
+    """The file system's type: `fuse.cryptofs`, `tmpfs`."""
+    source: bytes
+    """What was given as its device: `cryptofs`, `none`, `/dev/sda1`."""
+    device: int
+    """What `st_dev` is of a file in it. No two file systems have the same at the same time."""
+    options: frozenset[str]
+    """Options of this mount: `ro`, `nosuid`."""
+    shared: frozenset[str]
+    """Options of the file system: `user_id=1000`, `allow_other`."""
+
+    @property
+    def is_cryptofs(self) -> bool:
+        """Whether cryptofs serves it, by its type."""
+        return self.kind == FILE_SYSTEM
+
+    @property
+    def owner(self) -> int | None:
+        """The uid that serves a FUSE mount."""
+        found = [option[8:] for option in self.shared if option.startswith("user_id=")]
+        return int(found[0]) if found and found[0].isdecimal() else None
+
+
+def mounts() -> list[Mount]:
+    """All mounts that this process sees, in the order in which they were made."""
+    return list(_parsed(Path("/proc/self/mountinfo").read_bytes()))
+
+
+def mounts_on(path: str | bytes | os.PathLike[str]) -> list[Mount]:
+    """The mounts on one absolute path without symlinks, the uppermost last."""
+    wanted = os.fsencode(path)
+    return [mount for mount in mounts() if mount.point == wanted]
+
+
+def location(path: str | bytes | os.PathLike[str]) -> bytes:
+    """The absolute path without symlinks under which the kernel lists a mount at `path`.
+
+    The file system that is mounted there is not asked: its daemon may be gone or stopped.
+    """
+    points = {mount.point for mount in mounts()}
+    found = os.fsencode(path)
+    for _ in range(_LINKS_MAX):
+        parent, name = os.path.split(found.rstrip(b"/"))
+        if name in (b"", b".", b".."):
+            return os.path.realpath(found)
+        found = os.path.join(os.path.realpath(parent), name)
+        if found in points:
+            return found
+        try:
+            target = os.readlink(found)
+        except OSError:
+            return found
+        found = os.path.join(os.path.dirname(found), target)
+    return found
+
+
+def _parsed(text: bytes) -> Iterator[Mount]:
+    # not splitlines: the kernel escapes a newline in a path, and leaves a carriage return as it is
+    for line in text.split(b"\n")[:-1]:
+        # fields of unknown number and meaning stand before the hyphen
+        front, _, back = line.partition(b" - ")
+        _, _, device, _, point, options, *_ = front.split(b" ")
+        kind, source, shared = back.split(b" ", 2)
+        major, minor = device.split(b":")
+        yield Mount(
+            _unescaped(point),
+            os.fsdecode(_unescaped(kind)),
+            _unescaped(source),
+            os.makedev(int(major), int(minor)),
+            frozenset(os.fsdecode(options).split(",")),
+            frozenset(os.fsdecode(shared).split(",")),
+        )
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
