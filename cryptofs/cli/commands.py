@@ -17,7 +17,7 @@ _COMMANDS = {
     "benchmark": "benchmark.benchmark",
     "compress": "compression.compress",
     "decompress": "compression.decompress",
-    "hash": "files.hash_",
+    "hash": "hash.hash_",
     "encrypt": "files.encrypt",
     "decrypt": "files.decrypt",
     "seal": "files.seal",

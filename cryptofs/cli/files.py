@@ -1,4 +1,4 @@
-"""`cryptofs hash`, `encrypt`, `decrypt`, `seal` and `open`: files through a mount.
+"""`cryptofs encrypt`, `decrypt`, `seal` and `open`: files through a mount.
 
 Keys come from a file or a descriptor, never from an argument. Formats are in docs/command-line.md.
 """
@@ -28,41 +28,16 @@ output_option = click.option(
     "-O", "--out", "sink", type=click.File("wb"), default="-", help="Output file; standard output if not given."
 )
 
+device_option = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
 
-_device = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
 
-
-def _check_alone(*others: str) -> None:
+def check_alone(*others: str) -> None:
     """Errors: UsageError for an option that a device has decided already."""
     context = click.get_current_context()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in others and source is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{parameter.opts[-1]}: the device has decided that")
-
-
-@click.command("hash")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
-)
-@key_options(required=False)
-@_device
-@mount_option
-def hash_(files: tuple[Path, ...], name: str, device: str | None, where: Path | None, **key: Any) -> None:
-    """Print the digest of each of FILES (or of standard input) as sha256sum does."""
-    if device is not None:
-        _check_alone("name", "file", "descriptor", "hexadecimal")
-        opened = Context.of_device(device, mount=where)
-    else:
-        opened = Context("hash", name, read_key(**key), mount=where)
-    with opened as context:
-        for path in files or (Path("-"),):
-            with click.open_file(str(path), "rb") as source:
-                message = context.message(Operation.DIGEST)
-                for piece in parts(source):
-                    message.update(piece)
-                click.echo(f"{message.finish().hex()}  {path}")
 
 
 def _iv_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +66,7 @@ def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
         _padding_option,
         _iv_option,
         _cipher_name,
-        _device,
+        device_option,
         key_options(required=True),
     ):
         function = option(function)
@@ -121,7 +96,7 @@ def encrypt(
     devices of type aead do that.
     """
     if device is not None:
-        _check_alone("name", "iv", "padding")
+        check_alone("name", "iv", "padding")
         through.encrypt(device, where, source, sink)
         return
     with Context("skcipher", name, read_key(**key), mount=where) as context:
@@ -154,7 +129,7 @@ def decrypt(
 ) -> None:
     """Decrypt what `encrypt` or `openssl enc` made, or, with --device, what that device's streams made."""
     if device is not None:
-        _check_alone("name", "iv", "padding")
+        check_alone("name", "iv", "padding")
         through.decrypt(device, where, source, sink)
         return
     with Context("skcipher", name, read_key(**key), mount=where) as context:
