@@ -8,9 +8,37 @@ import errno
 import os
 from typing import Self
 
+_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK", errno.EAGAIN: "EAGAIN"}
+"""Where a number has two names, Python may know it by the rarer one."""
+
+
+def symbol(number: int | None) -> str:
+    """An errno's name, as in errno(3); its digits where it has none."""
+    return _NAMES.get(number or 0, str(number))
+
+
+def printable(name: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
+    """A file's name as it can be shown in one line of any locale: bytes that are no text and control characters are
+    escaped (`\\xe9`, `\\n`), everything else stays. For messages only: it does not lead back to the file.
+    """
+    text = os.fsdecode(name)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":
+        # a byte that os.fsdecode could not decode
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
 
 class CryptofsError(Exception):
     """Base of all errors that a client may see.
+
+    No OSError: the engines turn a system call's OSError into one of these, and an `except OSError` around that must
+    not catch them. Where they leave the client's code they become its own errors, which are OSErrors.
 
     errno: the number the client gets. message: one short sentence for people, at most 200 characters of
     what the client named itself.
@@ -25,15 +53,33 @@ class CryptofsError(Exception):
     @property
     def symbol(self) -> str:
         """The errno's name, as in errno(3)."""
-        # Python knows this number by its other name
-        return "EOPNOTSUPP" if self.errno == errno.EOPNOTSUPP else errno.errorcode.get(self.errno, str(self.errno))
+        return symbol(self.errno)
 
     def again(self) -> Self:
-        """The same error anew: without the traceback, whose frames would keep a request's data."""
+        """The same error again: without the traceback, whose frames would keep a request's data."""
         return type(self)(self.message)
 
     def __str__(self) -> str:
         return f"{self.symbol}: {self.message or os.strerror(self.errno)}"
+
+
+class SystemFault(CryptofsError):
+    """A system call failed, or was not made because it would: the errno is that call's."""
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        """number: the errno; None: the one of the class."""
+        super().__init__(message)
+        if number is not None:
+            self.errno = number
+
+    @classmethod
+    def of(cls, error: OSError, subject: str | os.PathLike[str]) -> Self:
+        """What the system says of `subject`, which is a path or says what was tried."""
+        number = error.errno or cls.errno
+        return cls(f"{printable(subject)}: {os.strerror(number)}", number)
+
+    def again(self) -> Self:
+        return type(self)(self.message, self.errno)
 
 
 class MalformedRecord(CryptofsError):

@@ -7,8 +7,18 @@ with Context("skcipher", "cbc(aes)", key=key) as context:
 """
 
 from .context import Context, PartedMessage
-from .errors import MountNotFound, RequestError
+from .errors import ClientError, MountNotFound, Refused, RequestError
 from .mounts import find_mount
 from .pipeline import Pending, Pipeline
 
-__all__ = ["Context", "MountNotFound", "PartedMessage", "Pending", "Pipeline", "RequestError", "find_mount"]
+__all__ = [
+    "ClientError",
+    "Context",
+    "MountNotFound",
+    "PartedMessage",
+    "Pending",
+    "Pipeline",
+    "Refused",
+    "RequestError",
+    "find_mount",
+]

@@ -6,6 +6,7 @@ import os
 import pwd
 from pathlib import Path
 
+from ..errors import printable
 from ..mountinfo import mounts
 from .errors import MountNotFound
 
@@ -33,7 +34,7 @@ def find_mount(given: str | os.PathLike[str] | None = None) -> Path:
     if named is not None:
         path = Path(named)
         if not (path / "crypto").exists():
-            raise MountNotFound(errno.ENOENT, "no cryptofs is mounted here", str(path))
+            raise MountNotFound(errno.ENOENT, f"{printable(path)}: no cryptofs is mounted here")
         return path
     found = mounted()
     if not found:

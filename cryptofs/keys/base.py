@@ -1,6 +1,5 @@
 """What every source of a key offers: a keyed transform, not the key."""
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -84,8 +83,3 @@ class ByteSource(KeySource):
             return self.open_with(engines, type_, name, authsize, lambda transform: transform.set_key(key))
         finally:
             wipe(key)
-
-
-def symbol(error: OSError) -> str:
-    """The errno's name."""
-    return errno.errorcode.get(error.errno or 0, str(error.errno))

@@ -7,8 +7,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CryptofsError
-from .base import ByteSource, symbol
+from ..errors import CryptofsError, symbol
+from .base import ByteSource
 from .secret import KEY_MAX, from_hexadecimal, read_whole
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
@@ -40,7 +40,7 @@ class _FileSource(ByteSource):
             descriptor = os.open(path, _FLAGS)
         except OSError as error:
             if error.errno in _GONE:
-                raise self.gone(f"no such file ({symbol(error)})") from None
+                raise self.gone(f"no such file ({symbol(error.errno)})") from None
             raise self._failed(error) from None
         try:
             return self._read_opened(descriptor, forbidden)
@@ -71,7 +71,9 @@ class _FileSource(ByteSource):
 
     def _failed(self, error: OSError) -> CryptofsError:
         why = _WHY.get(error.errno or 0)
-        return self.unavailable(f"{why} ({symbol(error)})" if why else f"it cannot be read ({symbol(error)})")
+        return self.unavailable(
+            f"{why} ({symbol(error.errno)})" if why else f"it cannot be read ({symbol(error.errno)})"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
-from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported
+from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported, symbol
 from . import keyctl
-from .base import CannotTake, KeySource, symbol
+from .base import CannotTake, KeySource
 from .secret import KEY_MAX, wipe
 
 KINDS = ("user", "logon", "encrypted", "trusted")
@@ -93,7 +93,7 @@ class KeyringKey(KeySource):
     def _failed(self, error: OSError) -> CryptofsError:
         number = error.errno or 0
         if number in _GONE:
-            return self.gone(f"{_GONE[number]} ({symbol(error)})")
+            return self.gone(f"{_GONE[number]} ({symbol(error.errno)})")
         if number == errno.EMSGSIZE:
             return InvalidValue(f"{self.describe()}: more than {KEY_MAX} bytes")
-        return self.unavailable(f"{_WHY.get(number, 'keyctl fails')} ({symbol(error)})")
+        return self.unavailable(f"{_WHY.get(number, 'keyctl fails')} ({symbol(error.errno)})")

@@ -27,6 +27,7 @@ from ...errors import (
     OutOfResources,
     Overflow,
     TooLarge,
+    symbol,
 )
 from ...records import PAYLOAD_MAX, Buffer
 
@@ -83,22 +84,17 @@ _ALG_SET_KEY_BY_KEY_SERIAL = 7
 _KEY_GONE = frozenset({errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED, errno.EACCES})
 
 
-def symbol(error: OSError) -> str:
-    """The errno's name."""
-    return errno.errorcode.get(error.errno or 0, str(error.errno))
-
-
 def system_fault(error: OSError, call: str, name: str) -> CryptofsError:
     """The error for a call that the request has no part in: OutOfResources for a shortage, else EngineFault."""
     kind = OutOfResources if error.errno in _SHORTAGES else EngineFault
-    return kind(f"{name}: {call} fails with {symbol(error)}")
+    return kind(f"{name}: {call} fails with {symbol(error.errno)}")
 
 
 def data_fault(error: OSError, subject: str, name: str) -> CryptofsError:
     """The error for a message that the kernel did not take; subject: what it was, its sizes named."""
     number = error.errno or 0
     kind = _MEANINGS.get(number, EngineFault)
-    return kind(f"{subject}: {name} refuses it with {symbol(error)}")
+    return kind(f"{subject}: {name} refuses it with {symbol(error.errno)}")
 
 
 def open_socket() -> socket.socket:
@@ -151,7 +147,7 @@ def set_key_serial(bound: socket.socket, serial: int, name: str) -> bool:
         if error.errno == errno.ENOPROTOOPT:
             raise NotSupported(f"{name}: the kernel takes no such key from its keyring") from None
         if error.errno in _KEY_GONE:
-            raise KeyUnavailable(f"{name}: the kernel refuses the key with {symbol(error)}") from None
+            raise KeyUnavailable(f"{name}: the kernel refuses the key with {symbol(error.errno)}") from None
         if error.errno in _KEY_REFUSED:
             return False
         if error.errno == errno.EBUSY:

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterable
 
 from ...algorithms import Description, Name, Type, look_up, parse_name
-from ...errors import EngineFault, InvalidValue, KeyMissing, KeyRejected, OutOfResources, OverQuota
+from ...errors import EngineFault, InvalidValue, KeyMissing, KeyRejected, OutOfResources, OverQuota, symbol
 from ...records import Attr, Buffer, Operation
 from ..base import Answer, Engine, Operands, Transform
 from ..public import PublicKeyTransform, operand
@@ -134,9 +134,7 @@ class KernelRsa(PublicKeyTransform):
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EOVERFLOW):
                 raise InvalidValue(f"{operation.word}: the kernel does not take it with this key") from None
-            raise EngineFault(
-                f"{operation.word}: the kernel answered {errno.errorcode.get(error.errno or 0)}"
-            ) from None
+            raise EngineFault(f"{operation.word}: the kernel answered {symbol(error.errno)}") from None
 
     @property
     def _size(self) -> int:
@@ -150,7 +148,7 @@ class KernelRsa(PublicKeyTransform):
         except OSError as error:
             if error.errno in (errno.EKEYREJECTED, errno.EBADMSG, errno.EINVAL):
                 raise KeyRejected("the signature is not that of this message under this key") from None
-            raise EngineFault(f"verify: the kernel answered {errno.errorcode.get(error.errno or 0)}") from None
+            raise EngineFault(f"verify: the kernel answered {symbol(error.errno)}") from None
 
     def _forget(self, serial: int) -> None:
         if serial:
