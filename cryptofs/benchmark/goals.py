@@ -1,238 +1,377 @@
-"""The goals: each a ratio of two figures taken turn by turn in one run.
+"""The goals: each a ratio of operations that were measured turn by turn in one run.
 
-A goal that this machine cannot measure (AF_ALG where the kernel has none) is reported as not measured, never as held.
+A goal that this machine or this run cannot measure (AF_ALG where the kernel has none, a peer that is not installed, an
+ioctl that the daemon does not have) is reported as not measured, never as held.
 """
 
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
-from ..client import Context
-from ..records import Attr, Operation, Record, build
-from . import rig
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-MIB = 1_040_384
-"""The largest payload of one record, what the goals call 1 MiB."""
+from ..records import Operation, Record, build
+from . import calls, capacity, mounts, peers
+from .calls import MIB
+from .clients import Clients
+from .mounts import CannotMeasure, Mount
+from .placement import Placement, placed
+from .results import Goal, Result, Stage, at_least, at_most, told
+from .turns import Call, Comparison, Turn, alternate, percentile, timed, times_of
 
-
-@dataclass(frozen=True)
-class Result:
-    """One goal's figure. figure None: not measured here, and why is said in `detail`."""
-
-    name: str
-    figure: float | None
-    bound: float
-    at_most: bool
-    detail: str
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the goal is reached; None where it was not measured."""
-        if self.figure is None:
-            return None
-        return self.figure <= self.bound if self.at_most else self.figure >= self.bound
-
-    @property
-    def wanted(self) -> str:
-        """The bound, as people write it."""
-        return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} us"
+KINDS = ("cbc(aes)", "sha256")
+SMALL = (16, 256, 1024)
+LARGER = 16_384
+_LONG_TURN = 0.05
+_CLIENT_TURN = 0.25
+_PROBE_TURN = 0.5
+_STREAMS = 4
 
 
 class Goals:
-    """The measurements, on mounts of their own that live as long as the object's `with`."""
+    """The measurements, on mounts of their own that live as long as the object's `with`.
 
-    def __init__(self, seconds: float) -> None:
+    seconds: for each comparison; where: the placements that small requests are measured in, the first one serves for
+    what is measured in one only; commit: another commit's package to compare with; with_peers: start other programs.
+    Errors on entering: CannotMeasure where a mount or the commit cannot be had.
+    """
+
+    def __init__(self, seconds: float, where: Sequence[Placement], commit: str | None, with_peers: bool) -> None:
         self._seconds = seconds
+        self._where = where
+        self._commit = commit
+        self._with_peers = with_peers
         self._stack = ExitStack()
 
     def __enter__(self) -> "Goals":
-        self._empty, _ = self._stack.enter_context(rig.empty_mount())
-        self._mount, self._pid = self._stack.enter_context(rig.cryptofs_mount("openssl"))
-        self._kernel: Path | None = None
-        if rig.has_af_alg():
-            self._kernel, _ = self._stack.enter_context(rig.cryptofs_mount("af_alg"))
+        with ExitStack() as stack:
+            self._empty = stack.enter_context(mounts.empty_mount())
+            self._mount = stack.enter_context(mounts.cryptofs_mount("openssl"))
+            self._bare: Mount | None = None
+            self._no_bare = ""
+            try:
+                self._bare = stack.enter_context(mounts.bare_mount())
+            except CannotMeasure as error:
+                self._no_bare = str(error)
+            self._kernel: Mount | None = None
+            if mounts.has_af_alg():
+                self._kernel = stack.enter_context(mounts.cryptofs_mount("af_alg"))
+            self._other: Mount | None = None
+            if self._commit is not None:
+                checkout = stack.enter_context(mounts.checkout_of(self._commit))
+                self._other = stack.enter_context(mounts.cryptofs_mount("openssl", checkout))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def measures(self) -> list[tuple[str, Callable[[], Iterator[Result]]]]:
-        """What there is to measure, by name, in order."""
+    def stages(self) -> list[Stage[Result]]:
+        """What there is to measure, in order."""
+        found: list[Stage[Result]] = []
+        for placement in self._where:
+            for kind in KINDS:
+                for size in (*SMALL, LARGER):
+                    name = f"{kind}, {size} B, {placement.value}"
+                    found.append((name, functools.partial(self.one_record, kind, size, placement)))
+        for placement in self._where:
+            for kind in KINDS:
+                for size in SMALL:
+                    name = f"{kind} on AF_ALG, {size} B, {placement.value}"
+                    found.append((name, functools.partial(self.one_record_on_af_alg, kind, size, placement)))
         return [
-            ("one record", self.one_record),
-            ("one record on AF_ALG", self.one_record_on_af_alg),
+            *found,
             ("batches", self.batches),
             ("batches on AF_ALG", self.batches_on_af_alg),
-            ("large records", self.large_records),
-            ("two clients", self.two_clients),
-            ("GCM", self.gcm),
+            ("one-shot use", self.one_shot),
+            ("HMAC of a device and of p11-kit", self.pkcs11_hmac),
+            ("Ed25519 of a device and of ssh-agent", self.ssh_agent),
+            ("openssl as a process", self.openssl),
+            ("1 MiB, one client", self.large_records),
+            ("1 MiB, two clients", self.two_clients),
+            ("1 MiB of GCM", self.gcm),
             ("a probe beside streams", self.probe),
-            ("many contexts", self.many_contexts),
+            ("10,000 contexts", self.many_contexts),
+            ("1,000 requests in flight", self.in_flight),
+            ("200 clients", self.many_clients),
         ]
 
-    def _against_empty(self, mount: Path, kind: str, size: int, name: str, bound: float) -> Result:
-        with Context(rig.TYPES[kind], kind, None if kind == "sha256" else rig.KEY, mount=mount) as context:
-            call = rig.round_trip(context, kind, size)
-            with rig.empty_round_trip(self._empty, size + 24) as empty:
-                ours, floor, ratio = rig.compare(call, empty, self._seconds)
-        return Result(name, ratio, bound, True, f"{_us(ours)} to {_us(floor)}")
+    def _compare(self, one: Turn, other: Turn, turn_seconds: float) -> Comparison:
+        return alternate([one, other], [(0, 1)], self._seconds, turn_seconds)
 
-    def one_record(self) -> Iterator[Result]:
-        """A write and a read of one record, to the empty round trip."""
-        for kind in ("cbc(aes)", "sha256"):
-            for size in (16, 1024):
-                yield self._against_empty(self._mount, kind, size, f"{kind}, {size} B, to empty", 1.15)
-            yield self._against_empty(self._mount, kind, 16384, f"{kind}, 16384 B, to empty", 1.40)
+    # Small records
 
-    def one_record_on_af_alg(self) -> Iterator[Result]:
-        """The same on the kernel's crypto."""
-        for kind in ("cbc(aes)", "sha256"):
-            for size in (16, 1024):
-                name = f"{kind} on AF_ALG, {size} B, to empty"
-                if self._kernel is None:
-                    yield Result(name, None, 1.15, True, "this kernel has no AF_ALG")
+    def one_record(self, kind: str, size: int, placement: Placement) -> Iterator[Result]:
+        """One record by write and read and by ioctl, to both empty file systems, and to another commit."""
+        name = f"{kind}, {size} B, {placement.value}"
+        by_write = at_most(f"{name}: write + read, to pyfuse3", 0.40 if size <= SMALL[-1] else 0.75)
+        by_ioctl = at_most(f"{name}: ioctl, to pyfuse3", 0.30)
+        to_bare = at_most(f"{name}: write + read, to the bare loop", 1.5)
+        data = calls.request(kind, size)
+        with ExitStack() as stack:
+            floor = stack.enter_context(calls.opened(self._empty.crypto))
+            descriptor = stack.enter_context(calls.opened(self._mount.crypto, kind))
+            measured = [calls.empty_round_trip(floor, len(data)), calls.round_trip(descriptor, data)]
+            pids = [self._empty.pid, self._mount.pid]
+            rows: list[tuple[Goal, tuple[int, int]]] = [(by_write, (1, 0))]
+            missing: list[Result] = []
+            if size in SMALL:
+                try:
+                    measured.append(calls.ioctl_call(descriptor, data))
+                    rows.append((by_ioctl, (len(measured) - 1, 0)))
+                except CannotMeasure as error:
+                    missing.append(by_ioctl.not_measured(str(error)))
+                if self._bare is None:
+                    missing.append(to_bare.not_measured(self._no_bare))
                 else:
-                    yield self._against_empty(self._kernel, kind, size, name, 1.15)
+                    bare = stack.enter_context(calls.opened(self._bare.crypto))
+                    measured.append(calls.empty_round_trip(bare, len(data)))
+                    pids.append(self._bare.pid)
+                    rows.append((to_bare, (1, len(measured) - 1)))
+            if self._other is not None:
+                other = stack.enter_context(calls.opened(self._other.crypto, kind))
+                measured.append(calls.round_trip(other, data))
+                pids.append(self._other.pid)
+                rows.append((told(f"{name}: write + read, to {self._commit}"), (1, len(measured) - 1)))
+            with placed(placement, pids):
+                comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
+        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+        yield from missing
+
+    def one_record_on_af_alg(self, kind: str, size: int, placement: Placement) -> Iterator[Result]:
+        """The same on the kernel's crypto."""
+        goal = at_most(f"{kind} on AF_ALG, {size} B, {placement.value}: write + read, to pyfuse3", 0.75)
+        if self._kernel is None:
+            yield goal.not_measured("this kernel has no AF_ALG")
+            return
+        data = calls.request(kind, size)
+        with (
+            calls.opened(self._kernel.crypto, kind) as descriptor,
+            calls.opened(self._empty.crypto) as floor,
+            placed(placement, [self._kernel.pid, self._empty.pid]),
+        ):
+            ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
+            comparison = alternate([timed(ours), timed(empty)], [(0, 1)], self._seconds)
+        yield _by_time(goal, comparison, (0, 1))
+
+    # Batches
 
     def batches(self) -> Iterator[Result]:
         """64 records of 1 KiB in one write, to a Python loop that makes a Cipher each time."""
-        with rig.open_context(self._mount, "cbc(aes)") as context:
-            call = rig.round_trip(context, "cbc(aes)", 1024, 64)
-            direct = rig.direct_new_cipher(1024)
-
-            def loop() -> None:
-                for _ in range(64):
-                    direct()
-
-            ours, floor, ratio = rig.compare(call, loop, self._seconds)
-        detail = f"{64 / ours:,.0f} to {64 / floor:,.0f} records/s"
-        yield Result("64 x 1 KiB cbc(aes), to a Cipher each time", 1 / ratio, 1.3, False, detail)
+        goal = at_least("64 x 1 KiB cbc(aes) in a batch, records/s, to a Cipher each time", 1.3)
+        yield self._batch(goal, self._mount, 64, calls.new_cipher(1024))
 
     def batches_on_af_alg(self) -> Iterator[Result]:
         """32 records of 1 KiB in one write, to AF_ALG called directly."""
-        name = "32 x 1 KiB cbc(aes) on AF_ALG, to AF_ALG called directly"
+        goal = at_least("32 x 1 KiB cbc(aes) on AF_ALG in a batch, records/s, to AF_ALG called directly", 0.6)
         if self._kernel is None:
-            yield Result(name, None, 0.6, False, "this kernel has no AF_ALG")
+            yield goal.not_measured("this kernel has no AF_ALG")
             return
-        with rig.open_context(self._kernel, "cbc(aes)") as context, rig.direct_af_alg(1024) as direct:
-            call = rig.round_trip(context, "cbc(aes)", 1024, 32)
+        with calls.direct_af_alg(1024) as direct:
+            yield self._batch(goal, self._kernel, 32, direct)
 
-            def loop() -> None:
-                for _ in range(32):
-                    direct()
+    def _batch(self, goal: Goal, mount: Mount, count: int, direct: Call) -> Result:
+        batch = b"".join(calls.request("cbc(aes)", 1024, identity) for identity in range(1, count + 1))
+        with calls.opened(mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [mount.pid]):
+            ours, loop = calls.round_trip(descriptor, batch), calls.repeated(direct, count)
+            comparison = alternate([timed(ours), timed(loop)], [(0, 1)], self._seconds)
+        return _by_rate(goal, comparison, count)
 
-            ours, floor, ratio = rig.compare(call, loop, self._seconds)
-        yield Result(name, 1 / ratio, 0.6, False, f"{32 / ours:,.0f} to {32 / floor:,.0f} records/s")
+    # From open to close
+
+    def one_shot(self) -> Iterator[Result]:
+        """Open, configure, one request and close, to the daemon of another commit."""
+        other = "another commit" if self._commit is None else self._commit
+        by_write = at_most(f"one-shot use by write + read, to {other}", 0.8)
+        by_ioctl = at_most(f"one-shot use by ioctl, to {other}", 0.8)
+        if self._other is None:
+            yield by_write.not_measured("give --commit COMMIT")
+            yield by_ioctl.not_measured("give --commit COMMIT")
+            return
+        arguments = ("cbc(aes)", 1024)
+        measured = [calls.one_shot(self._other.crypto, *arguments), calls.one_shot(self._mount.crypto, *arguments)]
+        rows = [(by_write, (1, 0))]
+        missing = []
+        try:
+            measured.append(calls.one_shot_by_ioctl(self._mount.crypto, *arguments))
+            rows.append((by_ioctl, (2, 0)))
+        except CannotMeasure as error:
+            missing.append(by_ioctl.not_measured(str(error)))
+        with placed(self._where[0], [self._mount.pid, self._other.pid]):
+            comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
+        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+        yield from missing
+
+    # Peers
+
+    def pkcs11_hmac(self) -> Iterator[Result]:
+        """HMAC-SHA-256 of 1 KiB on a device, to SoftHSM in p11-kit's server."""
+        by_write = at_least("HMAC of 1 KiB on a device, write + read, calls/s, to p11-kit server + SoftHSM", 8)
+        by_ioctl = at_least("HMAC of 1 KiB on a device, ioctl, calls/s, to p11-kit server + SoftHSM", 8)
+        data = calls.request("sha256", 1024)
+        yield from self._device_to_peer("mac", data, by_write, by_ioctl, peers.pkcs11_hmac(calls.MAC_KEY, 1024))
+
+    def ssh_agent(self) -> Iterator[Result]:
+        """An Ed25519 signature on a device, to ssh-agent."""
+        by_write = told("Ed25519 on a device, write + read, calls/s, to ssh-agent")
+        by_ioctl = told("Ed25519 on a device, ioctl, calls/s, to ssh-agent")
+        data = build(Record(Operation.SIGN, 0, 1, 0, {}, bytes(64)))
+        yield from self._device_to_peer("signer", data, by_write, by_ioctl, peers.ssh_agent_sign(SIGNING_KEY, 64))
+
+    def _device_to_peer(
+        self, device: str, data: bytes, by_write: Goal, by_ioctl: Goal, starting: peers.Starting
+    ) -> Iterator[Result]:
+        if not self._with_peers:
+            yield by_write.not_measured("give --peers")
+            yield by_ioctl.not_measured("give --peers")
+            return
+        try:
+            with ExitStack() as stack:
+                peer = stack.enter_context(starting)
+                mount = stack.enter_context(mounts.devices_mount(calls.MAC_KEY, pkcs8(SIGNING_KEY)))
+                descriptor = stack.enter_context(calls.opened(mount.path / "devices" / device / "crypto"))
+                measured = [peer.call, calls.round_trip(descriptor, data)]
+                rows = [(by_write, (0, 1))]
+                missing = []
+                try:
+                    measured.append(calls.ioctl_call(descriptor, data))
+                    rows.append((by_ioctl, (0, 2)))
+                except CannotMeasure as error:
+                    missing.append(by_ioctl.not_measured(str(error)))
+                with placed(self._where[0], [peer.pid, mount.pid]):
+                    comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
+        except CannotMeasure as error:
+            yield by_write.not_measured(str(error))
+            yield by_ioctl.not_measured(str(error))
+            return
+        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+        yield from missing
+
+    def openssl(self) -> Iterator[Result]:
+        """One record of 1 KiB, to `openssl enc` as a process."""
+        goal = told("cbc(aes), 1024 B: write + read, calls/s, to openssl enc as a process")
+        if not self._with_peers:
+            yield goal.not_measured("give --peers")
+            return
+        try:
+            process = calls.openssl_process(1024)
+            with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [self._mount.pid]):
+                ours = calls.round_trip(descriptor, calls.request("cbc(aes)", 1024))
+                comparison = self._compare(timed(process), timed(ours), _LONG_TURN)
+        except CannotMeasure as error:
+            yield goal.not_measured(str(error))
+            return
+        yield _by_time(goal, comparison, (0, 1))
+
+    # Large records: the daemon's threads and the clients take what processors they can
 
     def large_records(self) -> Iterator[Result]:
-        """One client, one megabyte a record, to the cipher called directly."""
-        with rig.open_context(self._mount, "cbc(aes)") as context:
-            call = rig.round_trip(context, "cbc(aes)", MIB)
-            ours, floor, ratio = rig.compare(call, rig.direct_into(MIB), self._seconds)
-        yield Result("1 MiB cbc(aes), to direct", 1 / ratio, 0.6, False, _throughputs(ours, floor))
+        """One client, a megabyte a record, to the cipher called directly."""
+        with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor:
+            ours = calls.round_trip(descriptor, calls.request("cbc(aes)", MIB))
+            comparison = self._compare(timed(ours), timed(calls.cipher_into(MIB)), _LONG_TURN)
+        yield _by_throughput(at_least("1 MiB cbc(aes), one client, to the cipher called directly", 0.58), comparison)
 
     def two_clients(self) -> Iterator[Result]:
         """Two client processes at once, their sum, to one thread that calls the cipher directly."""
-        direct = rig.direct_into(MIB)
-        ratios = []
-        detail = ""
-        for _ in range(5):
-            floor = rig.median_seconds(direct, self._seconds / 10)
-            total = sum(rig.Clients(self._mount, 2, "cbc(aes)", MIB, self._seconds / 5).rates())
-            ratios.append(total * floor)
-            detail = f"{total * MIB / 1e9:.2f} to {MIB / floor / 1e9:.2f} GB/s"
-        yield Result("1 MiB cbc(aes), two clients, to direct", statistics.median(ratios), 1.1, False, detail)
+        with Clients(self._mount.crypto, 2, "cbc(aes)", MIB) as clients:
+            comparison = self._compare(clients.turn, timed(calls.cipher_into(MIB)), _CLIENT_TURN)
+        yield _by_throughput(at_least("1 MiB cbc(aes), two clients, to the cipher called directly", 1.1), comparison)
 
     def gcm(self) -> Iterator[Result]:
-        """One megabyte of AES-GCM to the empty round trip's throughput."""
+        """A megabyte of AES-GCM to the empty round trip's throughput."""
+        data = calls.request("gcm(aes)", MIB)
         with (
-            rig.open_context(self._mount, "gcm(aes)") as context,
-            rig.empty_round_trip(self._empty, MIB) as empty,
+            calls.opened(self._mount.crypto, "gcm(aes)") as descriptor,
+            calls.opened(self._empty.crypto) as floor,
         ):
-            call = rig.round_trip(context, "gcm(aes)", MIB)
-            ours, floor, ratio = rig.compare(call, empty, self._seconds)
-        yield Result("1 MiB gcm(aes), to empty", 1 / ratio, 0.85, False, _throughputs(ours, floor))
+            ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
+            comparison = self._compare(timed(ours), timed(empty), _LONG_TURN)
+        yield _by_throughput(at_least("1 MiB gcm(aes), to pyfuse3", 0.85), comparison)
 
     def probe(self) -> Iterator[Result]:
-        """The 99th percentile of a small round trip while four others stream megabytes, to it alone."""
-        with rig.open_context(self._mount, "sha256") as context:
-            call = rig.round_trip(context, "sha256", 64)
-            ratios = []
-            detail = ""
-            for _ in range(3):
-                alone = rig.percentile(_times(call, self._seconds / 6), 0.99)
-                others = rig.Clients(self._mount, 4, "cbc(aes)", MIB, self._seconds / 6 + 0.5)
-                others.go()
-                time.sleep(0.25)
-                beside = rig.percentile(_times(call, self._seconds / 6), 0.99)
-                others.rates()
-                ratios.append(beside / alone)
-                detail = f"{_us(beside)} to {_us(alone)}"
-        yield Result("p99 of a probe beside 4 streams, to alone", statistics.median(ratios), 5, True, detail)
+        """The 99th percentile of a small round trip while others stream megabytes, to four empty ones of 1 MiB."""
+        goal = at_most(f"p99 of a probe beside {_STREAMS} streams, to {_STREAMS} x 1 MiB through pyfuse3", 0.6)
+        with (
+            Clients(self._mount.crypto, _STREAMS, "cbc(aes)", MIB) as streams,
+            calls.opened(self._mount.crypto, "sha256") as descriptor,
+            calls.opened(self._empty.crypto) as floor,
+        ):
+            small = calls.round_trip(descriptor, calls.request("sha256", 64))
+            four = timed(calls.repeated(calls.empty_round_trip(floor, MIB), _STREAMS))
+
+            def beside(seconds: float) -> float:
+                # they begin a little earlier and end a little later
+                streams.begin(seconds + 0.2)
+                times_of(small, 0.1)
+                times = times_of(small, seconds)
+                if not all(streams.rates()):
+                    raise CannotMeasure("a client process failed; its traceback is on standard error")
+                return percentile(times, 0.99)
+
+            comparison = self._compare(beside, four, _PROBE_TURN)
+        yield _by_time(goal, comparison, (0, 1))
+
+    # How much of everything
 
     def many_contexts(self) -> Iterator[Result]:
-        """10,000 contexts open: memory of each, latency of one, 1,000 requests in flight, 200 clients at once."""
+        """Latency with 10,000 contexts, and the memory of one."""
+        latency = at_most("latency with 10,000 contexts, to one", 1.1)
         with (
-            rig.cryptofs_mount("openssl") as (other, _),
-            rig.open_context(other, "sha256") as single,
-            rig.open_context(self._mount, "sha256") as context,
+            mounts.cryptofs_mount("openssl") as other,
+            calls.opened(other.crypto, "sha256") as single,
+            calls.opened(self._mount.crypto, "sha256") as one_of_many,
         ):
-            call = rig.round_trip(context, "sha256", 64)
-            before = _resident(self._pid)
-            descriptors = []
-            configure = build(Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"}))
-            try:
-                for _ in range(10_000):
-                    descriptor = os.open(self._mount / "crypto", os.O_RDWR)
-                    descriptors.append(descriptor)
-                    os.pwrite(descriptor, configure, 0)
-                    os.pread(descriptor, 4096, 0)
-                memory = (_resident(self._pid) - before) / 10_000
-                # the one context is on a mount of its own, so that the two can be measured turn by turn
-                floor = rig.round_trip(single, "sha256", 64)
-                beside, alone, ratio = rig.compare(call, floor, self._seconds)
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-            detail = f"{_us(beside)} to {_us(alone)}"
-            yield Result("latency with 10,000 contexts, to one", ratio, 1.1, True, detail)
-            yield Result("memory a context, KiB", memory / 1024, 8, True, "10,000 configured sha256 contexts")
-            yield self._in_flight(context)
-        rates = rig.Clients(self._mount, 200, "sha256", 64, self._seconds / 2).rates()
+            data = calls.request("sha256", 64)
+            beside, alone = calls.round_trip(one_of_many, data), calls.round_trip(single, data)
+            with capacity.contexts(self._mount, 10_000) as memory:
+                # the single context is on a mount of its own, so that the two can be measured turn by turn
+                with placed(self._where[0], [self._mount.pid, other.pid]):
+                    comparison = alternate([timed(beside), timed(alone)], [(0, 1)], self._seconds)
+                yield _by_time(latency, comparison, (0, 1))
+                yield at_most("memory of a context, KiB", 8).by_figure(memory / 1024, "resident, of 10,000 for sha256")
+
+    def in_flight(self) -> Iterator[Result]:
+        """1,000 requests in flight on one context, each answered once."""
+        goal = at_least("requests in flight on one context", 1000)
+        yield goal.by_figure(capacity.in_flight(self._mount, 1000), "answered, each once")
+
+    def many_clients(self) -> Iterator[Result]:
+        """200 client processes at once, each served."""
+        with Clients(self._mount.crypto, 200, "sha256", 64) as clients:
+            clients.begin(max(2.0, self._seconds / 2))
+            rates = clients.rates()
         served = sum(rate > 0 for rate in rates)
-        yield Result("client processes served at once", served, 200, False, f"{sum(rates):,.0f} requests/s in all")
-
-    def _in_flight(self, context: Context) -> Result:
-        batch = b"".join(rig.record("sha256", 512, identity)[0] for identity in range(1000))
-        os.pwrite(context.fileno(), batch, 0)
-        seen = 0
-        while data := os.pread(context.fileno(), 65536, 0):
-            seen += len(data) // 56
-        return Result("requests in flight on one context", seen, 1000, False, "answered, each once")
+        yield at_least("client processes served at once", 200).by_figure(served, f"{sum(rates):,.0f} requests/s in all")
 
 
-def _throughputs(ours: float, floor: float) -> str:
-    return f"{MIB / ours / 1e9:.2f} to {MIB / floor / 1e9:.2f} GB/s"
+SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+"""A key for measuring, known to everybody."""
 
 
-def _times(call: Callable[[], object], seconds: float) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return times
+def pkcs8(key: Ed25519PrivateKey) -> bytes:
+    """A private key as a device takes it."""
+    form = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*form)
 
 
-def _resident(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGESIZE")
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f} us"
+
+
+def _by_time(goal: Goal, comparison: Comparison, pair: tuple[int, int]) -> Result:
+    one, other = pair
+    return goal.by_ratio(
+        comparison.ratio(one, other), f"{_us(comparison.seconds(one))} to {_us(comparison.seconds(other))}"
+    )
+
+
+def _by_rate(goal: Goal, comparison: Comparison, count: int) -> Result:
+    ours, floor = count / comparison.seconds(0), count / comparison.seconds(1)
+    return goal.by_ratio(comparison.ratio(1, 0), f"{ours:,.0f} to {floor:,.0f} records/s")
+
+
+def _by_throughput(goal: Goal, comparison: Comparison) -> Result:
+    ours, floor = (MIB / comparison.seconds(operation) / 1e9 for operation in (0, 1))
+    return goal.by_ratio(comparison.ratio(1, 0), f"{ours:.2f} to {floor:.2f} GB/s")

@@ -1,50 +1,44 @@
 """What a run says: tables for people, JSON for programs, and a plot."""
 
 import json
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from .goals import Result
+from .results import Result
 from .table import Row
 
 
-def machine() -> dict[str, object]:
-    """What the figures were taken on; load: how busy it was at the end."""
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "kernel": platform.release(),
-        "processor": model,
-        "processors": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-    }
-
-
 def print_goals(results: Sequence[Result]) -> None:
-    """The goals as a table."""
-    table = Table("goal", "ratio", "wanted", "holds", "figures", box=None, pad_edge=False)
-    verdicts = {True: "yes", False: "NO", None: "not measured"}
+    """The goals as a table, and after it what was not measured and why."""
+    table = Table("goal", "figure", "halves", "wanted", "holds", "figures", box=None, pad_edge=False)
     for result in results:
-        figure = "" if result.figure is None else f"{result.figure:.2f}"
-        table.add_row(result.name, figure, result.wanted, verdicts[result.holds], result.detail)
-    _console().print(table)
+        if result.figure is None:
+            continue
+        halves = "" if result.halves is None else "{:.2f}, {:.2f}".format(*result.halves)
+        table.add_row(result.name, f"{result.figure:.2f}", halves, result.wanted, result.verdict, result.detail)
+    console = _console()
+    console.print(table)
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.figure is None:
+            reasons.setdefault(result.detail, []).append(result.name)
+    for reason, names in reasons.items():
+        title = f"\nNOT MEASURED ({len(names)} of {len(results)}): {reason}"
+        console.print(title, style="bold yellow", highlight=False, markup=False)
+        for name in names:
+            console.print(f"  {name}", highlight=False, markup=False)
 
 
 def print_rows(rows: Sequence[Row]) -> None:
     """The measurements as a table, the ratios first."""
     table = Table(
-        "what", "algorithm", "record", "batch", "in flight", "clients", "to empty", "latency us", "MB/s", box=None
-    )
+        "what", "algorithm", "record", "batch", "in flight", "clients", "to pyfuse3", "", "us", "MB/s",
+        box=None, pad_edge=False,
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             row.what,
@@ -54,22 +48,41 @@ def print_rows(rows: Sequence[Row]) -> None:
             str(row.in_flight),
             str(row.clients),
             f"{row.ratio:.2f}" if row.ratio else "",
+            "noisy" if row.noisy else "",
             f"{row.seconds * 1e6:,.1f}",
             f"{row.throughput / 1e6:,.1f}",
         )
     _console().print(table)
 
 
+def print_machine(machine: Mapping[str, object]) -> None:
+    """What the figures were taken on."""
+    console = _console()
+    console.print()
+    for line in _lines(machine, ""):
+        console.print(line, highlight=False, markup=False)
+
+
+def _lines(values: Mapping[str, object], indent: str) -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
+
+
 def _console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return console if console.is_terminal else Console(width=180)
 
 
-def write_json(path: Path, rows: Sequence[Row], results: Sequence[Result]) -> None:
+def write_json(path: Path, machine: Mapping[str, object], rows: Sequence[Row], results: Sequence[Result]) -> None:
     """Everything, for programs; times in seconds, sizes in bytes."""
-    goals = [{**asdict(result), "holds": result.holds} for result in results]
+    goals = [{**asdict(result), "holds": result.holds, "verdict": result.verdict} for result in results]
     measurements = [{**asdict(row), "throughput": row.throughput} for row in rows]
-    path.write_text(json.dumps({"machine": machine(), "goals": goals, "rows": measurements}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine, "goals": goals, "rows": measurements}, indent=1) + "\n")
 
 
 def write_svg(path: Path, rows: Sequence[Row]) -> None:
@@ -84,11 +97,10 @@ def write_svg(path: Path, rows: Sequence[Row]) -> None:
     single = [row for row in rows if row.batch == row.in_flight == row.clients == 1]
     for what, kind in dict.fromkeys((row.what, row.kind) for row in single):
         points = sorted((row for row in single if (row.what, row.kind) == (what, kind)), key=lambda row: row.size)
-        floor = what not in ("af_alg", "openssl")
-        style = {"linestyle": "--" if floor else "-", "marker": "o", "markersize": 3, "label": f"{what} {kind}"}
-        sizes = [row.size for row in points]
-        left.plot(sizes, [row.seconds * 1e6 for row in points], **style)
-        right.plot(sizes, [row.throughput / 1e6 for row in points], **style)
+        style = {"linestyle": "--" if points[0].floor else "-", "marker": "o", "markersize": 3}
+        sizes, label = [row.size for row in points], f"{what} {kind}"
+        left.plot(sizes, [row.seconds * 1e6 for row in points], label=label, **style)
+        right.plot(sizes, [row.throughput / 1e6 for row in points], label=label, **style)
     left.set(xscale="log", yscale="log", xlabel="record, bytes", ylabel="round trip, us", title="Latency")
     right.set(xscale="log", yscale="log", xlabel="record, bytes", ylabel="MB/s", title="Throughput, one client")
     left.legend(fontsize=7)

@@ -1,23 +1,32 @@
 """The table: latency and throughput against record size, batch and clients, for each engine, beside the floors."""
 
-from collections.abc import Iterator
+import functools
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-from . import rig
+from . import calls, mounts
+from .clients import Clients
+from .mounts import CannotMeasure, Mount
+from .placement import Placement, placed
+from .results import Stage
+from .turns import Call, alternate, timed
 
-SIZES = (16, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_040_384)
-BATCHES = (1, 8, 64)
-IN_FLIGHT = (1, 8, 64)
-CLIENTS = (1, 2, 4)
+SIZES = (16, 256, 1024, 4096, 16_384, 65_536, 262_144, calls.MIB)
+BATCHES = (8, 64)
+IN_FLIGHT = (8, 64)
+CLIENTS = (2, 4)
+_AF_ALG_MAX = 65_536
+_IOCTL_PAYLOAD_MAX = 8192
+_CLIENT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement. seconds: of one call, the median; a call makes `in_flight` writes of `batch` records and reads
-    all answers, `rate` calls a second by all clients together; ratio: of the time to the empty round trip's with as
-    many bytes a write (0: there is none to compare with).
+    all answers, `rate` calls a second by all clients together; ratio: of the time to the empty pyfuse3 file system's
+    with as many bytes and writes, turn by turn (0: nothing to compare with); noisy: whether its halves differ.
     """
 
     what: str
@@ -29,6 +38,12 @@ class Row:
     seconds: float
     rate: float
     ratio: float
+    noisy: bool
+
+    @property
+    def floor(self) -> bool:
+        """Whether this is something to compare with, and not cryptofs."""
+        return not self.what.startswith(("af_alg", "openssl engine"))
 
     @property
     def throughput(self) -> float:
@@ -36,59 +51,115 @@ class Row:
         return self.rate * self.size * self.batch * self.in_flight
 
 
-def engines() -> list[str]:
-    """The engines that can be measured here."""
-    return (["af_alg"] if rig.has_af_alg() else []) + ["openssl"]
+class Measurements:
+    """All rows, on mounts of their own that live as long as the object's `with`.
 
+    seconds: for each figure; where: the placement of client and daemon for everything with one client.
+    """
 
-def steps(kinds: tuple[str, ...]) -> int:
-    """How many rows `measure` gives."""
-    each = len(SIZES) + len(BATCHES) + len(IN_FLIGHT) + len(CLIENTS) - 3
-    return len(SIZES) * (3 if rig.has_af_alg() else 2) + 1 + len(engines()) * len(kinds) * each
+    def __init__(self, seconds: float, where: Placement, kinds: Sequence[str]) -> None:
+        self._seconds = seconds
+        self._where = where
+        self._kinds = kinds
+        self._engines: dict[str, Mount] = {}
+        self._stack = ExitStack()
 
+    def __enter__(self) -> "Measurements":
+        with ExitStack() as stack:
+            self._empty = stack.enter_context(mounts.empty_mount())
+            self._bare: Mount | None = None
+            try:
+                self._bare = stack.enter_context(mounts.bare_mount())
+            except CannotMeasure:
+                # the table has no row for what is not there; the goals say why
+                self._bare = None
+            if mounts.has_af_alg():
+                self._engines["af_alg"] = stack.enter_context(mounts.cryptofs_mount("af_alg"))
+            self._engines["openssl engine"] = stack.enter_context(mounts.cryptofs_mount("openssl"))
+            self._stack = stack.pop_all()
+        return self
 
-def measure(seconds: float, kinds: tuple[str, ...]) -> Iterator[Row]:
-    """All rows, each measured for so many seconds."""
-    with ExitStack() as stack:
-        empty, _ = stack.enter_context(rig.empty_mount())
-        floors: dict[int, float] = {}
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def stages(self) -> list[Stage[Row]]:
+        """What there is to measure, in order."""
+        found: list[Stage[Row]] = []
         for size in SIZES:
-            with rig.empty_round_trip(empty, size) as call:
-                floors[size] = rig.median_seconds(call, seconds)
-            yield _row("empty file system", "", size, floors[size], 0)
-            direct = rig.median_seconds(rig.direct_into(size), seconds)
-            yield _row("pyca directly", "cbc(aes)", size, direct, direct / floors[size])
-            if rig.has_af_alg():
-                with rig.direct_af_alg(min(size, 65_536)) as kernel:
-                    pieces = max(1, size // 65_536)
-                    took = rig.median_seconds(kernel, seconds) * pieces
-                yield _row("AF_ALG directly", "cbc(aes)", size, took, took / floors[size])
-        process = rig.median_seconds(rig.openssl_process(1024), seconds, least=5)
-        yield _row("openssl enc, a process", "cbc(aes)", 1024, process, process / floors[1024])
-        for engine in engines():
-            mount, _ = stack.enter_context(rig.cryptofs_mount(engine))
-            for kind in kinds:
-                yield from _engine_rows(engine, kind, mount, empty, seconds)
+            found.append((f"{size} B", functools.partial(self.one_record, size)))
+        for batch in BATCHES:
+            found.append((f"batches of {batch}", functools.partial(self.several, batch, 1)))
+        for in_flight in IN_FLIGHT:
+            found.append((f"{in_flight} in flight", functools.partial(self.several, 1, in_flight)))
+        for clients in CLIENTS:
+            found.append((f"{clients} clients", functools.partial(self.clients, clients)))
+        return found
 
+    def one_record(self, size: int) -> Iterator[Row]:
+        """One record of this size: every floor, engine and algorithm in turns."""
+        with ExitStack() as stack:
+            floor = stack.enter_context(calls.opened(self._empty.crypto))
+            data = calls.request("cbc(aes)", size)
+            measured: list[tuple[str, str, Call]] = [
+                ("empty file system, pyfuse3", "", calls.empty_round_trip(floor, len(data))),
+                ("cipher called directly", "cbc(aes)", calls.cipher_into(size)),
+            ]
+            pids = [self._empty.pid]
+            if self._bare is not None:
+                bare = stack.enter_context(calls.opened(self._bare.crypto))
+                call = calls.empty_round_trip(bare, len(data))
+                measured.append(("empty file system, bare loop", "", call))
+                pids.append(self._bare.pid)
+            if mounts.has_af_alg():
+                direct = stack.enter_context(calls.direct_af_alg(min(size, _AF_ALG_MAX)))
+                pieces = max(1, size // _AF_ALG_MAX)
+                measured.append(("AF_ALG called directly", "cbc(aes)", calls.repeated(direct, pieces)))
+            if size == 1024 and shutil.which("openssl"):
+                measured.append(("openssl enc, a process", "cbc(aes)", calls.openssl_process(size)))
+            for engine, mount in self._engines.items():
+                pids.append(mount.pid)
+                for kind in self._kinds:
+                    descriptor = stack.enter_context(calls.opened(mount.crypto, kind))
+                    data = calls.request(kind, size)
+                    measured.append((engine, kind, calls.round_trip(descriptor, data)))
+                    if size <= _IOCTL_PAYLOAD_MAX:
+                        try:
+                            measured.append((f"{engine}, ioctl", kind, calls.ioctl_call(descriptor, data)))
+                        except CannotMeasure:
+                            # a daemon without ioctl; the goals say so
+                            continue
+            yield from self._rows(measured, size, 1, 1, pids)
 
-def _row(what: str, kind: str, size: int, took: float, ratio: float) -> Row:
-    return Row(what, kind, size, 1, 1, 1, took, 1 / took, ratio)
+    def several(self, batch: int, in_flight: int) -> Iterator[Row]:
+        """Records of 1 KiB, `batch` in each of `in_flight` writes before the answers are read."""
+        for engine, mount in self._engines.items():
+            for kind in self._kinds:
+                with calls.opened(mount.crypto, kind) as descriptor, calls.opened(self._empty.crypto) as floor:
+                    numbers = range(1, batch * in_flight + 1)
+                    records = [calls.request(kind, 1024, number) for number in numbers]
+                    writes = [b"".join(records[at : at + batch]) for at in range(0, len(records), batch)]
+                    empty = calls.repeated(calls.empty_round_trip(floor, len(writes[0])), in_flight)
+                    ours = calls.round_trip(descriptor, *writes)
+                    measured: list[tuple[str, str, Call]] = [("", "", empty), (engine, kind, ours)]
+                    _, row = self._rows(measured, 1024, batch, in_flight, [mount.pid, self._empty.pid])
+                yield row
 
+    def _rows(
+        self, measured: list[tuple[str, str, Call]], size: int, batch: int, in_flight: int, pids: list[int]
+    ) -> Iterator[Row]:
+        pairs = [(operation, 0) for operation in range(1, len(measured))]
+        with placed(self._where, pids):
+            turns = [timed(call) for *_, call in measured]
+            comparison = alternate(turns, pairs, self._seconds * len(measured))
+        for operation, (what, kind, _) in enumerate(measured):
+            took = comparison.seconds(operation)
+            ratio = comparison.ratio(operation, 0)
+            yield Row(what, kind, size, batch, in_flight, 1, took, 1 / took, ratio.all, ratio.noisy)
 
-def _engine_rows(engine: str, kind: str, mount: Path, empty: Path, seconds: float) -> Iterator[Row]:
-    with rig.open_context(mount, kind) as context:
-        for size in SIZES:
-            with rig.empty_round_trip(empty, size) as floor:
-                took, _, ratio = rig.compare(rig.round_trip(context, kind, size), floor, seconds, rounds=3)
-            yield _row(engine, kind, size, took, ratio)
-        for batch in BATCHES[1:]:
-            with rig.empty_round_trip(empty, 1024 * batch) as floor:
-                call = rig.round_trip(context, kind, 1024, batch)
-                took, _, ratio = rig.compare(call, floor, seconds, rounds=3)
-            yield Row(engine, kind, 1024, batch, 1, 1, took, 1 / took, ratio)
-        for in_flight in IN_FLIGHT[1:]:
-            took = rig.median_seconds(rig.round_trip(context, kind, 1024, 1, in_flight), seconds)
-            yield Row(engine, kind, 1024, 1, in_flight, 1, took, 1 / took, 0)
-    for clients in CLIENTS[1:]:
-        rate = sum(rig.Clients(mount, clients, kind, SIZES[-1], seconds).rates())
-        yield Row(engine, kind, SIZES[-1], 1, 1, clients, clients / rate if rate else 0.0, rate, 0)
+    def clients(self, count: int) -> Iterator[Row]:
+        """Client processes that stream records of 1 MiB, wherever the scheduler puts them."""
+        for engine, mount in self._engines.items():
+            for kind in self._kinds:
+                with Clients(mount.crypto, count, kind, calls.MIB) as clients:
+                    rate = 1 / clients.turn(max(self._seconds, _CLIENT_SECONDS))
+                yield Row(engine, kind, calls.MIB, 1, 1, count, count / rate, rate, 0, False)

@@ -1,57 +1,122 @@
 """`cryptofs benchmark`: how fast it is here, as ratios."""
 
+import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..benchmark import report, rig, table
-from ..benchmark.goals import Goals, Result
+from ..benchmark import calls, machine, report
+from ..benchmark.goals import Goals
+from ..benchmark.mounts import CannotMeasure
+from ..benchmark.placement import Placement, placements
+from ..benchmark.results import Result, Stage
+from ..benchmark.table import Measurements, Row
 
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+Measured = TypeVar("Measured")
+_PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Placement.FREE}
 
 
 @click.command()
 @click.option("--goals", is_flag=True, help="Measure the goals and say which hold; exit status 1 if one does not.")
-@click.option("-n", "--name", "names", multiple=True, type=click.Choice(list(rig.TYPES)), help="What to measure.")
-@click.option("--seconds", default=1.0, show_default=True, help="How long each figure is measured.")
+@click.option("--peers", is_flag=True, help="With --goals: p11-kit server, ssh-agent and openssl as a process, too.")
+@click.option("--commit", metavar="COMMIT", help="With --goals: compare with the daemon of another commit, too.")
+@click.option("--busy", is_flag=True, help="Keep every processor at work meanwhile.")
+@click.option(
+    "--placement",
+    "places",
+    multiple=True,
+    type=click.Choice(list(_PLACES)),
+    help="Client and daemon on two cores, on one, or as the scheduler likes; apart and together by default.",
+)
+@click.option(
+    "-n",
+    "--name",
+    "names",
+    multiple=True,
+    type=click.Choice(list(calls.TYPES)),
+    help="Without --goals: what to measure.",
+)
+@click.option("--only", "parts", multiple=True, metavar="TEXT", help="Only the parts whose name has this text in it.")
+@click.option(
+    "--seconds",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.001, 600),
+    help="How long each figure is measured; a noisy one up to four times as long.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to a file.")
 @click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Draw a plot into a file (needs matplotlib).")
 def benchmark(
-    goals: bool, names: tuple[str, ...], seconds: float, json_file: Path | None, svg_file: Path | None
-) -> None:
+    goals: bool, peers: bool, commit: str | None, busy: bool, places: tuple[str, ...], names: tuple[str, ...],
+    parts: tuple[str, ...], seconds: float, json_file: Path | None, svg_file: Path | None,
+) -> None:  # fmt: skip
     """Measure latency and throughput on mounts of its own, beside floors measured in the same run.
 
-    The floors: an empty pyfuse3 file system, the cipher called directly in Python, AF_ALG called directly where there
-    is one, and `openssl enc` as a process.
+    The floors: an empty pyfuse3 file system, an empty file system by a bare Python loop, the cipher called directly in
+    Python, AF_ALG called directly where the kernel has it, and `openssl enc` as a process. Whatever is compared
+    alternates in turns of some milliseconds.
     """
-    rows: list[table.Row] = []
+    if not goals and (peers or commit is not None):
+        raise click.UsageError("--peers and --commit go with --goals")
+    if goals and (names or svg_file is not None):
+        raise click.UsageError("--name and --svg go without --goals")
+    where = [_PLACES[place] for place in places] or placements()
+    if Placement.APART in where and Placement.APART not in placements():
+        raise click.UsageError("--placement apart: there is one processor only")
+    if not goals and len(places) > 1:
+        raise click.UsageError("--placement: the table has one only")
+    rows: list[Row] = []
     results: list[Result] = []
+    measured = Goals(seconds * 4, where, commit, peers)
+    table = Measurements(seconds, where[0], names or tuple(calls.TYPES))
+    goal_parts = _chosen(measured.stages(), parts) if goals else []
+    row_parts = [] if goals else _chosen(table.stages(), parts)
+    state: dict[str, object] = {**machine.description(), "before": machine.condition()}
+    business = machine.Business()
+    try:
+        with machine.busy() if busy else contextlib.nullcontext():
+            if goals:
+                with measured:
+                    results = list(_shown(goal_parts))
+            else:
+                with table:
+                    rows = list(_shown(row_parts))
+    except CannotMeasure as error:
+        raise click.ClickException(str(error)) from None
+    state |= {"kept busy": busy, "during": business.report(), "after": machine.condition()}
     if goals:
-        with _progress() as progress, Goals(seconds * 4) as measurements:
-            measures = measurements.measures()
-            task = progress.add_task("goals", total=len(measures))
-            for name, measure in measures:
-                progress.update(task, description=name)
-                results += measure()
-                progress.advance(task)
         report.print_goals(results)
     else:
-        kinds = names or tuple(rig.TYPES)
-        with _progress() as progress:
-            task = progress.add_task("measuring", total=table.steps(kinds))
-            for row in table.measure(seconds, kinds):
-                rows.append(row)
-                progress.update(task, advance=1, description=f"{row.what} {row.kind} {row.size}")
         report.print_rows(rows)
+    report.print_machine(state)
     if json_file is not None:
-        report.write_json(json_file, rows, results)
+        report.write_json(json_file, state, rows, results)
     if svg_file is not None:
         report.write_svg(svg_file, rows)
     if any(result.holds is False for result in results):
         sys.exit(1)
+
+
+def _chosen(stages: Sequence[Stage[Measured]], parts: Sequence[str]) -> list[Stage[Measured]]:
+    chosen = [(name, measure) for name, measure in stages if not parts or any(part in name for part in parts)]
+    if not chosen:
+        names = "; ".join(name for name, _ in stages)
+        raise click.UsageError(f"--only {' '.join(parts)!r}: no part has this in its name. The parts: {names}")
+    return chosen
+
+
+def _shown(stages: Sequence[Stage[Measured]]) -> Iterator[Measured]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # no thread that redraws: it would take the processor from what is measured, and clients are forks
+    progress = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    with progress:
+        task = progress.add_task("", total=len(stages))
+        for name, measure in stages:
+            progress.update(task, description=name, refresh=True)
+            yield from measure()
+            progress.advance(task)

@@ -1,0 +1,89 @@
+"""What a measured goal says: its figure, the bound, and whether it holds."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .turns import Ratio
+
+
+@dataclass(frozen=True)
+class Result:
+    """One goal's figure.
+
+    figure None: not measured, and `detail` says why. halves: the figure of the first and the second half of the time,
+    where it was taken turn by turn. bound None: told for information, no goal.
+    """
+
+    name: str
+    bound: float | None
+    at_most: bool
+    figure: float | None
+    halves: tuple[float, float] | None
+    noisy: bool
+    detail: str
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the goal is reached. None: not measured, no goal, or so noisy that the halves disagree."""
+        if self.figure is None or self.bound is None:
+            return None
+        bound = self.bound
+        figures = (self.figure, *self.halves) if self.noisy and self.halves else (self.figure,)
+        kept = [figure <= bound if self.at_most else figure >= bound for figure in figures]
+        return kept[0] if len(set(kept)) == 1 else None
+
+    @property
+    def wanted(self) -> str:
+        """The bound, as people write it."""
+        return "" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+
+    @property
+    def verdict(self) -> str:
+        """The result in a word or three."""
+        if self.figure is None:
+            return "NOT MEASURED"
+        word = {True: "yes", False: "NO", None: "undecided"}[self.holds] if self.bound is not None else ""
+        return f"{word} noisy".strip() if self.noisy else word
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row of the table of goals, before it is measured."""
+
+    name: str
+    bound: float | None
+    at_most: bool
+
+    def by_ratio(self, ratio: Ratio, detail: str) -> Result:
+        """The result of a comparison."""
+        halves = (ratio.first, ratio.second)
+        return Result(self.name, self.bound, self.at_most, ratio.all, halves, ratio.noisy, detail)
+
+    def by_figure(self, figure: float, detail: str) -> Result:
+        """The result of something that was counted, not compared."""
+        return Result(self.name, self.bound, self.at_most, figure, None, False, detail)
+
+    def not_measured(self, why: str) -> Result:
+        """The result where this machine or this run cannot measure it."""
+        return Result(self.name, self.bound, self.at_most, None, None, False, why)
+
+
+def at_most(name: str, bound: float) -> Goal:
+    """A goal that a figure stays at or below the bound."""
+    return Goal(name, bound, True)
+
+
+def at_least(name: str, bound: float) -> Goal:
+    """A goal that a figure reaches the bound."""
+    return Goal(name, bound, False)
+
+
+def told(name: str) -> Goal:
+    """A figure for information."""
+    return Goal(name, None, True)
+
+
+Measured = TypeVar("Measured")
+Stage = tuple[str, Callable[[], Iterator[Measured]]]
+"""A part of the measurements: its name, and what yields its rows or results."""

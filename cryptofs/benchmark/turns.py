@@ -1,0 +1,142 @@
+"""Compare operations turn by turn, so that whatever the machine does meanwhile happens to all of them.
+
+One figure alone says little: the clock, the host and the neighbours change it by a factor of two within seconds. Two
+figures taken within some ten milliseconds of each other share those conditions, so their ratio is what we keep.
+"""
+
+import contextlib
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+Call = Callable[[], object]
+Turn = Callable[[float], float]
+"""A turn lasts about so many seconds and returns the seconds that one operation took."""
+
+TURN_SECONDS = 0.005
+"""How long a turn of a quick call lasts: long enough to be warm, short enough that the machine does not change."""
+ROUNDS_LEAST = 10
+LONGEST = 4
+"""A comparison that does not settle is measured up to so many times as long as was asked for."""
+NOISY = 0.15
+"""By how much the two halves of a comparison may differ."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of the rounds' ratios, of all rounds and of the first and the second half of them."""
+
+    all: float
+    first: float
+    second: float
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the halves differ by more than NOISY: the figure would be another one in the next run."""
+        low, high = sorted((self.first, self.second))
+        return high > low * (1 + NOISY)
+
+
+def ratio_of(ratios: Sequence[float]) -> Ratio:
+    """What the rounds' ratios come to, in the order in which they were taken; at least two."""
+    half = len(ratios) // 2
+    median = statistics.median
+    return Ratio(median(ratios), median(ratios[:half]), median(ratios[half:]))
+
+
+@dataclass
+class Comparison:
+    """What each operation took in each round: `rounds[number][operation]` in seconds."""
+
+    rounds: list[list[float]] = field(default_factory=list)
+
+    def seconds(self, operation: int) -> float:
+        """The median of an operation's turns."""
+        return statistics.median(times[operation] for times in self.rounds)
+
+    def ratio(self, one: int, other: int) -> Ratio:
+        """One operation's time to another's, round by round."""
+        return ratio_of([times[one] / times[other] for times in self.rounds])
+
+
+def timed(call: Call) -> Turn:
+    """Turns of a call: each returns the median time of the calls that fit, three at least.
+
+    The first call of a turn is not counted. It finds the caches full of the operation before, and the process that
+    answers it asleep.
+    """
+
+    def turn(seconds: float) -> float:
+        clock = time.perf_counter
+        call()
+        times = []
+        end = clock() + seconds
+        while True:
+            begin = clock()
+            call()
+            now = clock()
+            times.append(now - begin)
+            if now > end and len(times) >= 3:
+                return statistics.median(times)
+
+    return turn
+
+
+def alternate(
+    turns: Sequence[Turn], pairs: Sequence[tuple[int, int]], seconds: float, turn_seconds: float = TURN_SECONDS
+) -> Comparison:
+    """Give each operation a turn in each round, for about `seconds` in all, and ROUNDS_LEAST rounds at least.
+
+    Each round has an order of its own, so that no operation always follows the same neighbour. Where the ratio of one
+    of the `pairs` of operations is noisy, the comparison goes on, up to LONGEST times as long.
+    """
+    comparison = Comparison()
+    shuffle = random.Random(0)
+    with undisturbed():
+        begin = time.perf_counter()
+        end, last = begin + seconds, begin + seconds * LONGEST
+        while True:
+            times = [0.0] * len(turns)
+            for operation in shuffle.sample(range(len(turns)), len(turns)):
+                times[operation] = turns[operation](turn_seconds)
+            comparison.rounds.append(times)
+            now = time.perf_counter()
+            if now < end or len(comparison.rounds) < ROUNDS_LEAST:
+                continue
+            if now >= last or not any(comparison.ratio(*pair).noisy for pair in pairs):
+                return comparison
+            end = min(last, now + (now - begin))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep this process's garbage collector out of what is measured."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    """The time within which `share` of the calls end."""
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def times_of(call: Call, seconds: float) -> list[float]:
+    """The time of each call that fits into so many seconds, one at least."""
+    clock = time.perf_counter
+    times: list[float] = []
+    end = clock() + seconds
+    while not times or clock() < end:
+        begin = clock()
+        call()
+        times.append(clock() - begin)
+    return times
