@@ -80,7 +80,11 @@ def _children() -> set[str]:
 
 def _mounts(below: Path) -> set[str]:
     # only this run's own: another one may be going on beside it
-    return {line for line in Path("/proc/self/mounts").read_text().splitlines() if str(below) in line}
+    return {
+        line
+        for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+        if str(below) in line
+    }
 
 
 def _state(below: Path) -> tuple[set[tuple[str, str]], set[str], set[str]]:
