@@ -82,6 +82,12 @@ class SystemFault(CryptofsError):
         return type(self)(self.message, self.errno)
 
 
+class WrongUsage(CryptofsError):
+    """The command line asks for what cannot be, like a user that does not exist: exit status 2 instead of 1."""
+
+    errno = errno.EINVAL
+
+
 class MalformedRecord(CryptofsError):
     """The bytes are not whole records."""
 

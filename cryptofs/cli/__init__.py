@@ -1,31 +1,78 @@
 """The command line: `mount` and `umount` (the daemon), the rest as clients of a mount."""
 
 import gc
+import os
 import sys
+from collections.abc import Callable
 
-from ..errors import CryptofsError
+from ..errors import CryptofsError, WrongUsage
+from .standard import complain, describe, finish, prepare
 
 STEPS = ("hand-over", "take-back")
 """What a service's manager runs as root at each start and stop: this loads little, and parses by itself."""
 
+_FAILED = 1
+_WRONG_USAGE = 2
+_OWN_FAULT = 70
+# as a shell shows a program that SIGINT has ended
+_INTERRUPTED = 128 + 2
+
 
 def main() -> None:
-    """Run the command line; an error is one line on standard error and exit status 1."""
+    """Run the command line and exit: 0, 1 for an error, 2 for wrong usage; docs/command-line.md has the others.
+
+    Every error that comes up to here, whichever it is, becomes one line on standard error.
+    """
     # what is imported stays: looking through it again and again would take a third of a command's start
     gc.disable()
+    status = _status_of(_run)
+    # what was printed before an error is worth as much as without one
+    sys.exit(_status_of(finish) or status)
+
+
+def _run() -> int:
+    prepare()
+    if sys.argv[1:] and sys.argv[1] in STEPS:
+        from .steps import run
+
+        run(sys.argv[1:])
+        return 0
+    from .commands import run_commands
+
+    return run_commands()
+
+
+def _status_of(work: Callable[[], int | None]) -> int:
     try:
-        if sys.argv[1:] and sys.argv[1] in STEPS:
-            from .steps import run
-
-            run(sys.argv[1:])
-        else:
-            from .commands import commands
-
-            commands(standalone_mode=True)
+        return work() or 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            complain(end.code)
+            return _FAILED
+        return end.code or 0
+    except WrongUsage as error:
+        complain(error.message)
+        return _WRONG_USAGE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except CryptofsError as error:
-        sys.exit(f"cryptofs: {error}")
-    except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"cryptofs: {what}{error.strerror or error}")
+        complain(str(error))
+        return _FAILED
+    except MemoryError:
+        complain("ENOMEM: not enough memory")
+        return _FAILED
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            complain(describe(error))
+            return _FAILED
+        complain(_own_fault(error))
+        return _OWN_FAULT
+
+
+def _own_fault(error: Exception) -> str:
+    """For what should not have come up. Not its text: that is the interpreter's, and may hold data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
+    return f"a fault of this program, not of yours: {type(error).__name__}{place}; please report it"

@@ -46,3 +46,16 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="cryptofs")
 def commands() -> None:
     """The Linux kernel's cryptography, for every program that can open a file."""
+
+
+def run_commands() -> int:
+    """Run the command line of this process; returns the exit status. Errors: those of the command."""
+    try:
+        status = commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        # what click makes of it
+        raise KeyboardInterrupt from None
+    return status if isinstance(status, int) else 0

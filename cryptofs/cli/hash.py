@@ -1,36 +1,212 @@
-"""`cryptofs hash`: digests of files, printed and checked as sha256sum does."""
+"""`cryptofs hash`: digests of files, printed and checked as sha256sum does.
 
+The names of files are bytes, as given and as they stand in a file of checksums; they are printed as these bytes.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from ..client import Context
+from ..client import Context, RequestError
+from ..errors import KeyMissing, printable
 from ..records import Operation
+from .checksums import Expected, Listing, Unreadable, quoted
 from .files import check_alone, device_option, mount_option
 from .keys import key_options, read_key
 from .pieces import parts
+from .standard import complain, describe
+
+STANDARD_INPUT = b"-"
+_REPORT = f"{__name__}.report"
+_TAGS = {"blake2b-512": "BLAKE2b"}
+"""What coreutils calls an algorithm where that is not its name in capitals."""
+
+
+class Form(NamedTuple):
+    """How a line is printed."""
+
+    tag: bool
+    zero: bool
+    binary: bool
+    text: bool
+
+
+def _report(*names: str, help: str) -> Callable[..., Any]:
+    """One of those options of which the last one holds."""
+
+    def remember(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+        # options come here in the order in which they are given
+        if given:
+            context.meta[_REPORT] = parameter.name
+
+    return click.option(*names, is_flag=True, expose_value=False, callback=remember, help=help)
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of sha256sum."""
+    for option in (
+        _report("-w", "--warn", help="With --check: tell each line that is no checksum."),
+        click.option("--strict", is_flag=True, help="With --check: fail where a line is no checksum."),
+        _report("--status", help="With --check: print nothing, the exit status tells."),
+        _report("--quiet", help="With --check: print no OK."),
+        click.option("--ignore-missing", is_flag=True, help="With --check: pass over files that do not exist."),
+        click.option("-z", "--zero", is_flag=True, help="End each line with NUL instead of newline, escape no name."),
+        click.option("--tag", is_flag=True, help="Print as BSD does: SHA256 (file) = digest."),
+        click.option("-t", "--text", is_flag=True, help="Print a space before the name; this is so without it."),
+        click.option("-b", "--binary", is_flag=True, help="Print an asterisk before the name. The digest is the same."),
+        click.option("-c", "--check", is_flag=True, help="Read checksums from FILES and check them."),
+    ):
+        function = option(function)
+    return function
 
 
 @click.command("hash")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option(
     "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
 )
 @key_options(required=False)
+@_options
 @device_option
 @mount_option
-def hash_(files: tuple[Path, ...], name: str, device: str | None, where: Path | None, **key: Any) -> None:
-    """Print the digest of each of FILES (or of standard input) as sha256sum does."""
+def hash_(
+    files: tuple[str, ...], name: str, device: str | None, where: Path | None, check: bool, **options: Any
+) -> None:
+    """Print the digest of each FILE, or check a list of them, as sha256sum does.
+
+    Without FILE, or where FILE is -, standard input is read.
+    """
+    key = {option: options.pop(option) for option in ("file", "descriptor", "hexadecimal")}
+    report = click.get_current_context().meta.get(_REPORT)
+    _check_options(check, options | ({report: True} if report else {}))
     if device is not None:
         check_alone("name", "file", "descriptor", "hexadecimal")
         opened = Context.of_device(device, mount=where)
     else:
         opened = Context("hash", name, read_key(**key), mount=where)
+    names = [os.fsencode(file) for file in files] or [STANDARD_INPUT]
     with opened as context:
-        for path in files or (Path("-"),):
-            with click.open_file(str(path), "rb") as source:
-                message = context.message(Operation.DIGEST)
-                for piece in parts(source):
-                    message.update(piece)
-                click.echo(f"{message.finish().hex()}  {path}")
+        try:
+            if check:
+                good = [_check(context, each, report, options["ignore_missing"], options["strict"]) for each in names]
+            else:
+                form = Form(*(options[option] for option in Form._fields))
+                good = [_print(context, each, form) for each in names]
+        except RequestError as error:
+            if error.errno != KeyMissing.errno or device is not None:
+                raise
+            raise KeyMissing(f"{name} needs a key: give it with -k FILE or --key-fd N") from None
+    if not all(good):
+        sys.exit(1)
+
+
+def _check_options(check: bool, options: dict[str, bool]) -> None:
+    for option, given in options.items():
+        if given and check == (option in Form._fields):
+            raise click.UsageError(f"--{option.replace('_', '-')}: {'not' if check else 'only'} with --check")
+    if options["tag"] and options["text"]:
+        raise click.UsageError("--tag and --text: one or the other")
+
+
+def _print(context: Context, name: bytes, form: Form) -> bool:
+    """Print the line of one file; returns whether it could be read."""
+    try:
+        digest = _digest(context, name)
+    except Unreadable as error:
+        complain(str(error))
+        return False
+    mark, shown = (b"", name) if form.zero else quoted(name)
+    if form.tag:
+        line = b"%s (%s) = %s" % (tag_of(context.name).encode(), shown, digest)
+    else:
+        line = digest + (b" *" if form.binary and not form.text else b"  ") + shown
+    sys.stdout.buffer.write(mark + line + (b"\0" if form.zero else b"\n"))
+    return True
+
+
+def tag_of(name: str) -> str:
+    """What stands for a hash at the begin of a line that --tag makes."""
+    return _TAGS.get(name, name if "(" in name else name.upper())
+
+
+def _digest(context: Context, name: bytes) -> bytes:
+    """The digest of a file in hexadecimal. Errors: Unreadable for the file, RequestError and OSError for the mount."""
+    message = context.message(Operation.DIGEST)
+    try:
+        for piece in _pieces(name):
+            message.update(piece)
+    except Unreadable:
+        # the next file is a message of its own
+        context.reset()
+        raise
+    return message.finish().hex().encode()
+
+
+def _pieces(name: bytes) -> Iterator[bytes]:
+    try:
+        with open(0 if name == STANDARD_INPUT else name, "rb", closefd=name != STANDARD_INPUT) as source:
+            yield from parts(source)
+    except OSError as error:
+        # only what the file is to blame for: an error of whoever takes the pieces does not come through here
+        shown = "standard input" if name == STANDARD_INPUT else printable(name)
+        raise Unreadable(describe(error, shown), missing=error.errno == errno.ENOENT) from None
+
+
+def _check(context: Context, listing: bytes, report: str | None, ignore_missing: bool, strict: bool) -> bool:
+    """Check all files of one list; returns whether all is well with them and with it.
+
+    report: the option that says how much is printed, if there is one.
+    """
+    shown = "standard input" if listing == STANDARD_INPUT else printable(listing)
+    lines = Listing(listing, tag_of(context.name), context.name, 2 * context.digest_size)
+    right = wrong = unreadable = 0
+    try:
+        for found in lines:
+            if found is None:
+                if report == "warn":
+                    complain(f"{shown}: {lines.number}: improperly formatted {context.name} checksum line")
+                continue
+            word = _verdict(context, found, ignore_missing)
+            if word is None:
+                continue
+            right += word == b"OK"
+            wrong += word == b"FAILED"
+            unreadable += word == b"FAILED open or read"
+            if report != "status" and not (report == "quiet" and word == b"OK"):
+                mark, name = quoted(found.name)
+                sys.stdout.buffer.write(b"%s%s: %s\n" % (mark, name, word))
+    except Unreadable as error:
+        complain(str(error))
+        return False
+    if not lines.good:
+        complain(f"{shown}: no properly formatted {context.name} checksum lines found")
+        return False
+    # warnings come behind what they are about
+    sys.stdout.flush()
+    if report != "status":
+        _warn(lines.bad, "line is improperly formatted", "lines are improperly formatted")
+        _warn(unreadable, "listed file could not be read", "listed files could not be read")
+        _warn(wrong, "computed checksum did NOT match", "computed checksums did NOT match")
+        if ignore_missing and not right:
+            complain(f"{shown}: no file was verified")
+    return bool(right) and not wrong and not unreadable and not (strict and lines.bad)
+
+
+def _verdict(context: Context, found: Expected, ignore_missing: bool) -> bytes | None:
+    try:
+        return b"OK" if _digest(context, found.name) == found.digest else b"FAILED"
+    except Unreadable as error:
+        if ignore_missing and error.missing:
+            return None
+        complain(str(error))
+        return b"FAILED open or read"
+
+
+def _warn(count: int, one: str, many: str) -> None:
+    if count:
+        complain(f"WARNING: {count} {one if count == 1 else many}")

@@ -1,5 +1,7 @@
 """Files in pieces, with a progress bar where a person waits."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +26,12 @@ def parts(source: IO[bytes], size: int = PART) -> Iterator[bytes]:
 
 
 def read_full(source: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or as many as there are."""
+    """`size` bytes, or as many as there are. Errors: OSError; BlockingIOError where a descriptor that must not wait has
+    nothing yet, which is no end of file."""
     pieces = []
-    while size > 0 and (piece := source.read(size)):
+    while size > 0 and (piece := source.read(size)) != b"":
+        if piece is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)

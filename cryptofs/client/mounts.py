@@ -1,42 +1,119 @@
-"""Finding the mount."""
+"""Finding the mount: the one that is named, else the first that can be used."""
 
 import contextlib
 import errno
 import os
 import pwd
+import threading
 from pathlib import Path
 
 from ..errors import printable
-from ..mountinfo import mounts
+from ..mountinfo import Mount, mounts
 from .errors import MountNotFound
 
 MOUNT_VARIABLE = "CRYPTOFS_MOUNT"
-
-
 SERVICE_USER = "cryptofs"
+
+_PATIENCE = 2.0
+"""Seconds in which a mount has to answer."""
+_TOLD_MAX = 8
+_CURE = f"mount one (`cryptofs mount DIR`), or name one ({MOUNT_VARIABLE})"
+_WHY = {
+    errno.ENOTCONN: "its daemon has ended; `cryptofs umount` clears it",
+    errno.ECONNABORTED: "its daemon has ended; `cryptofs umount` clears it",
+    errno.EACCES: "not open to you: its owner mounts it with `-o allow_other`",
+}
+_NOTHING_HERE = (errno.ENOENT, errno.ENOTDIR)
 
 
 def mounted() -> list[Path]:
     """The mount points of every cryptofs that this process sees, and whose owner it can trust with its keys: root,
-    the user that it runs as itself, or the service's."""
-    trusted = {0, os.geteuid()}
-    with contextlib.suppress(KeyError):
-        trusted.add(pwd.getpwnam(SERVICE_USER).pw_uid)
-    return [Path(os.fsdecode(mount.point)) for mount in mounts() if mount.is_cryptofs and mount.owner in trusted]
+    the user that it runs as itself, or the service's. Whether one can be used is not tried."""
+    trusted = _trusted()
+    return [_path(mount) for mount in mounts() if mount.is_cryptofs and mount.owner in trusted]
 
 
 def find_mount(given: str | os.PathLike[str] | None = None) -> Path:
-    """The mount point: the given one, else $CRYPTOFS_MOUNT, else the first there is.
+    """The mount point: the given one, else $CRYPTOFS_MOUNT if it is not empty, else the first that can be used.
 
-    Errors: MountNotFound, saying where it looked.
+    One can be used that belongs to a trusted owner (see `mounted`), may be written, is not covered by another mount,
+    and answers within two seconds. Another user's is not even looked at: it need not answer, and would see the data.
+    Errors: MountNotFound, saying what was found and why it cannot be used.
     """
-    named = given if given is not None else os.environ.get(MOUNT_VARIABLE)
+    named = given if given is not None else os.environ.get(MOUNT_VARIABLE) or None
     if named is not None:
-        path = Path(named)
-        if not (path / "crypto").exists():
-            raise MountNotFound(errno.ENOENT, f"{printable(path)}: no cryptofs is mounted here")
-        return path
-    found = mounted()
-    if not found:
-        raise MountNotFound(errno.ENOENT, f"no cryptofs is mounted; mount one or set {MOUNT_VARIABLE}")
-    return found[0]
+        return _named(Path(named))
+    trusted = _trusted()
+    refused: list[str] = []
+    for mount in mounts():
+        if not mount.is_cryptofs:
+            continue
+        reason = why_not(mount, trusted)
+        if not reason:
+            return _path(mount)
+        refused.append(f"{printable(mount.point)}: {reason}")
+    if not refused:
+        raise MountNotFound(errno.ENOENT, f"no cryptofs is mounted: {_CURE}")
+    more = [f"and {len(refused) - _TOLD_MAX} more"] if len(refused) > _TOLD_MAX else []
+    found = "; ".join([*refused[:_TOLD_MAX], *more])
+    raise MountNotFound(errno.ENOENT, f"no cryptofs can be used ({found}): {_CURE}")
+
+
+def why_not(mount: Mount, trusted: set[int]) -> str:
+    """Why a mount cannot be used; nothing if it can."""
+    if mount.owner not in trusted:
+        return f"of uid {mount.owner}, which is neither root, nor {SERVICE_USER}, nor you"
+    if "ro" in mount.options | mount.shared:
+        return "read-only"
+    return _silent_or(mount)
+
+
+def _silent_or(mount: Mount) -> str:
+    # in a thread, as the open of a mount that does not answer can only be left behind
+    said: list[str] = []
+    asking = threading.Thread(target=lambda: said.append(_tried(mount)), daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return said[0] if said else f"it does not answer within {_PATIENCE:.0f} seconds"
+
+
+def _tried(mount: Mount) -> str:
+    try:
+        # an open, which the daemon has to answer: the kernel may remember what stat and access ask
+        descriptor = os.open(os.path.join(mount.point, b"version"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_dev != mount.device:
+                return "another file system is mounted over it"
+        finally:
+            os.close(descriptor)
+        if not os.access(os.path.join(mount.point, b"crypto"), os.R_OK | os.W_OK, effective_ids=True):
+            return _WHY[errno.EACCES]
+    except OSError as error:
+        return _reason(error)
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    number = error.errno or errno.EIO
+    return "not the whole of one" if number in _NOTHING_HERE else _WHY.get(number, os.strerror(number))
+
+
+def _named(path: Path) -> Path:
+    try:
+        os.stat(path / "crypto")
+    except OSError as error:
+        number = error.errno or errno.EIO
+        reason = "no cryptofs is mounted here" if number in _NOTHING_HERE else _reason(error)
+        raise MountNotFound(number, f"{printable(path)}: {reason}") from None
+    return path
+
+
+def _trusted() -> set[int]:
+    trusted = {0, os.geteuid()}
+    with contextlib.suppress(KeyError):
+        trusted.add(pwd.getpwnam(SERVICE_USER).pw_uid)
+    return trusted
+
+
+def _path(mount: Mount) -> Path:
+    return Path(os.fsdecode(mount.point))

@@ -1,0 +1,103 @@
+"""The standard streams: whatever of them is closed, full, or in an encoding that cannot show every name."""
+
+import codecs
+import io
+import os
+import sys
+from typing import IO, Any
+
+from ..errors import printable, symbol
+
+_ESCAPE = "cryptofs-escape"
+_PLAIN = {"…": "..."}
+"""What texts of this program use beyond ASCII, and what stands for it in an encoding that lacks it."""
+
+
+READER_GONE = 128 + 13
+"""The exit status where nobody reads standard output any more: as a shell shows a program that SIGPIPE has ended."""
+
+
+class _StandardOutput(io.FileIO):
+    """Standard output whose errors say that they are its own, and that ends the program where its reader has gone."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            silence(self)
+            # no OSError: nothing that goes on after the error of one file may go on after this
+            raise SystemExit(READER_GONE) from None
+        except OSError as error:
+            silence(self)
+            error.filename = "standard output"
+            raise
+
+
+def prepare() -> None:
+    """Make 0, 1 and 2 usable: call it before anything is opened.
+
+    A closed one gets /dev/null, the wrong way round: the next file that is opened must not become standard output, and
+    what is read or written there must still be EBADF. Messages to a closed standard error are lost.
+    """
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, flags), True)
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)))
+    encoding = sys.stdout.encoding if sys.stdout is not None else None
+    codecs.register_error(_ESCAPE, _escape)
+    raw = io.BufferedWriter(_StandardOutput(1, "wb", closefd=False))
+    sys.stdout = io.TextIOWrapper(raw, encoding, _ESCAPE, line_buffering=raw.isatty())
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=_ESCAPE)
+    else:
+        error = io.BufferedWriter(io.FileIO(2, "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(error, errors=_ESCAPE, line_buffering=True)
+
+
+def finish() -> None:
+    """Write what standard output still holds. Errors: OSError, SystemExit."""
+    sys.stdout.flush()
+
+
+def silence(stream: IO[Any] | io.RawIOBase) -> None:
+    """Let the rest of a stream that cannot be written go nowhere: the interpreter would try it again at its end."""
+    nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+def describe(error: OSError, name: str | None = None) -> str:
+    """One line for a system's error: its errno's name, the file, and what is wrong.
+
+    name: what to call the file; None: what the error calls it, if anything.
+    """
+    if type(error).__str__ is not OSError.__str__:
+        # the client's own errors tell more than their number
+        return str(error)
+    if name is None and error.filename is not None:
+        name = printable(error.filename)
+    return ": ".join([symbol(error.errno), *([] if name is None else [name]), os.strerror(error.errno or 0)])
+
+
+def complain(message: str) -> None:
+    """One line for people on standard error; where even that is closed or full, the exit status says it alone."""
+    try:
+        print(f"cryptofs: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    characters = error.object[error.start : error.end]
+    return "".join(map(_escaped, characters)), error.end
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return _PLAIN.get(character, f"\\u{ord(character):04x}")
