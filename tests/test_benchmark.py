@@ -19,6 +19,7 @@ from cryptofs.benchmark import calls, capacity, machine, mounts, peers, turns
 from cryptofs.benchmark.clients import Clients
 from cryptofs.benchmark.goals import SIGNING_KEY, Goals, pkcs8
 from cryptofs.benchmark.mounts import CannotMeasure, Mount
+from cryptofs.benchmark.passes import PASSES_LEAST, PASSES_MOST, Stage, in_passes
 from cryptofs.benchmark.placement import Placement, placed, placements
 from cryptofs.benchmark.results import Result, at_most, told
 from cryptofs.records import Attr, Operation, Record, build
@@ -61,7 +62,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_a_table_with_json_and_plot(tmp_path: Path) -> None:
     """Every row is there with figures that can be true, in the table, in JSON and in the plot."""
     files = ["--json", str(tmp_path / "run.json"), "--svg", str(tmp_path / "run.svg")]
-    parts = [word for part in ("1024 B", "1040384 B", "batches", "in flight", "clients") for word in ("--only", part)]
+    parts = [word for part in ("1024 B", "batches of 8", "8 in flight", "2 clients") for word in ("--only", part)]
     done = run("--seconds", "0.005", "-n", "sha256", *parts, *files)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run.json").read_text())
@@ -69,9 +70,9 @@ def test_a_table_with_json_and_plot(tmp_path: Path) -> None:
     floors = {"empty file system, pyfuse3", "empty file system, bare loop", "cipher called directly"}
     assert floors | {"openssl engine"} <= {row["what"] for row in rows}
     assert {row["size"] for row in rows} == {1024, calls.MIB}
-    assert {row["batch"] for row in rows} == {1, 8, 64}
-    assert {row["in_flight"] for row in rows} == {1, 8, 64}
-    assert {row["clients"] for row in rows} == {1, 2, 4}
+    assert {row["batch"] for row in rows} == {1, 8}
+    assert {row["in_flight"] for row in rows} == {1, 8}
+    assert {row["clients"] for row in rows} == {1, 2}
     for row in rows:
         assert row["seconds"] > 0
         assert row["ratio"] > 0 or row["clients"] > 1
@@ -81,7 +82,10 @@ def test_a_table_with_json_and_plot(tmp_path: Path) -> None:
     state = report["machine"]
     assert state["kept busy"] is False
     assert {"state", "load", "at work, %"} <= set(state["before"]) & set(state["after"])
-    assert all(wake_up > 0 for wake_up in state["wake-ups"].values())
+    for when in ("beginning", "end"):
+        wake_ups = state[f"two wake-ups at the {when}, us"]
+        assert len(wake_ups) == 2 * len(placements())
+        assert all(wake_up > 0 for wake_up in wake_ups.values())
 
 
 def test_goals_on_a_busy_machine(tmp_path: Path) -> None:
@@ -120,30 +124,73 @@ def test_wrong_options(arguments: list[str], message: str) -> None:
 
 
 def test_a_common_change_of_speed_does_not_move_a_ratio() -> None:
-    """Both operations get slower and slower; their ratio stays, is not noisy, and takes no longer than was asked."""
-    speed = itertools.count(1)
-    pace = [1.0]
+    """The machine gets slower and slower for both operations; their ratio stays, and is not noisy."""
+    calls_made = itertools.count(100)
 
-    def first(seconds: float) -> float:
-        pace[0] = float(next(speed))
-        return 3 * pace[0]
+    def turn(cost: float) -> turns.Turn:
+        return lambda _: cost * next(calls_made)
 
-    comparison = turns.alternate([first, lambda seconds: 2 * pace[0]], [(0, 1)], 0.0)
-    assert len(comparison.rounds) == turns.ROUNDS_LEAST
-    # the order within a round changes, so the pace may be the round's before
-    assert comparison.ratio(0, 1).all == pytest.approx(1.5, rel=0.15)
-    assert not turns.ratio_of([1.0, 1.1, 1.0, 1.1]).noisy
+    comparison = turns.Comparison()
+    for _ in range(4):
+        turns.alternate(comparison, [turn(3), turn(2)], 0.0)
+    assert len(comparison.rounds) == 4 * turns.ROUNDS_LEAST
+    ratio = comparison.ratio(0, 1)
+    assert ratio.all == pytest.approx(1.5, rel=0.02)
+    assert not ratio.noisy
+    assert comparison.seconds(0) > 1.1 * 3 * 100
 
 
-def test_a_ratio_that_moves_is_measured_longer_and_marked() -> None:
-    """Only one operation gets slower: the time is used up to its bound, and the ratio is noisy."""
+def test_a_ratio_that_moves_is_measured_again_and_marked() -> None:
+    """A steady part is measured in two passes; one whose halves differ in more, up to the bound, and stays noisy."""
     drift = itertools.count(1)
-    seconds = 0.02
-    begin = time.perf_counter()
-    comparison = turns.alternate([lambda _: float(next(drift)), lambda _: 1.0], [(0, 1)], seconds)
-    took = time.perf_counter() - begin
-    assert comparison.ratio(0, 1).noisy
-    assert took >= seconds * turns.LONGEST
+    made: list[str] = []
+
+    def stage(name: str, first: turns.Turn) -> Stage[Result]:
+        comparison = turns.Comparison()
+
+        def measure() -> Iterator[Result]:
+            made.append(name)
+            turns.alternate(comparison, [first, lambda _: 1.0], 0.0)
+            yield told(name).by_time(comparison, (0, 1))
+
+        return name, measure
+
+    stages = [stage("steady", lambda _: 2.0), stage("drift", lambda _: float(next(drift)))]
+    results: dict[str, list[Result]] = {}
+    left = [left for _, left in in_passes(stages, results)]
+    assert made == ["steady", "drift"] * PASSES_LEAST + ["drift"] * (PASSES_MOST - PASSES_LEAST)
+    assert left == [2, 1] * PASSES_LEAST + [1] * (PASSES_MOST - PASSES_LEAST)
+    assert [results[name][0].noisy for name in ("steady", "drift")] == [False, True]
+    assert results["steady"][0].figure == 2.0
+
+
+def test_a_ratio_that_settles_is_no_longer_noisy() -> None:
+    """One strange pass among many is outvoted, and the measuring ends."""
+    strange = iter([5.0] * turns.ROUNDS_LEAST)
+    comparison = turns.Comparison()
+
+    def measure() -> Iterator[Result]:
+        turns.alternate(comparison, [lambda _: next(strange, 2.0), lambda _: 1.0], 0.0)
+        yield told("").by_time(comparison, (0, 1))
+
+    results: dict[str, list[Result]] = {}
+    passes = len(list(in_passes([("part", measure)], results)))
+    assert PASSES_LEAST < passes < PASSES_MOST
+    assert not results["part"][0].noisy
+    assert results["part"][0].figure == 2.0
+
+
+def test_a_part_that_cannot_be_measured_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes a result that says why."""
+
+    def none(*_: object) -> int:
+        raise CannotMeasure("no luck")
+
+    monkeypatch.setattr(capacity, "in_flight", none)
+    with Goals(0.01, placements(), None, False) as goals:
+        stages = dict(goals.stages())
+        (failed,) = stages["1,000 requests in flight"]()
+    assert (failed.verdict, failed.detail) == ("NOT MEASURED", "no luck")
 
 
 def test_every_operation_gets_as_many_turns_and_no_fixed_neighbour() -> None:
@@ -157,7 +204,9 @@ def test_every_operation_gets_as_many_turns_and_no_fixed_neighbour() -> None:
 
         return once
 
-    turns.alternate([turn(0), turn(1), turn(2)], [], 0.0)
+    comparison = turns.Comparison()
+    for _ in range(4):
+        turns.alternate(comparison, [turn(0), turn(1), turn(2)], 0.0)
     rounds = [tuple(seen[at : at + 3]) for at in range(0, len(seen), 3)]
     assert all(sorted(order) == [0, 1, 2] for order in rounds)
     assert len(set(rounds)) > 2

@@ -5,7 +5,7 @@ ioctl that the daemon does not have) is reported as not measured, never as held.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 from cryptography.hazmat.primitives import serialization
@@ -16,9 +16,10 @@ from . import calls, capacity, mounts, peers
 from .calls import MIB
 from .clients import Clients
 from .mounts import CannotMeasure, Mount
+from .passes import PASSES_LEAST, Stage
 from .placement import Placement, placed
-from .results import Goal, Result, Stage, at_least, at_most, told
-from .turns import Call, Comparison, Turn, alternate, percentile, timed, times_of
+from .results import Goal, Result, at_least, at_most, told
+from .turns import TURN_SECONDS, Call, Comparison, Turn, alternate, percentile, timed, times_of
 
 KINDS = ("cbc(aes)", "sha256")
 SMALL = (16, 256, 1024)
@@ -32,9 +33,9 @@ _STREAMS = 4
 class Goals:
     """The measurements, on mounts of their own that live as long as the object's `with`.
 
-    seconds: for each comparison; where: the placements that small requests are measured in, the first one serves for
-    what is measured in one only; commit: another commit's package to compare with; with_peers: start other programs.
-    Errors on entering: CannotMeasure where a mount or the commit cannot be had.
+    seconds: for each comparison, in PASSES_LEAST passes. where: the placements that small requests are measured in; the
+    first one serves for what is measured in one only. commit: another commit to compare with. with_peers: start other
+    programs. Errors on entering: CannotMeasure where a mount or the commit cannot be had.
     """
 
     def __init__(self, seconds: float, where: Sequence[Placement], commit: str | None, with_peers: bool) -> None:
@@ -43,6 +44,7 @@ class Goals:
         self._commit = commit
         self._with_peers = with_peers
         self._stack = ExitStack()
+        self._comparisons: dict[str, Comparison] = {}
 
     def __enter__(self) -> "Goals":
         with ExitStack() as stack:
@@ -68,7 +70,7 @@ class Goals:
         self._stack.close()
 
     def stages(self) -> list[Stage[Result]]:
-        """What there is to measure, in order."""
+        """What there is to measure, in order. Each call of a stage is one pass of it."""
         found: list[Stage[Result]] = []
         for placement in self._where:
             for kind in KINDS:
@@ -80,8 +82,7 @@ class Goals:
                 for size in SMALL:
                     name = f"{kind} on AF_ALG, {size} B, {placement.value}"
                     found.append((name, functools.partial(self.one_record_on_af_alg, kind, size, placement)))
-        return [
-            *found,
+        found += [
             ("batches", self.batches),
             ("batches on AF_ALG", self.batches_on_af_alg),
             ("one-shot use", self.one_shot),
@@ -96,9 +97,13 @@ class Goals:
             ("1,000 requests in flight", self.in_flight),
             ("200 clients", self.many_clients),
         ]
+        return [(name, functools.partial(_or_why_not, name, measure)) for name, measure in found]
 
-    def _compare(self, one: Turn, other: Turn, turn_seconds: float) -> Comparison:
-        return alternate([one, other], [(0, 1)], self._seconds, turn_seconds)
+    def _alternate(self, key: str, turns: Sequence[Turn], turn_seconds: float = TURN_SECONDS) -> Comparison:
+        """One more pass of a comparison, which has the rounds of all passes so far."""
+        comparison = self._comparisons.setdefault(key, Comparison())
+        alternate(comparison, turns, self._seconds / PASSES_LEAST, turn_seconds)
+        return comparison
 
     # Small records
 
@@ -135,8 +140,8 @@ class Goals:
                 pids.append(self._other.pid)
                 rows.append((told(f"{name}: write + read, to {self._commit}"), (1, len(measured) - 1)))
             with placed(placement, pids):
-                comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
-        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+                comparison = self._alternate(name, [timed(call) for call in measured])
+        yield from (goal.by_time(comparison, pair) for goal, pair in rows)
         yield from missing
 
     def one_record_on_af_alg(self, kind: str, size: int, placement: Placement) -> Iterator[Result]:
@@ -152,8 +157,8 @@ class Goals:
             placed(placement, [self._kernel.pid, self._empty.pid]),
         ):
             ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
-            comparison = alternate([timed(ours), timed(empty)], [(0, 1)], self._seconds)
-        yield _by_time(goal, comparison, (0, 1))
+            comparison = self._alternate(goal.name, [timed(ours), timed(empty)])
+        yield goal.by_time(comparison, (0, 1))
 
     # Batches
 
@@ -175,8 +180,8 @@ class Goals:
         batch = b"".join(calls.request("cbc(aes)", 1024, identity) for identity in range(1, count + 1))
         with calls.opened(mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [mount.pid]):
             ours, loop = calls.round_trip(descriptor, batch), calls.repeated(direct, count)
-            comparison = alternate([timed(ours), timed(loop)], [(0, 1)], self._seconds)
-        return _by_rate(goal, comparison, count)
+            comparison = self._alternate(goal.name, [timed(ours), timed(loop)])
+        return goal.by_rate(comparison, count, "records/s")
 
     # From open to close
 
@@ -199,8 +204,8 @@ class Goals:
         except CannotMeasure as error:
             missing.append(by_ioctl.not_measured(str(error)))
         with placed(self._where[0], [self._mount.pid, self._other.pid]):
-            comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
-        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+            comparison = self._alternate(by_write.name, [timed(call) for call in measured])
+        yield from (goal.by_time(comparison, pair) for goal, pair in rows)
         yield from missing
 
     # Peers
@@ -240,12 +245,12 @@ class Goals:
                 except CannotMeasure as error:
                     missing.append(by_ioctl.not_measured(str(error)))
                 with placed(self._where[0], [peer.pid, mount.pid]):
-                    comparison = alternate(list(map(timed, measured)), [pair for _, pair in rows], self._seconds)
+                    comparison = self._alternate(by_write.name, [timed(call) for call in measured])
         except CannotMeasure as error:
             yield by_write.not_measured(str(error))
             yield by_ioctl.not_measured(str(error))
             return
-        yield from (_by_time(goal, comparison, pair) for goal, pair in rows)
+        yield from (goal.by_time(comparison, pair) for goal, pair in rows)
         yield from missing
 
     def openssl(self) -> Iterator[Result]:
@@ -258,37 +263,40 @@ class Goals:
             process = calls.openssl_process(1024)
             with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [self._mount.pid]):
                 ours = calls.round_trip(descriptor, calls.request("cbc(aes)", 1024))
-                comparison = self._compare(timed(process), timed(ours), _LONG_TURN)
+                comparison = self._alternate(goal.name, [timed(process), timed(ours)], _LONG_TURN)
         except CannotMeasure as error:
             yield goal.not_measured(str(error))
             return
-        yield _by_time(goal, comparison, (0, 1))
+        yield goal.by_time(comparison, (0, 1))
 
     # Large records: the daemon's threads and the clients take what processors they can
 
     def large_records(self) -> Iterator[Result]:
         """One client, a megabyte a record, to the cipher called directly."""
+        goal = at_least("1 MiB cbc(aes), one client, to the cipher called directly", 0.58)
         with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor:
             ours = calls.round_trip(descriptor, calls.request("cbc(aes)", MIB))
-            comparison = self._compare(timed(ours), timed(calls.cipher_into(MIB)), _LONG_TURN)
-        yield _by_throughput(at_least("1 MiB cbc(aes), one client, to the cipher called directly", 0.58), comparison)
+            comparison = self._alternate(goal.name, [timed(ours), timed(calls.cipher_into(MIB))], _LONG_TURN)
+        yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def two_clients(self) -> Iterator[Result]:
         """Two client processes at once, their sum, to one thread that calls the cipher directly."""
+        goal = at_least("1 MiB cbc(aes), two clients, to the cipher called directly", 1.1)
         with Clients(self._mount.crypto, 2, "cbc(aes)", MIB) as clients:
-            comparison = self._compare(clients.turn, timed(calls.cipher_into(MIB)), _CLIENT_TURN)
-        yield _by_throughput(at_least("1 MiB cbc(aes), two clients, to the cipher called directly", 1.1), comparison)
+            comparison = self._alternate(goal.name, [clients.turn, timed(calls.cipher_into(MIB))], _CLIENT_TURN)
+        yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def gcm(self) -> Iterator[Result]:
         """A megabyte of AES-GCM to the empty round trip's throughput."""
+        goal = at_least("1 MiB gcm(aes), to pyfuse3", 0.85)
         data = calls.request("gcm(aes)", MIB)
         with (
             calls.opened(self._mount.crypto, "gcm(aes)") as descriptor,
             calls.opened(self._empty.crypto) as floor,
         ):
             ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
-            comparison = self._compare(timed(ours), timed(empty), _LONG_TURN)
-        yield _by_throughput(at_least("1 MiB gcm(aes), to pyfuse3", 0.85), comparison)
+            comparison = self._alternate(goal.name, [timed(ours), timed(empty)], _LONG_TURN)
+        yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def probe(self) -> Iterator[Result]:
         """The 99th percentile of a small round trip while others stream megabytes, to four empty ones of 1 MiB."""
@@ -310,8 +318,8 @@ class Goals:
                     raise CannotMeasure("a client process failed; its traceback is on standard error")
                 return percentile(times, 0.99)
 
-            comparison = self._compare(beside, four, _PROBE_TURN)
-        yield _by_time(goal, comparison, (0, 1))
+            comparison = self._alternate(goal.name, [beside, four], _PROBE_TURN)
+        yield goal.by_time(comparison, (0, 1))
 
     # How much of everything
 
@@ -328,8 +336,8 @@ class Goals:
             with capacity.contexts(self._mount, 10_000) as memory:
                 # the single context is on a mount of its own, so that the two can be measured turn by turn
                 with placed(self._where[0], [self._mount.pid, other.pid]):
-                    comparison = alternate([timed(beside), timed(alone)], [(0, 1)], self._seconds)
-                yield _by_time(latency, comparison, (0, 1))
+                    comparison = self._alternate(latency.name, [timed(beside), timed(alone)])
+                yield latency.by_time(comparison, (0, 1))
                 yield at_most("memory of a context, KiB", 8).by_figure(memory / 1024, "resident, of 10,000 for sha256")
 
     def in_flight(self) -> Iterator[Result]:
@@ -356,22 +364,9 @@ def pkcs8(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(*form)
 
 
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:,.1f} us"
-
-
-def _by_time(goal: Goal, comparison: Comparison, pair: tuple[int, int]) -> Result:
-    one, other = pair
-    return goal.by_ratio(
-        comparison.ratio(one, other), f"{_us(comparison.seconds(one))} to {_us(comparison.seconds(other))}"
-    )
-
-
-def _by_rate(goal: Goal, comparison: Comparison, count: int) -> Result:
-    ours, floor = count / comparison.seconds(0), count / comparison.seconds(1)
-    return goal.by_ratio(comparison.ratio(1, 0), f"{ours:,.0f} to {floor:,.0f} records/s")
-
-
-def _by_throughput(goal: Goal, comparison: Comparison) -> Result:
-    ours, floor = (MIB / comparison.seconds(operation) / 1e9 for operation in (0, 1))
-    return goal.by_ratio(comparison.ratio(1, 0), f"{ours:.2f} to {floor:.2f} GB/s")
+def _or_why_not(name: str, measure: Callable[[], Iterable[Result]]) -> list[Result]:
+    # one part that cannot be measured must not cost the results of all others
+    try:
+        return list(measure())
+    except CannotMeasure as error:
+        return [told(name).not_measured(str(error))]

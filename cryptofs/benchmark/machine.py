@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .placement import Placement
+from .placement import Placement, placements
 
 _PR_SET_PDEATHSIG = 1
 _LOAD_SECONDS_MAX = 3600
@@ -21,20 +21,13 @@ _REST = 0.001
 
 
 def description() -> dict[str, object]:
-    """What the machine is, and what two wake-ups (a byte to another process and back) take on it."""
-    wake_ups = {
-        f"{placement.value}{what}, us": round(_ping_seconds(placement, rest) * 1e6, 1)
-        for placement in (Placement.APART, Placement.TOGETHER)
-        for what, rest in (("", 0.0), (", after 1 ms of rest", _REST))
-        if placement is not Placement.APART or len(os.sched_getaffinity(0)) > 1
-    }
+    """What the machine is."""
     return {
         "kernel": platform.release(),
         "processor": _processor(),
         "processors": len(os.sched_getaffinity(0)),
         "idle governor": _idle_governor(),
         "python": platform.python_version(),
-        "wake-ups": wake_ups,
     }
 
 
@@ -55,8 +48,16 @@ def _idle_governor() -> str:
     return "/".join(words)
 
 
+def wake_ups() -> dict[str, float]:
+    """What two wake-ups take, in microseconds: a byte to another process and back, at once and after a rest."""
+    return {
+        f"{placement.value}{what}": round(_ping_seconds(placement, rest) * 1e6, 1)
+        for placement in placements()
+        for what, rest in (("", 0.0), (", after 1 ms of rest", _REST))
+    }
+
+
 def _ping_seconds(placement: Placement, rest: float) -> float:
-    """How long a byte takes to another process and back: two wake-ups."""
     processors = sorted(os.sched_getaffinity(0))
     theirs = processors[1] if placement is Placement.APART else processors[0]
     to_child, from_parent = os.pipe()[::-1]

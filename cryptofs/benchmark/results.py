@@ -1,10 +1,8 @@
 """What a measured goal says: its figure, the bound, and whether it holds."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
-from .turns import Ratio
+from .turns import Comparison, Ratio
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,17 @@ class Goal:
     bound: float | None
     at_most: bool
 
-    def by_ratio(self, ratio: Ratio, detail: str) -> Result:
-        """The result of a comparison."""
+    def by_time(self, comparison: Comparison, pair: tuple[int, int]) -> Result:
+        """The time of one operation of a comparison to another's."""
+        one, other = (f"{comparison.seconds(operation) * 1e6:,.1f} us" for operation in pair)
+        return self._by_ratio(comparison.ratio(*pair), f"{one} to {other}")
+
+    def by_rate(self, comparison: Comparison, amount: float, unit: str) -> Result:
+        """The rate of operation 0 to that of operation 1, where each handles `amount` of the unit in one call."""
+        ours, floor = (f"{amount / comparison.seconds(operation):,.3g}" for operation in (0, 1))
+        return self._by_ratio(comparison.ratio(1, 0), f"{ours} to {floor} {unit}")
+
+    def _by_ratio(self, ratio: Ratio, detail: str) -> Result:
         halves = (ratio.first, ratio.second)
         return Result(self.name, self.bound, self.at_most, ratio.all, halves, ratio.noisy, detail)
 
@@ -82,8 +89,3 @@ def at_least(name: str, bound: float) -> Goal:
 def told(name: str) -> Goal:
     """A figure for information."""
     return Goal(name, None, True)
-
-
-Measured = TypeVar("Measured")
-Stage = tuple[str, Callable[[], Iterator[Measured]]]
-"""A part of the measurements: its name, and what yields its rows or results."""

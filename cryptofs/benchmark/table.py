@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from . import calls, mounts
 from .clients import Clients
 from .mounts import CannotMeasure, Mount
+from .passes import PASSES_LEAST, Stage
 from .placement import Placement, placed
-from .results import Stage
-from .turns import Call, alternate, timed
+from .turns import Call, Comparison, alternate, timed
 
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536, 262_144, calls.MIB)
 BATCHES = (8, 64)
@@ -54,7 +54,7 @@ class Row:
 class Measurements:
     """All rows, on mounts of their own that live as long as the object's `with`.
 
-    seconds: for each figure; where: the placement of client and daemon for everything with one client.
+    seconds: for each figure, in PASSES_LEAST passes. where: the placement of client and daemon for all with one client.
     """
 
     def __init__(self, seconds: float, where: Placement, kinds: Sequence[str]) -> None:
@@ -63,6 +63,7 @@ class Measurements:
         self._kinds = kinds
         self._engines: dict[str, Mount] = {}
         self._stack = ExitStack()
+        self._comparisons: dict[object, Comparison] = {}
 
     def __enter__(self) -> "Measurements":
         with ExitStack() as stack:
@@ -83,7 +84,7 @@ class Measurements:
         self._stack.close()
 
     def stages(self) -> list[Stage[Row]]:
-        """What there is to measure, in order."""
+        """What there is to measure, in order. Each call of a stage is one pass of it."""
         found: list[Stage[Row]] = []
         for size in SIZES:
             found.append((f"{size} B", functools.partial(self.one_record, size)))
@@ -147,10 +148,10 @@ class Measurements:
     def _rows(
         self, measured: list[tuple[str, str, Call]], size: int, batch: int, in_flight: int, pids: list[int]
     ) -> Iterator[Row]:
-        pairs = [(operation, 0) for operation in range(1, len(measured))]
+        key = (measured[-1][:2], size, batch, in_flight)
+        comparison = self._comparisons.setdefault(key, Comparison())
         with placed(self._where, pids):
-            turns = [timed(call) for *_, call in measured]
-            comparison = alternate(turns, pairs, self._seconds * len(measured))
+            alternate(comparison, [timed(call) for *_, call in measured], self._seconds * len(measured) / PASSES_LEAST)
         for operation, (what, kind, _) in enumerate(measured):
             took = comparison.seconds(operation)
             ratio = comparison.ratio(operation, 0)

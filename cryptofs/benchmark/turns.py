@@ -18,9 +18,7 @@ Turn = Callable[[float], float]
 
 TURN_SECONDS = 0.005
 """How long a turn of a quick call lasts: long enough to be warm, short enough that the machine does not change."""
-ROUNDS_LEAST = 10
-LONGEST = 4
-"""A comparison that does not settle is measured up to so many times as long as was asked for."""
+ROUNDS_LEAST = 5
 NOISY = 0.15
 """By how much the two halves of a comparison may differ."""
 
@@ -86,29 +84,21 @@ def timed(call: Call) -> Turn:
 
 
 def alternate(
-    turns: Sequence[Turn], pairs: Sequence[tuple[int, int]], seconds: float, turn_seconds: float = TURN_SECONDS
-) -> Comparison:
-    """Give each operation a turn in each round, for about `seconds` in all, and ROUNDS_LEAST rounds at least.
+    comparison: Comparison, turns: Sequence[Turn], seconds: float, turn_seconds: float = TURN_SECONDS
+) -> None:
+    """Add rounds to a comparison, for about `seconds` and ROUNDS_LEAST at least.
 
-    Each round has an order of its own, so that no operation always follows the same neighbour. Where the ratio of one
-    of the `pairs` of operations is noisy, the comparison goes on, up to LONGEST times as long.
+    Each round has one turn of each operation, in an order of its own, so that none always follows the same neighbour.
     """
-    comparison = Comparison()
-    shuffle = random.Random(0)
+    shuffle = random.Random(len(comparison.rounds))
     with undisturbed():
-        begin = time.perf_counter()
-        end, last = begin + seconds, begin + seconds * LONGEST
-        while True:
+        end = time.perf_counter() + seconds
+        enough = len(comparison.rounds) + ROUNDS_LEAST
+        while len(comparison.rounds) < enough or time.perf_counter() < end:
             times = [0.0] * len(turns)
             for operation in shuffle.sample(range(len(turns)), len(turns)):
                 times[operation] = turns[operation](turn_seconds)
             comparison.rounds.append(times)
-            now = time.perf_counter()
-            if now < end or len(comparison.rounds) < ROUNDS_LEAST:
-                continue
-            if now >= last or not any(comparison.ratio(*pair).noisy for pair in pairs):
-                return comparison
-            end = min(last, now + (now - begin))
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -13,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from ..benchmark import calls, machine, report
 from ..benchmark.goals import Goals
 from ..benchmark.mounts import CannotMeasure
+from ..benchmark.passes import Measured, Stage, in_passes
 from ..benchmark.placement import Placement, placements
-from ..benchmark.results import Result, Stage
+from ..benchmark.results import Result
 from ..benchmark.table import Measurements, Row
 
-Measured = TypeVar("Measured")
 _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Placement.FREE}
 
 
@@ -76,19 +75,21 @@ def benchmark(
     table = Measurements(seconds, where[0], names or tuple(calls.TYPES))
     goal_parts = _chosen(measured.stages(), parts) if goals else []
     row_parts = [] if goals else _chosen(table.stages(), parts)
-    state: dict[str, object] = {**machine.description(), "before": machine.condition()}
+    state: dict[str, object] = {**machine.description(), "kept busy": busy, "before": machine.condition()}
     business = machine.Business()
     try:
         with machine.busy() if busy else contextlib.nullcontext():
+            state["two wake-ups at the beginning, us"] = machine.wake_ups()
             if goals:
                 with measured:
-                    results = list(_shown(goal_parts))
+                    results = _measured(goal_parts)
             else:
                 with table:
-                    rows = list(_shown(row_parts))
+                    rows = _measured(row_parts)
+            state["two wake-ups at the end, us"] = machine.wake_ups()
     except CannotMeasure as error:
         raise click.ClickException(str(error)) from None
-    state |= {"kept busy": busy, "during": business.report(), "after": machine.condition()}
+    state |= {"during": business.report(), "after": machine.condition()}
     if goals:
         report.print_goals(results)
     else:
@@ -110,13 +111,14 @@ def _chosen(stages: Sequence[Stage[Measured]], parts: Sequence[str]) -> list[Sta
     return chosen
 
 
-def _shown(stages: Sequence[Stage[Measured]]) -> Iterator[Measured]:
+def _measured(stages: Sequence[Stage[Measured]]) -> list[Measured]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # no thread that redraws: it would take the processor from what is measured, and clients are forks
     progress = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    results: dict[str, list[Measured]] = {}
     with progress:
-        task = progress.add_task("", total=len(stages))
-        for name, measure in stages:
-            progress.update(task, description=name, refresh=True)
-            yield from measure()
-            progress.advance(task)
+        task = progress.add_task("", total=0)
+        for done, (name, left) in enumerate(in_passes(stages, results)):
+            # how many passes there will be, the noise decides
+            progress.update(task, description=name, completed=done, total=done + left, refresh=True)
+    return [result for name, _ in stages for result in results[name]]
