@@ -30,6 +30,7 @@ from .layout import (
     Kind,
     Operation,
 )
+from .octets import Octets, frozen, octets
 from .text import format_tags, parse_line
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Buffer",
     "Flag",
     "Kind",
+    "Octets",
     "Operation",
     "Record",
     "Value",
@@ -56,6 +58,8 @@ __all__ = [
     "build_many",
     "error_response",
     "format_tags",
+    "frozen",
+    "octets",
     "pack_header",
     "parse_line",
     "parse_requests",

@@ -28,6 +28,7 @@ from .layout import (
     field_format,
     padding,
 )
+from .octets import octets
 
 Buffer = bytes | bytearray | memoryview
 Value = int | str | Buffer
@@ -35,6 +36,8 @@ Value = int | str | Buffer
 _HEADER = struct.Struct(field_format(HEADER))
 _ATTRIBUTE = struct.Struct(field_format(ATTRIBUTE_HEADER))
 _NOT_OF_REQUESTS = 0xFFFF & ~int(REQUEST_FLAGS)
+_NOT_OF_RESPONSES = 0xFFFF & ~int(Flag.MORE | Flag.RESPONSE)
+_RESPONSE = int(Flag.RESPONSE)
 _NO_ATTRIBUTES: Mapping[int, Value] = {}
 _OPERATIONS: Mapping[int, Operation] = {int(operation): operation for operation in Operation}
 _INTEGER_SIZES = {Kind.U32: 4, Kind.U64: 8}
@@ -69,7 +72,7 @@ class Record:
         attributes = " ".join(shown)
         return (
             f"<Record {self.operation.word} id={self.id} flags={self.flags:#x} status={self.status} "
-            f"[{attributes}] payload of {len(self.payload)} bytes>"
+            f"[{attributes}] payload of {len(octets(self.payload))} bytes>"
         )
 
 
@@ -101,7 +104,8 @@ def parse_responses(buffer: Buffer) -> list[Record]:
     """
     responses = _parse(buffer, RECORD_MAX)
     for response in responses:
-        if response.flags & ~(Flag.MORE | Flag.RESPONSE) or not response.flags & Flag.RESPONSE:
+        # plain integers: operators of flags cost more than all of the parsing
+        if response.flags & _NOT_OF_RESPONSES or not response.flags & _RESPONSE:
             raise InvalidValue(f"flags {response.flags:#06x}: not those of a response")
     return responses
 
@@ -114,7 +118,7 @@ def _check_request(request: Record) -> None:
 
 
 def _parse(buffer: Buffer, largest: int) -> list[Record]:
-    view = memoryview(buffer)
+    view = memoryview(octets(buffer, "records"))
     end = len(view)
     if end > RECORD_MAX:
         raise TooLarge(f"{end} bytes: one write or read carries at most {RECORD_MAX}")
@@ -195,7 +199,11 @@ def _text(word: str, value: bytes) -> str:
 
 
 def attribute_bytes(attributes: Mapping[int, Value]) -> bytes:
-    """The attribute section of a record. Errors: InvalidValue for a value that the format cannot hold."""
+    """The attribute section of a record.
+
+    Errors: InvalidValue for a value that the format cannot hold, TypeError for one that is neither integer, text nor
+    bytes-like.
+    """
     parts: list[Buffer] = []
     for number, value in attributes.items():
         spec = ATTRIBUTES[number]
@@ -208,9 +216,9 @@ def attribute_bytes(attributes: Mapping[int, Value]) -> bytes:
         else:
             if spec.kind is not (Kind.TEXT if isinstance(value, str) else Kind.BYTES):
                 raise InvalidValue(f"{spec.word}: a value of kind {spec.kind.name.lower()}")
-            if len(value) > spec.largest:
-                raise InvalidValue(f"{spec.word} of {len(value)} bytes: at most {spec.largest}")
-            encoded = _encode(spec.word, value) if isinstance(value, str) else value
+            encoded = _encode(spec.word, value) if isinstance(value, str) else octets(value, spec.word)
+            if len(encoded) > spec.largest:
+                raise InvalidValue(f"{spec.word} of {len(encoded)} bytes: at most {spec.largest}")
         parts += (_ATTRIBUTE.pack(number, len(encoded)), encoded, bytes(padding(len(encoded))))
     return b"".join(parts)
 
@@ -236,7 +244,8 @@ def build_head(record: Record, payload_size: int) -> bytes:
 
 def build(record: Record) -> bytes:
     """The bytes of one record; its payload is copied once."""
-    return b"".join((build_head(record, len(record.payload)), record.payload))
+    payload = octets(record.payload, "payload")
+    return b"".join((build_head(record, len(payload)), payload))
 
 
 def build_many(records: Iterable[Record]) -> bytes:

@@ -1,0 +1,44 @@
+"""What a bytes-like object means: its bytes, and nothing else.
+
+`len` of an array, of a typed memoryview or of a matrix counts items or rows. A record whose size is counted so is
+shorter than its payload, and the rest of the payload would be read as records. So everything that goes into a record
+passes through `octets` before anything is counted.
+"""
+
+Octets = bytes | memoryview
+"""Bytes whose `len` is their number."""
+
+
+def octets(value: object, word: str = "data") -> Octets:
+    """The bytes of any object with the buffer protocol, in C order: array, mmap, numpy, matrices, slices with a step.
+
+    Nothing is copied where the memory is in order already. A view of a bytearray keeps it from changing its size.
+    word: how an error calls the value. Errors: TypeError for anything else, which never becomes bytes by itself
+    (`bytes(5)` would be five zeros).
+    """
+    if type(value) is bytes:
+        return value
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):
+        raise TypeError(f"{word}: a bytes-like object whose memory can be read, not {type(value).__name__}") from None
+    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+        return view
+    if "O" in view.format:
+        raise TypeError(f"{word}: a bytes-like object, not an array of Python objects")
+    if not view.nbytes:
+        return b""
+    if view.c_contiguous:
+        try:
+            return view.cast("B")
+        except (TypeError, ValueError):
+            # a format that Python cannot cast, such as another byte order: the bytes are copied as they lie
+            pass
+    return view.tobytes()
+
+
+def frozen(value: Octets) -> Octets:
+    """The same bytes, in memory that nobody can change: a copy, unless they are an immutable object's."""
+    if type(value) is bytes or (isinstance(value, memoryview) and type(value.obj) is bytes):
+        return value
+    return bytes(value)
