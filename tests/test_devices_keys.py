@@ -38,12 +38,13 @@ def test_no_clone_out_of_a_device(mount: Path, device: Callable[[str], Context])
         device("hmac") as streamed,
         Context("hash", "hmac(sha256)", b"known", mount=mount) as other,
     ):
-        context.message(DIGEST).update(b"begun")
-        target = context._id
-        other.message(DIGEST).update(b"begun")
+        message, other_message = context.message(DIGEST), other.message(DIGEST)
+        message.update(b"begun")
+        other_message.update(b"begun")
+        target = message.identity
         clone: dict[int, Value] = {Attr.TARGET: target, Attr.CONTEXT: other.number}
         refused(errno.EACCES, lambda: context.request(Record(Operation.CLONE, id=50, attributes=clone)))
-        back: dict[int, Value] = {Attr.TARGET: other._id, Attr.CONTEXT: context.number}
+        back: dict[int, Value] = {Attr.TARGET: other_message.identity, Attr.CONTEXT: context.number}
         refused(errno.EACCES, lambda: other.request(Record(Operation.CLONE, id=50, attributes=back)))
         (streamed.directory / "ctl").write_text("reset operation=digest")
         with open(streamed.directory / "stream", "wb", buffering=0) as stream:

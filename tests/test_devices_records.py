@@ -52,12 +52,12 @@ def test_parts(device: Callable[[str], Context], name: str, step: int) -> None:
     with device(name) as context:
 
         def in_parts(operation: Operation, text: bytes) -> bytes:
-            context._id += 1
+            identity = context.new_id()
             records = []
             for at in range(0, len(text), step):
                 first: dict[int, Value] = {Attr.ASSOCLEN: len(assoc)} if at == 0 and assoc else {}
                 last = at + step >= len(text)
-                records.append(Record(operation, 0 if last else 1, context._id, 0, first, text[at : at + step]))
+                records.append(Record(operation, 0 if last else 1, identity, 0, first, text[at : at + step]))
             os.write(context.fileno(), b"".join(map(build, records)))
             answers: list[Record] = []
             while len(answers) < len(records):

@@ -4,16 +4,21 @@ from cryptofs.client import Context
 
 with Context("skcipher", "cbc(aes)", key=key) as context:
     sealed = context.encrypt(plain, iv=iv)
+
+docs/python.md is its reference.
 """
 
-from .context import Context, PartedMessage
-from .errors import ClientError, MountNotFound, Refused, RequestError
+from .context import Context
+from .errors import ClientError, ClosedError, ForkedError, MountNotFound, Refused, RequestError
+from .message import PartedMessage
 from .mounts import find_mount
 from .pipeline import Pending, Pipeline
 
 __all__ = [
     "ClientError",
+    "ClosedError",
     "Context",
+    "ForkedError",
     "MountNotFound",
     "PartedMessage",
     "Pending",

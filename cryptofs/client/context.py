@@ -1,49 +1,44 @@
-"""A crypto context of one's own, one request at a time."""
+"""A crypto context of one's own: one request at a time, from any thread."""
 
 import contextlib
 import errno
+import itertools
+import operator
 import os
-from collections.abc import Iterator
+import threading
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ..algorithms import Type
-from ..records import (
-    HEADER_SIZE,
-    PAYLOAD_MAX,
-    RECORD_MAX,
-    Attr,
-    Buffer,
-    Flag,
-    Operation,
-    Record,
-    Value,
-    build_head,
-    parse_responses,
-)
-from .errors import RequestError
+from ..records import PAYLOAD_MAX, Attr, Buffer, Octets, Operation, Record, Value, octets
+from . import process
+from .errors import ClosedError, Refused, RequestError
+from .flight import Flight, FlightEnded
+from .message import SLACK, PartedMessage
 from .mounts import find_mount
 from .public import PublicKeyCalls
-from .writing import write_record
+from .wire import Reader, answer_size, decode, encode, owned, write_record
 
-# beside its payload a response has a header, a tag or digest, a held-back block, or attributes
-_RESPONSE_EXTRA = HEADER_SIZE + 2048
-# a part is a multiple of every block and chunk size, so that each gives its whole output
-_PART_SIZE = PAYLOAD_MAX
-_BIG = 65_536
 # no format makes more of input that cannot be compressed than an answer holds
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
-class Context(PublicKeyCalls):
+class Context(process.Unshared, PublicKeyCalls):
     """One open context: `with Context("hash", "sha256") as context: context.digest(data)`.
 
     type, name: the algorithm, in the kernel's terms. key: bytes-like; authsize: the tag's bytes (AEAD);
     engine, driver: demanded if given. level: of a compression. mount: the mount point, else $CRYPTOFS_MOUNT, else the
     first found.
-    Errors: RequestError (an OSError with the daemon's errno and message), MountNotFound.
+
+    Threads may share a context: each request and its answer have it for themselves, so they wait for each other (a
+    `Pipeline` has many in flight). In the child of a fork every call but `close` is ForkedError.
+    Errors: RequestError (an OSError with the daemon's errno and message; Refused where the client itself
+    refuses a value), MountNotFound, OSError of open(2), TypeError for what is not bytes-like.
     """
+
+    _fd = -1
 
     def __init__(
         self,
@@ -57,15 +52,15 @@ class Context(PublicKeyCalls):
         level: int | None = None,
         mount: str | os.PathLike[str] | None = None,
     ) -> None:
-        attributes: dict[int, Value] = {Attr.TYPE: str(type), Attr.NAME: name}
-        optional: dict[int, Value | None] = {
-            Attr.KEY: key,
-            Attr.AUTHSIZE: authsize,
-            Attr.ENGINE: engine,
-            Attr.DRIVER: driver,
-            Attr.LEVEL: level,
-        }
-        attributes.update({number: value for number, value in optional.items() if value is not None})
+        attributes: dict[int, Value] = {Attr.TYPE: _text("type", type), Attr.NAME: _text("name", name)}
+        if key is not None:
+            attributes[Attr.KEY] = octets(key, "key")
+        for number, text in ((Attr.ENGINE, engine), (Attr.DRIVER, driver)):
+            if text is not None:
+                attributes[number] = _text(number.name.lower(), text)
+        for number, value in ((Attr.AUTHSIZE, authsize), (Attr.LEVEL, level)):
+            if value is not None:
+                attributes[number] = operator.index(value)
         self._begin(mount, "crypto", Operation.CONFIGURE, attributes)
 
     @classmethod
@@ -73,8 +68,10 @@ class Context(PublicKeyCalls):
         """A context of a device: configured already, with a key that stays in the daemon.
 
         What is encrypted comes with a nonce of the daemon's in front, and decrypt takes it from there.
-        Errors: FileNotFoundError for a device that there is not, PermissionError, RequestError, MountNotFound.
+        Errors: FileNotFoundError if no device has this name, PermissionError, RequestError, MountNotFound.
         """
+        if _text("device", device) in ("", ".", "..") or "/" in device or "\0" in device:
+            raise Refused(errno.EINVAL, f"device {device!r}: the name of one directory under devices/")
         context = cls.__new__(cls)
         context._begin(mount, f"devices/{device}/crypto", Operation.INFO, {})
         return context
@@ -82,14 +79,19 @@ class Context(PublicKeyCalls):
     def _begin(
         self, mount: str | os.PathLike[str] | None, file: str, operation: Operation, attributes: dict[int, Value]
     ) -> None:
-        self._id = 0
-        self._buffer: bytearray | None = None
+        self._process = process.current()
+        self._lock = threading.RLock()
+        self._exchanging = False
+        self._flight: Flight | None = None
+        """The pipeline that has this context, which then sends every request."""
+        self._ids = itertools.count(1)
+        self._reader = Reader()
         self._mount: Path = find_mount(mount)
         self._fd = os.open(self._mount / file, os.O_RDWR | os.O_CLOEXEC)
         try:
             reply = self._call(operation, attributes)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
         self.number = _integer(reply, Attr.CONTEXT)
         """The context's number: the name of its directory under contexts/."""
@@ -110,18 +112,45 @@ class Context(PublicKeyCalls):
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            if process.is_current(self._process):
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            # a mount that has failed says so on every close
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
     def __repr__(self) -> str:
+        if not hasattr(self, "driver"):
+            return "<Context that is not open>"
         return f"<Context {self.number} on {self._mount}: {self.driver} by {self.engine}>"
 
     def fileno(self) -> int:
-        """The descriptor of the open context, for poll and for passing on."""
+        """The descriptor of the open context, for poll and for passing on; -1 when it is closed."""
         return self._fd
 
     def close(self) -> None:
-        """Close the context; calling it twice is allowed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the context; calling it twice is allowed. A request of another thread is answered first.
+
+        In the child of a fork this closes the child's descriptor and leaves the parent's context as it is.
+        """
+        if not process.is_current(self._process):
+            # no lock: a thread that the child has not may have held it
+            self._close()
+            return
+        while (flight := self._flight) is not None:
+            flight.close()
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def directory(self) -> Path:
@@ -151,7 +180,10 @@ class Context(PublicKeyCalls):
         return self._message(Operation.DECRYPT, iv, assoc, data)
 
     def generate(self, length: int) -> bytes:
-        """Random bytes."""
+        """`length` random bytes, of any number."""
+        length = operator.index(length)
+        if length < 0:
+            raise Refused(errno.EINVAL, f"length {length}: 0 or more")
         pieces: list[bytes] = []
         while length > 0 or not pieces:
             piece = min(length, PAYLOAD_MAX)
@@ -165,9 +197,10 @@ class Context(PublicKeyCalls):
 
         Errors: EMSGSIZE where a block would have more than PAYLOAD_MAX bytes.
         """
-        if len(data) > _SURE_TO_FIT:
-            return self.message(Operation.COMPRESS).finish_in_parts(data)
-        return self.message(Operation.COMPRESS).finish(data)
+        view = octets(data)
+        if len(view) > _SURE_TO_FIT:
+            return self.message(Operation.COMPRESS).finish_in_parts(view)
+        return self.message(Operation.COMPRESS).finish(view)
 
     def decompress(self, data: Buffer, length: int | None = None) -> bytes:
         """What was compressed. length: the most bytes that it may have; a small one costs the daemon less memory.
@@ -175,162 +208,140 @@ class Context(PublicKeyCalls):
         Errors: EINVAL for input that is damaged, cut short or followed by something; EMSGSIZE for more than `length`
         bytes, and for a block of more than PAYLOAD_MAX.
         """
-        if length is None and len(data) > PAYLOAD_MAX:
-            return self.message(Operation.DECOMPRESS).finish_in_parts(data)
+        view = octets(data)
+        if length is None and len(view) > PAYLOAD_MAX:
+            return self.message(Operation.DECOMPRESS).finish_in_parts(view)
         try:
-            return self.message(Operation.DECOMPRESS, length=length).finish(data)
+            return self.message(Operation.DECOMPRESS, length=length).finish(view)
         except RequestError as error:
             if length is not None or error.errno != errno.EMSGSIZE:
                 raise
-        return self.message(Operation.DECOMPRESS).finish_in_parts(data)
+        return self.message(Operation.DECOMPRESS).finish_in_parts(view)
 
     def _message(self, operation: Operation, iv: Buffer | None, assoc: Buffer, data: Buffer) -> bytes:
-        message = self.message(operation, iv, assoc)
-        view = memoryview(data)
-        if len(view) + len(assoc) <= PAYLOAD_MAX:
-            return message.finish(view)
-        pieces = [message.update(view[at : at + _PART_SIZE]) for at in range(0, len(view), _PART_SIZE)]
-        return b"".join([*pieces, message.finish()])
+        assoc = octets(assoc, "assoc")
+        if not len(assoc):
+            # most requests are short and have no associated data: a record, and no message in parts around it
+            data = octets(data)
+            if len(data) <= PAYLOAD_MAX:
+                attributes: dict[int, Value] = {} if iv is None else {Attr.IV: octets(iv, "iv")}
+                record = Record(operation, 0, self.new_id(), 0, attributes, data)
+                return bytes(self.request(record, len(data) + SLACK).payload)
+        return self.message(operation, iv, assoc).finish(data)
 
     # Messages in parts
 
     def message(
         self, operation: Operation, iv: Buffer | None = None, assoc: Buffer = b"", length: int | None = None
-    ) -> "PartedMessage":
+    ) -> PartedMessage:
         """Begin a message that is given in parts: `update` for each, `finish` for the last.
 
         length: of a decompression that is not in parts, the most bytes that it may give.
         """
-        self._id += 1
-        return PartedMessage(self, operation, self._id, iv, assoc, length)
+        return PartedMessage(self, operation, self.new_id(), iv, assoc, length)
 
     # Control
 
     def set_key(self, key: Buffer) -> None:
         """Replace the key. Errors: EBUSY while a message is open."""
-        self._call(Operation.SET_KEY, {Attr.KEY: key})
+        self._call(Operation.SET_KEY, {Attr.KEY: octets(key, "key")})
 
     def reset(self) -> None:
         """Drop unfinished messages."""
         self._call(Operation.RESET, {})
 
+    def new_id(self) -> int:
+        """An id that no other request of this context has: for records that you give to `request`."""
+        return next(self._ids)
+
+    def check(self) -> None:
+        """Errors: ForkedError in the child of a fork."""
+        process.check(self._process, "context")
+
     def _call(self, operation: Operation, attributes: dict[int, Value], expected: int = 0) -> Record:
-        self._id += 1
-        return self.request(Record(operation, 0, self._id, 0, attributes), expected)
+        return self.request(Record(operation, 0, self.new_id(), 0, attributes), expected)
 
     def request(self, record: Record, expected: int = 0) -> Record:
         """Send one record and wait for its response; expected: payload bytes that the response may have.
 
-        The response's payload is a view of the buffer that was read, good until the next request. Errors: RequestError.
+        The id must be one that no unfinished request or message of this context has (`new_id`).
+        Errors: RequestError, Refused, ClosedError, ForkedError.
         """
-        payload = memoryview(record.payload)
-        write_record(self._fd, build_head(record, len(payload)), payload)
+        head, payload = encode(record)
         while True:
-            data = self._read(expected + _RESPONSE_EXTRA)
-            for response in parse_responses(data) if data else ():
-                if response.id == record.id:
-                    if response.status:
-                        raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
-                    return response
-            if not data:
-                raise RequestError(5, f"request {record.id} got no answer")
+            if self._process is not process.Process.current:
+                self.check()
+            with self._lock:
+                flight = self._flight
+                if flight is None:
+                    response = self._exchange(head, payload, record.id, answer_size(record.operation, expected))
+                    break
+            try:
+                response = flight.submit(record.id, head, payload, expected).wait()
+                break
+            except FlightEnded:
+                # the pipeline is being closed: the context is its own again when that is done
+                flight.close()
+        if response.status:
+            raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
+        return response
 
-    def _read(self, size: int) -> Buffer:
-        if size < _BIG:
-            return os.pread(self._fd, size, 0)
-        # fresh memory for a megabyte costs as much as copying it: this buffer is used again
-        if self._buffer is None:
-            self._buffer = bytearray(RECORD_MAX)
-        view = memoryview(self._buffer)[:size]
-        return view[: os.preadv(self._fd, [view], 0)]
-
-
-class PartedMessage:
-    """One message given in parts. Parts of up to PAYLOAD_MAX bytes; the output comes as the mode allows."""
-
-    def __init__(
-        self,
-        context: Context,
-        operation: Operation,
-        identity: int,
-        iv: Buffer | None,
-        assoc: Buffer,
-        length: int | None = None,
-    ) -> None:
-        self._context = context
-        self._swells = operation in (Operation.COMPRESS, Operation.DECOMPRESS)
-        self._operation = operation
-        self._identity = identity
-        self._attributes: dict[int, Value] = {}
-        if iv is not None:
-            self._attributes[Attr.IV] = iv
-        if len(assoc):
-            self._attributes[Attr.ASSOCLEN] = len(assoc)
-        if length is not None:
-            self._attributes[Attr.LENGTH] = length
-        self._length = PAYLOAD_MAX if length is None else min(length, PAYLOAD_MAX)
-        self._assoc = assoc
-        self._given = 0
-        self._failure: tuple[int, str] | None = None
-
-    @property
-    def identity(self) -> int:
-        """The message's id in its context."""
-        return self._identity
-
-    def update(self, data: Buffer) -> bytes:
-        """Give a part that is not the last; returns the output that is ready."""
-        return b"".join(map(bytes, self._parts(memoryview(data), last=False)))
-
-    def finish(self, data: Buffer = b"") -> bytes:
-        """Give the last part; returns the rest of the output."""
-        if self._swells and self._given and len(data):
-            return self.finish_in_parts(data)
-        return b"".join(map(bytes, self._parts(memoryview(data), last=True)))
-
-    def finish_in_parts(self, data: Buffer) -> bytes:
-        """Give the rest as a part, so that there may be any amount of output, and end the message behind it."""
-        return self.update(data) + self.finish()
-
-    def _parts(self, data: memoryview, last: bool) -> Iterator[Buffer]:
-        if len(self._assoc):
-            data = memoryview(bytes(self._assoc) + bytes(data))
-            self._assoc = b""
-        while len(data) > PAYLOAD_MAX:
-            yield from self._parts(data[:PAYLOAD_MAX], last=False)
-            data = data[PAYLOAD_MAX:]
-        answer = self._send(data, 0 if last else Flag.MORE)
-        yield answer
-        # a full answer may be followed by more output
-        while self._swells and not last and len(answer) == PAYLOAD_MAX:
-            answer = self._send(b"", Flag.MORE)
-            yield answer
-
-    def _send(self, data: Buffer, flags: int) -> Buffer:
-        attributes, self._attributes = self._attributes, {}
-        record = Record(self._operation, flags, self._identity, 0, attributes, data)
-        self._given += len(data)
-        # with the last part comes what earlier ones gathered
-        expected = len(data) + 128 if flags else min(self._given, PAYLOAD_MAX) + 128
-        if self._swells:
-            expected = self._length + 128
-        if self._failure is not None:
-            raise RequestError(*self._failure)
+    def _exchange(self, head: bytes, payload: Octets, identity: int, size: int) -> Record:
+        """The one way of a request and its answer when no pipeline has the context. The lock is held."""
+        if self._fd < 0:
+            raise ClosedError.what("context")
+        if self._exchanging:
+            raise RequestError(errno.EDEADLK, "this thread waits for an answer already: not in a signal handler")
+        self._exchanging = True
         try:
-            return self._context.request(record, expected).payload
-        except RequestError as error:
-            self._failure = (error.errno or errno.EIO, error.message)
-            if flags:
-                self._end()
+            write_record(self._fd, head, payload)
+            while data := self._reader.read(self._fd, size):
+                # answers that somebody gave up waiting for may come before this one
+                for response in decode(data):
+                    if response.id == identity:
+                        return owned(response)
+        except RequestError:
             raise
+        except OSError as error:
+            raise self._failure(error) from None
+        finally:
+            self._exchanging = False
+        raise RequestError(errno.EIO, f"request {identity} got no answer: another program reads this context's answers")
 
-    def _end(self) -> None:
-        # a message that has failed lasts until its last part: without one it would stay open for the context's life
-        with contextlib.suppress(RequestError):
-            self._context.request(Record(self._operation, 0, self._identity))
+    def _failure(self, error: OSError) -> RequestError:
+        """What a refused write or a failed read of `crypto` means; the daemon keeps why it refused a write."""
+        number = error.errno or errno.EIO
+        reason = ""
+        if number not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF):
+            with contextlib.suppress(OSError, AttributeError):
+                reason = self.status().get("last-error", "")
+        if number in (errno.ENOTCONN, errno.ECONNABORTED):
+            reason = "the daemon has gone: open another context when it is back"
+        return RequestError(number, reason or f"the mount refused the request: {os.strerror(number)}")
+
+    # For Pipeline
+
+    def attach(self, flight: Flight | None) -> None:
+        """For Pipeline: from now on this sends the context's requests; None: nothing does but the context itself.
+
+        Errors: EBUSY where another pipeline has the context, ClosedError, ForkedError.
+        """
+        self.check()
+        with self._lock:
+            if flight is not None and self._flight is not None:
+                raise RequestError(errno.EBUSY, "another pipeline has the context: close it first")
+            if flight is not None and self._fd < 0:
+                raise ClosedError.what("context")
+            self._flight = flight
 
 
 def _integer(record: Record, attribute: Attr) -> int:
     value = record.attributes.get(attribute, 0)
     assert isinstance(value, int)
     return value
+
+
+def _text(word: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{word}: a str, not {type(value).__name__}")
+    return str(value)

@@ -1,5 +1,10 @@
-"""What a client's calls raise: OSErrors all, with an errno, and a sentence for people in `message` and `strerror`."""
+"""What a client's calls raise: OSErrors all, with an errno, and a sentence for people in `message` and `strerror`.
 
+An argument of a wrong type is a TypeError, as everywhere in Python.
+"""
+
+import copy
+import errno
 from typing import Self
 
 from ..errors import CryptofsError, symbol
@@ -15,18 +20,40 @@ class ClientError(OSError):
     def __str__(self) -> str:
         return f"{symbol(self.errno)}: {self.message}"
 
+    def again(self) -> Self:
+        """The same error without its traceback, whose frames would keep a request's data."""
+        return copy.copy(self)
+
 
 class RequestError(ClientError):
-    """The daemon answered with an error. errno: its number; strerror: the daemon's message."""
+    """A request failed. errno: the daemon's or the mount's number, message: what it says of it."""
 
 
-class Refused(ClientError):
+class Refused(RequestError):
     """The client refused a call by itself, and nothing was sent: a value is outside of what a record can carry."""
 
     @classmethod
     def of(cls, error: CryptofsError) -> Self:
         """What the record layer refused. An `except` around it costs nothing where all is well."""
         return cls(error.errno, error.message)
+
+
+class ClosedError(Refused):
+    """The context, pipeline or hash is closed (EBADF)."""
+
+    @classmethod
+    def what(cls, name: str) -> Self:
+        """The error of a call on `name`."""
+        return cls(errno.EBADF, f"the {name} is closed")
+
+
+class ForkedError(Refused):
+    """The object was made before a fork, and is the parent process's (ECHILD)."""
+
+    @classmethod
+    def what(cls, name: str) -> Self:
+        """The error of a call on `name`."""
+        return cls(errno.ECHILD, f"the {name} was opened before a fork: open another one in this process")
 
 
 class MountNotFound(ClientError, FileNotFoundError):

@@ -1,80 +1,63 @@
-"""Many requests in flight on one context, from threads or from trio.
+"""Many requests in flight on one context, from threads, asyncio or trio.
 
     with Context("hash", "sha256") as context, Pipeline(context) as pipeline:
         pending = [pipeline.digest(data) for data in pieces]
         digests = [each.result() for each in pending]        # in a thread
-        digests = [await each.wait_result() for each in pending]   # in trio
+        digests = [await each for each in pending]           # in asyncio or trio
 
 A thread of the pipeline's own writes and reads. What was submitted while it was busy goes out in one write, so small
 requests batch by themselves.
 """
 
-import concurrent.futures
+import asyncio
+import contextlib
 import errno
-import os
-import select
-import threading
-from collections import deque
+import operator
+import sys
+import warnings
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from ..records import (
-    HEADER_SIZE,
-    PAYLOAD_MAX,
-    RECORD_MAX,
-    Attr,
-    Buffer,
-    Operation,
-    Record,
-    Value,
-    build,
-    build_head,
-    parse_responses,
-)
+from ..records import PAYLOAD_MAX, Attr, Buffer, Operation, Record, Value, octets
+from . import process
 from .context import Context
-from .errors import RequestError
-from .writing import write_record
-
-_BIG = 65_536
-_TOO_MUCH = (errno.EDQUOT, errno.EAGAIN)
-IN_FLIGHT = 1024
-"""Requests that the pipeline sends before it reads answers."""
-IN_FLIGHT_BYTES = 6 * 1024 * 1024
-"""Bytes of requests that it sends before it reads answers: with the answers, less than the daemon's queue takes."""
+from .errors import Refused, RequestError
+from .flight import Entry, Flight
+from .wire import encode
 
 
-class Pending:
-    """A request that was submitted."""
-
-    def __init__(self, pipeline: "Pipeline", identity: int) -> None:
-        self._pipeline = pipeline
-        self.identity = identity
-        """The request's id in its context."""
-        self.future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
-        """What a caller of its own event loop can wait for; cancelling it cancels the request."""
-        self.future.add_done_callback(self._cancelled_by_future)
+class Pending(Entry[bytes]):
+    """A request that was submitted to a pipeline. `await` it in asyncio or trio, or call `result` in a thread."""
 
     @property
     def done(self) -> bool:
         """Whether the answer has come."""
+        self._flight.check()
         return self.future.done()
 
     def result(self, timeout: float | None = None) -> bytes:
         """Wait for the answer, at most `timeout` seconds. Errors: RequestError, TimeoutError."""
         return self.future.result(timeout)
 
-    async def wait_result(self) -> bytes:
-        """Wait for the answer in trio. When this is cancelled, so is the request. Errors: RequestError."""
-        import trio
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        return self.wait_result().__await__()
 
+    async def wait_result(self) -> bytes:
+        """What `await pending` does: wait in the event loop that runs, asyncio's or trio's.
+
+        When the waiting task is cancelled, so is the request. Errors: RequestError.
+        """
+        self._flight.check()
+        trio = sys.modules.get("trio")
+        if trio is None or not trio.lowlevel.in_trio_task():
+            return await asyncio.wrap_future(self.future)
         event = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
         def wake(_: object) -> None:
-            try:
+            with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(event.set)
-            except trio.RunFinishedError:
-                return
 
         self.future.add_done_callback(wake)
         try:
@@ -84,47 +67,35 @@ class Pending:
             raise
         return self.future.result(0)
 
-    def _cancelled_by_future(self, future: concurrent.futures.Future[bytes]) -> None:
-        if future.cancelled():
-            self.cancel()
-
-    def finish(self, outcome: bytes | RequestError) -> None:
-        """For the pipeline: this is the request's result, unless nobody waits for it any more."""
-        if not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, RequestError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
-
-    def cancel(self) -> None:
-        """Ask for the request to be cancelled; its answer is then ECANCELED, unless it has finished before."""
-        self._pipeline.cancel(self)
+    def take(self, response: Record) -> bytes:
+        """The payload. Errors: RequestError for a response that tells of one."""
+        if response.status:
+            raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
+        return bytes(response.payload)
 
 
-_Queued = tuple[Pending | None, bytes, Buffer, int]
+class Pipeline(process.Unshared):
+    """A context's requests, many at a time, from any number of threads.
 
+    Until it is closed, the context's own calls go through it as well. Data is taken when it is submitted: what can
+    change (a bytearray, an array) is copied. A refused argument is the error of that call alone.
+    In the child of a fork every call but `close` is ForkedError, because the thread is not there.
+    """
 
-class Pipeline:
-    """A context's requests, many at a time. The context must be used by nothing else meanwhile."""
+    _flight: Flight | None = None
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._lock = threading.Condition()
-        self._queue: deque[_Queued] = deque()
-        self._sent: dict[int, Pending] = {}
-        self._sent_bytes: dict[int, int] = {}
-        self._unread_calls = 0
-        self._last = 1 << 32
-        self._closing = False
-        self._window = IN_FLIGHT
-        """Requests that may be in flight: fewer where the daemon's policy allows the user fewer."""
-        self._stalled = False
-        """Whether what is queued has to wait for answers."""
-        self._polling = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="cryptofs-pipeline", daemon=True)
-        self._thread.start()
+        flight = Flight(context.fileno(), context.new_id, lambda: context.attach(None))
+        try:
+            context.attach(flight)
+        except BaseException:
+            flight.abandon()
+            raise
+        self._flight = flight
+        self._process = process.current()
+        self._closed = False
+        flight.start()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +104,29 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        flight = self._flight
+        if flight is None or self._closed:
+            return
+        if not process.is_current(self._process):
+            flight.abandon()
+            return
+        try:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            flight.end()
+
+    def __repr__(self) -> str:
+        return f"<Pipeline of {self._context!r}>"
 
     def digest(self, data: Buffer) -> Pending:
         """Submit a digest of at most PAYLOAD_MAX bytes."""
@@ -148,177 +142,53 @@ class Pipeline:
 
     def generate(self, length: int) -> Pending:
         """Submit a request for random bytes, at most PAYLOAD_MAX."""
+        length = operator.index(length)
         # the daemon would refuse the whole write for what its queue can never hold
         if not 0 <= length <= PAYLOAD_MAX:
-            raise RequestError(errno.EINVAL, f"length {length}: at most {PAYLOAD_MAX}")
+            raise Refused(errno.EINVAL, f"length {length}: 0 to {PAYLOAD_MAX}")
         return self._submit(Operation.GENERATE, {Attr.LENGTH: length}, b"", length)
 
+    def sign(self, data: Buffer) -> Pending:
+        """Submit a digest, or a message of at most PAYLOAD_MAX bytes, to be signed."""
+        return self._submit(Operation.SIGN, {}, data)
+
     def _cipher(self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer) -> Pending:
-        attributes: dict[int, Value] = {} if iv is None else {Attr.IV: iv}
+        attributes: dict[int, Value] = {} if iv is None else {Attr.IV: octets(iv, "iv")}
+        data, assoc = octets(data), octets(assoc, "assoc")
         if len(assoc):
             attributes[Attr.ASSOCLEN] = len(assoc)
-            data = bytes(assoc) + bytes(data)
+            data = b"".join((assoc, data))
         return self._submit(operation, attributes, data)
 
-    def _submit(
-        self, operation: Operation, attributes: dict[int, Value], data: Buffer, answer_size: int = 0
-    ) -> Pending:
-        if len(data) > PAYLOAD_MAX:
-            raise RequestError(errno.EMSGSIZE, f"payload of {len(data)} bytes: at most {PAYLOAD_MAX}")
-        with self._lock:
-            if self._closing:
-                raise RequestError(errno.EBADF, "the pipeline is closed")
-            self._last += 1
-            pending = Pending(self, self._last)
-            head = build_head(Record(operation, 0, self._last, 0, attributes), len(data))
-            self._queue.append((pending, head, data, answer_size))
-            self._notify()
+    def _submit(self, operation: Operation, attributes: dict[int, Value], data: Buffer, expected: int = 0) -> Pending:
+        assert self._flight is not None
+        self._flight.check()
+        pending = Pending(self._flight, self._context.new_id())
+        head, payload = encode(Record(operation, 0, pending.identity, 0, attributes, octets(data)))
+        self._flight.add(pending, head, payload, expected)
         return pending
 
     def cancel(self, pending: Pending) -> None:
         """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
-        with self._lock:
-            for index, (queued, *_) in enumerate(self._queue):
-                if queued is pending:
-                    del self._queue[index]
-                    pending.finish(RequestError(errno.ECANCELED, "cancelled before it was sent"))
-                    return
-            if pending.identity in self._sent:
-                call = build(Record(Operation.CANCEL, 0, 0, 0, {Attr.TARGET: pending.identity}))
-                self._queue.appendleft((None, call, b"", 0))
-                self._notify()
+        pending.cancel()
 
     def close(self) -> None:
-        """Wait for what was submitted, and end the thread. The context stays open."""
-        with self._lock:
-            self._closing = True
-            self._notify()
-        self._thread.join()
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        """Wait for what was submitted, and end the thread. The context stays open. Calling it twice is allowed.
 
-    # The pipeline's own thread
-
-    def _run(self) -> None:
-        try:
-            while self._wait():
-                self._write_batch()
-                self._read_answers()
-        except Exception as error:
-            number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-            with self._lock:
-                self._closing = True
-                left = [*self._sent.values(), *(pending for pending, *_ in self._queue if pending is not None)]
-                self._sent.clear()
-                self._queue.clear()
-            for pending in left:
-                pending.finish(RequestError(number, f"the mount failed: {error}"))
-
-    def _wait(self) -> bool:
-        with self._lock:
-            while not (self._queue or self._sent or self._unread_calls or self._closing):
-                self._lock.wait()
-            return bool(self._queue or self._sent or self._unread_calls)
-
-    def _write_batch(self) -> None:
-        batch: list[Buffer] = []
-        taken: list[_Queued] = []
-        size = 0
-        with self._lock:
-            in_flight = sum(self._sent_bytes.values())
-            while self._queue:
-                pending, head, data, answer_size = self._queue[0]
-                length = len(head) + len(data)
-                cost = length + answer_size
-                full = len(self._sent) >= self._window or in_flight + cost > IN_FLIGHT_BYTES
-                if size + length > RECORD_MAX or (full and pending is not None and self._sent):
-                    break
-                taken.append(self._queue.popleft())
-                batch += (head, data)
-                size += length
-                if pending is None:
-                    self._unread_calls += 1
-                    continue
-                in_flight += cost
-                self._sent[pending.identity] = pending
-                self._sent_bytes[pending.identity] = cost
-            self._stalled = bool(self._queue)
-        if not batch:
-            return
-        try:
-            if len(batch) == 2:
-                write_record(self._context.fileno(), bytes(batch[0]), batch[1])
-            else:
-                # the kernel would cut many segments into several writes
-                os.pwrite(self._context.fileno(), b"".join(batch), 0)
-        except OSError as error:
-            if error.errno not in _TOO_MUCH:
-                raise
-            self._take_back(taken, error)
-
-    def _take_back(self, refused: list[_Queued], error: OSError) -> None:
-        """The daemon took nothing of a write, because the user has too much in flight: try with less of it."""
-        with self._lock:
-            for each in refused:
-                if each[0] is None:
-                    self._unread_calls -= 1
-                else:
-                    del self._sent[each[0].identity], self._sent_bytes[each[0].identity]
-            if not self._sent and len(refused) == 1:
-                # less than this is nothing
-                alone = refused.pop()[0]
-            else:
-                alone = None
-                self._window = max(1, (len(self._sent) or len(refused)) // 2)
-            self._queue.extendleft(reversed(refused))
-            self._stalled = bool(self._sent)
-        if alone is not None:
-            alone.finish(RequestError(error.errno or errno.EIO, f"the daemon refused it: {error.strerror}"))
-
-    def _wait_for_answer(self) -> bool:
-        """Wait until an answer is ready, or False when something was submitted or cancelled meanwhile.
-
-        Small requests are not worth it: their answers come sooner than this has asked.
+        In the child of a fork this waits for nothing and leaves the parent's pipeline as it is.
         """
-        poller = select.poll()
-        poller.register(self._context.fileno(), select.POLLIN)
-        poller.register(self._wake, select.POLLIN)
-        with self._lock:
-            if self._queue and not self._stalled:
-                return False
-            self._polling = True
-        ready = {descriptor for descriptor, _ in poller.poll()}
-        with self._lock:
-            self._polling = False
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
-        return self._context.fileno() in ready
+        assert self._flight is not None
+        if process.is_current(self._process):
+            self._flight.close()
+        else:
+            self._flight.abandon()
+        self._closed = True
 
-    def _notify(self) -> None:
-        # called with the lock held: the thread waits for work, or for answers
-        self._lock.notify()
-        if self._polling:
-            self._polling = False
-            os.eventfd_write(self._wake, 1)
-
-    def _read_answers(self) -> None:
-        if not (self._sent or self._unread_calls):
-            return
-        largest = max(self._sent_bytes.values(), default=0) + HEADER_SIZE + 2048
-        small = largest < _BIG
-        if not small and not self._wait_for_answer():
-            return
-        data = os.pread(self._context.fileno(), 65_536 if small else RECORD_MAX, 0)
-        for response in parse_responses(data) if data else ():
-            with self._lock:
-                pending = self._sent.pop(response.id, None)
-                self._sent_bytes.pop(response.id, None)
-                if pending is None:
-                    self._unread_calls -= 1
-                    continue
-            if response.status:
-                message = str(response.attributes.get(Attr.MESSAGE, ""))
-                pending.finish(RequestError(response.status, message))
-            else:
-                pending.finish(bytes(response.payload))
+    async def aclose(self) -> None:
+        """`close` for event loops: others run meanwhile. Errors: RequestError."""
+        trio = sys.modules.get("trio")
+        close: Callable[[], None] = self.close
+        if trio is not None and trio.lowlevel.in_trio_task():
+            await trio.to_thread.run_sync(close)
+        else:
+            await asyncio.to_thread(close)

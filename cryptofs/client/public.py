@@ -1,23 +1,14 @@
 """Public key operations of a context: types akcipher, sig and kpp."""
 
 import errno
-from abc import ABC, abstractmethod
 
-from ..records import Attr, Buffer, Operation, Record, Value
+from ..records import Attr, Buffer, Operation, Record, Value, octets
 from .errors import RequestError
-
-# the largest answers are ML-DSA signatures and an ML-KEM ciphertext beside its secret
-_EXPECTED = 6144
+from .wire import Requester
 
 
-class PublicKeyCalls(ABC):
+class PublicKeyCalls(Requester):
     """What a context of a public key type does, besides encrypt and decrypt. Errors: RequestError."""
-
-    _id: int
-
-    @abstractmethod
-    def request(self, record: Record, expected: int = 0) -> Record:
-        """Send one record and wait for its response."""
 
     def sign(self, data: Buffer) -> bytes:
         """The signature of a digest, or of a message where the algorithm hashes it itself."""
@@ -26,7 +17,7 @@ class PublicKeyCalls(ABC):
     def verify(self, signature: Buffer, data: Buffer) -> bool:
         """Whether a signature is that of a digest or message under this context's key."""
         try:
-            self._operate(Operation.VERIFY, {Attr.SIGNATURE: signature}, data)
+            self._operate(Operation.VERIFY, {Attr.SIGNATURE: octets(signature, "signature")}, data)
         except RequestError as error:
             if error.errno == errno.EKEYREJECTED:
                 return False
@@ -47,18 +38,20 @@ class PublicKeyCalls(ABC):
 
     def agree(self, peer_key: Buffer) -> bytes:
         """The secret shared with a peer, from its public key."""
-        return bytes(self._operate(Operation.AGREE, {Attr.PEER_KEY: peer_key}).payload)
+        return bytes(self._operate(Operation.AGREE, {Attr.PEER_KEY: octets(peer_key, "peer_key")}).payload)
 
     def encapsulate(self, peer_key: Buffer | None = None) -> tuple[bytes, bytes]:
         """A new secret, and the ciphertext from which the peer, or who has this context's key, makes the same."""
-        reply = self._operate(Operation.ENCAPSULATE, {} if peer_key is None else {Attr.PEER_KEY: peer_key})
+        reply = self._operate(
+            Operation.ENCAPSULATE, {} if peer_key is None else {Attr.PEER_KEY: octets(peer_key, "peer_key")}
+        )
         ciphertext = reply.attributes[Attr.CIPHERTEXT]
         assert not isinstance(ciphertext, int | str)
         return bytes(reply.payload), bytes(ciphertext)
 
     def decapsulate(self, ciphertext: Buffer) -> bytes:
         """The secret of a ciphertext. A ciphertext that is not of this key gives another secret, and no error."""
-        return bytes(self._operate(Operation.DECAPSULATE, {Attr.CIPHERTEXT: ciphertext}).payload)
+        return bytes(self._operate(Operation.DECAPSULATE, {Attr.CIPHERTEXT: octets(ciphertext, "ciphertext")}).payload)
 
     def _key(self, operation: Operation, attributes: dict[int, Value], key_format: str | None) -> bytes:
         if key_format is not None:
@@ -66,5 +59,4 @@ class PublicKeyCalls(ABC):
         return bytes(self._operate(operation, attributes).payload)
 
     def _operate(self, operation: Operation, attributes: dict[int, Value], data: Buffer = b"") -> Record:
-        self._id += 1
-        return self.request(Record(operation, 0, self._id, 0, attributes, data), _EXPECTED)
+        return self.request(Record(operation, 0, self.new_id(), 0, attributes, octets(data)))

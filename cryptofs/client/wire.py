@@ -1,0 +1,126 @@
+"""How records go out and come in: what a client sends is checked here, and what it reads is parsed here."""
+
+import errno
+import os
+from abc import ABC, abstractmethod
+
+from ..errors import CryptofsError
+from ..records import (
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    RECORD_MAX,
+    Buffer,
+    Octets,
+    Operation,
+    Record,
+    build_head,
+    octets,
+    parse_responses,
+)
+from .errors import Refused, RequestError
+
+SEGMENT_MAX = 253 * 4096
+"""Bytes of a payload that is written beside its header. Wherever the two lie, they touch at most the 256 pages that
+the kernel takes as one write: 254 for the payload, and 2 for the header."""
+BIG = 65_536
+"""Answers of so many bytes are read into a buffer that is kept: fresh memory for a megabyte costs as much as a copy."""
+
+# beside its payload an answer has a header, and a tag, a digest, a held-back block or attributes
+_BESIDE = HEADER_SIZE + 2048
+# the largest are ML-DSA signatures and an ML-KEM ciphertext beside its secret
+_PUBLIC = 6144
+_OF_KEYS = frozenset(operation for operation in Operation if operation >= Operation.SIGN)
+
+
+class Requester(ABC):
+    """What sends requests: a context, for the messages and public key calls that build on it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Errors: ForkedError in the child of a fork. To be asked before a lock is taken that another thread held."""
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """An id that no other request of this context has."""
+
+    @abstractmethod
+    def request(self, record: Record, expected: int = 0) -> Record:
+        """Send one record and wait for its response."""
+
+
+def encode(record: Record) -> tuple[bytes, Octets]:
+    """The head and the payload of a request. Errors: Refused; TypeError for a payload that is not bytes-like."""
+    payload = octets(record.payload)
+    if len(payload) > PAYLOAD_MAX:
+        raise Refused(errno.EMSGSIZE, f"payload of {len(payload)} bytes: at most {PAYLOAD_MAX}, more in parts")
+    try:
+        return build_head(record, len(payload)), payload
+    except CryptofsError as error:
+        raise Refused.of(error) from None
+
+
+def decode(data: Buffer) -> list[Record]:
+    """The responses that one read gave. Errors: RequestError (EPROTO) for bytes that are none."""
+    if not data:
+        return []
+    try:
+        return parse_responses(data)
+    except CryptofsError as error:
+        raise RequestError(errno.EPROTO, f"the answer is no record of this version: {error.message}") from None
+
+
+def owned(response: Record) -> Record:
+    """The response with memory of its own, so that the buffer it was read into can be used again."""
+    response.payload = bytes(response.payload)
+    if response.attributes:
+        response.attributes = {
+            number: value if isinstance(value, int | str) else bytes(value)
+            for number, value in response.attributes.items()
+        }
+    return response
+
+
+def answer_size(operation: Operation, expected: int) -> int:
+    """Bytes to read for the answer to a request of which the caller expects `expected` bytes of payload.
+
+    A guess that is too small costs one more read, no more: see `read_answers`.
+    """
+    return (max(expected, _PUBLIC) if operation in _OF_KEYS else expected) + _BESIDE
+
+
+def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
+    """Write a head and its payload as one record; a payload that is small enough is not copied for it."""
+    if not len(payload):
+        os.pwrite(descriptor, head, 0)
+    elif len(payload) <= SEGMENT_MAX:
+        os.pwritev(descriptor, [head, payload], 0)
+    else:
+        os.pwrite(descriptor, b"".join((head, payload)), 0)
+
+
+class Reader:
+    """Reads answers of one descriptor, with a buffer for the large ones. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._buffer: bytearray | None = None
+
+    def read(self, descriptor: int, size: int) -> Buffer:
+        """The answers that are ready and fit into `size` bytes, at least one; nothing if none is to come.
+
+        An answer that is larger (one that somebody gave up waiting for, for example) stays with the daemon after
+        EMSGSIZE and is read once more, with room for any.
+        """
+        try:
+            return self._read(descriptor, size)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE or size >= RECORD_MAX:
+                raise
+        return self._read(descriptor, RECORD_MAX)
+
+    def _read(self, descriptor: int, size: int) -> Buffer:
+        if size < BIG:
+            return os.pread(descriptor, size, 0)
+        if self._buffer is None:
+            self._buffer = bytearray(RECORD_MAX)
+        view = memoryview(self._buffer)[:size]
+        return view[: os.preadv(descriptor, [view], 0)]
