@@ -5,101 +5,28 @@ reload when told to.
 """
 
 import logging
+import os
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .algorithms import Type
 from .audit import tell_held_back
-from .contexts import ContextTable, Device, DeviceSettings, Workers, device_operations
+from .contexts import ContextTable, Device, Workers, same_key
 from .engines import ENGINES, open_engines
-from .engines.base import resolve
-from .errors import CryptofsError, NotOffered
-from .keys import CredentialKey, FileKey, KeyringKey, KeySource, TokenKey
+from .errors import KeyUnavailable
+from .keys import FileKey, KeyForbidden
 from .nodes import Tree
-from .service import KEY_PREFIX
+from .service import Handed
 
 if TYPE_CHECKING:
-    from .config import Config, DeviceModel
+    from .config import Config, DeviceModel, DeviceName
 
 log = logging.getLogger("cryptofs")
 
-
-def device_settings(name: str, model: "DeviceModel", source: KeySource) -> DeviceSettings:
-    """A device's settings as its contexts know them."""
-    type_ = Type(model.type)
-    return DeviceSettings(
-        name,
-        type_,
-        model.name.rpartition(":")[2],
-        frozenset(model.operations or device_operations(type_)),
-        model.user,
-        model.group,
-        model.mode,
-        model.nonce == "caller",
-        model.authsize,
-        source.describe(),
-    )
-
-
-def key_source(name: str, model: "DeviceModel", handed: Mapping[str, int]) -> KeySource:
-    """Where a device's key comes from; handed: descriptors by name that the starter opened."""
-    key = model.key
-    hexadecimal = key.encoding == "hex"
-    if key.file is not None:
-        return FileKey(key.file, hexadecimal, handed.get(KEY_PREFIX + name))
-    if key.credential is not None:
-        return CredentialKey(key.credential, hexadecimal)
-    if key.keyring is not None:
-        return KeyringKey(key.keyring, key.type or "user")
-    assert key.pkcs11 is not None
-    assert key.module is not None
-    assert key.token is not None
-    if key.pin_file is not None:
-        return TokenKey(key.module, key.token, key.pkcs11, FileKey(key.pin_file))
-    assert key.pin_credential is not None
-    return TokenKey(key.module, key.token, key.pkcs11, CredentialKey(key.pin_credential))
-
-
-def check_devices(path: Path) -> "tuple[Config, list[str]]":
-    """A configuration and a line for each of its devices, made as far as that goes without its key.
-
-    What a token offers is not asked. Errors: ConfigError with all that is wrong, NotOffered for an engine; each with
-    file, line and key.
-    """
-    from .config import ConfigError, load
-
-    config = load(path)
-    try:
-        engines = open_engines(config.daemon.engines or tuple(ENGINES))
-    except NotOffered as error:
-        raise _placed(path, error, "daemon", "engines") from None
-    lines: list[str] = []
-    wrong: list[str] = []
-    for name, model in config.devices.items():
-        try:
-            source = key_source(name, model, {})
-            settings = device_settings(name, model, source)
-            if not isinstance(source, TokenKey):
-                found = resolve(engines, settings.type, settings.algorithm)
-                if found is None:
-                    raise NotOffered(f"{settings.type} {settings.algorithm!r}: no engine offers it here")
-                with closing(found[0].open(found[1], settings.authsize)) as transform:
-                    Device(settings, transform)
-            lines.append(f"device {name}: {model.type} {model.name}, key from {source.describe()}")
-        except CryptofsError as error:
-            wrong.append(_placed(path, error, "devices", name).message)
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return config, lines
-
-
-def _placed(path: Path, error: CryptofsError, *place: str) -> CryptofsError:
-    """The error with file, line and key before it."""
-    from .config import locate
-
-    return type(error)(f"{locate(path, *place)}: {error.message}")
+_ONLY_ROOT = (
+    "the daemon has given up root: restart it, or use `systemctl reload` where it is a service, "
+    "which opens key files as root"
+)
 
 
 class Assembly:
@@ -111,21 +38,29 @@ class Assembly:
         config: Path | None = None,
         handed: Mapping[str, int] | None = None,
         may_lack: bool = False,
+        serving: int | None = None,
     ) -> None:
-        """engines: their order, the configuration's or the usual one if empty. handed: key files opened already.
-        may_lack: the configuration need not be there.
+        """engines: their order, the configuration's or the usual one if empty. handed: key files opened already, by
+        the names of `declared.files_of`. may_lack: the configuration need not be there. serving: the uid of the account
+        that will serve, which may own key files, too; None: that of this process.
 
         Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue.
         """
         self._path = config
-        self._handed = dict(handed or {})
-        self._declared: dict[str, DeviceModel] = {}
+        self._serving = serving
+        self._handed: dict[str, Handed] = {}
+        self._loaded: Config | None = None
         self._may_lack = may_lack
-        self._audit: bool | None = None
         loaded = self._load()
-        # a descriptor is that of the file that was named at the start, whatever is named later
-        declared = loaded.devices if loaded is not None else {}
-        self._handed_paths: dict[str, Path | None] = {name: model.key.file for name, model in declared.items()}
+        if loaded is not None:
+            from .declared import files_of
+
+            opened_before = handed or {}
+            self._handed = {
+                stored: Handed(opened_before[stored], path)
+                for stored, path in files_of(loaded).items()
+                if stored in opened_before
+            }
         opened = open_engines(engines or (loaded and loaded.daemon.engines) or tuple(ENGINES))
         for engine in opened:
             # before the first client waits for it
@@ -134,7 +69,7 @@ class Assembly:
         self.table = ContextTable(opened, self.workers)
         self.tree = Tree(self.table)
         if loaded is not None:
-            self._apply(loaded)
+            self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
 
     def _load(self) -> "Config | None":
         if self._path is None or (self._may_lack and not self._path.exists()):
@@ -147,70 +82,111 @@ class Assembly:
     @property
     def with_audit(self) -> bool | None:
         """Whether audit events are to be recorded: with a configuration, unless it says no; None without one."""
-        return self._audit
+        return self._loaded.daemon.audit if self._loaded is not None else None
 
     def start(self) -> None:
         """Start the workers; called in the event loop, after privileges were given up."""
         self.workers.start()
 
-    def reload(self) -> str:
-        """Read the configuration again; returns a line that says what holds now.
+    def reload(self, handed: Mapping[str, Handed] | None = None) -> str:
+        """Read the configuration and the keys again; returns a line that says what holds now, and what has changed.
 
-        Contexts that are open stay as they are, with their keys and rules. A device whose declaration has not changed
-        keeps its key. Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue; what held before holds on then.
+        handed: key files that a step with more rights has just opened, by the names of `declared.files_of`; they are
+        closed here. None: there was no such step. Contexts that are open stay as they are, with their keys and rules,
+        and so does a device whose declaration and key have not changed. Errors: ConfigError, KeyUnavailable,
+        NotOffered, InvalidValue; what held before holds on then, as a whole.
         """
-        config = self._load()
-        if config is None:
-            return "no configuration file: what held before holds on"
-        self._apply(config)
-        rules = len(config.policy.users) + len(config.policy.groups)
-        return f"configuration: {len(config.devices)} devices, {rules} rules of users and groups"
+        changes = _Changes(self._handed if handed is None else handed, privileged=handed is not None)
+        try:
+            config = self._load()
+            if config is None:
+                done, line = False, "no configuration file: what held before holds on"
+            else:
+                line = self._apply(config, changes)
+                done = True
+        except BaseException:
+            _close_all(handed)
+            raise
+        if handed is not None:
+            _close_all(self._handed if done else handed)
+            self._handed = dict(handed) if done else self._handed
+        return line
 
-    def _apply(self, config: "Config") -> None:
+    def _apply(self, config: "Config", changes: "_Changes") -> str:
+        from .declared import check_engines_of
+
+        assert self._path is not None
+        if self._loaded is not None and config.daemon != self._loaded.daemon:
+            # it is not taken now, but the next start must not fail by it
+            check_engines_of(self._path, config)
+            changes.of_daemon = True
         policy = config.policy.policy()
-        devices = self._open_devices(config)
+        devices = self._open_devices(config, changes)
         # from here on nothing fails
         before = self.table.devices
+        changes.gone = sorted(set(before) - set(devices))
         self.table.policy = policy
         self.table.devices = devices
-        self._declared = {str(name): model for name, model in config.devices.items()}
-        self._audit = config.daemon.audit
+        self._loaded = config
         for name, device in before.items():
             if devices.get(name) is not device:
                 device.retire()
+        rules = len(config.policy.users) + len(config.policy.groups)
+        return f"configuration: {len(config.devices)} devices, {rules} rules of users and groups{changes}"
 
-    def _open_devices(self, config: "Config") -> dict[str, Device]:
+    def _open_devices(self, config: "Config", changes: "_Changes") -> dict[str, Device]:
         devices: dict[str, Device] = {}
         opened: list[Device] = []
         try:
             for name, model in config.devices.items():
-                if self._declared.get(name) == model:
-                    devices[name] = self.table.devices[name]
-                    continue
-                devices[name] = self._open_device(name, model)
-                opened.append(devices[name])
+                device = devices[name] = self._open_device(name, model, changes)
+                if device is not self.table.devices.get(name):
+                    opened.append(device)
         except BaseException:
             for device in opened:
                 device.retire()
             raise
         return devices
 
-    def _open_device(self, name: str, model: "DeviceModel") -> Device:
-        handed = self._handed if self._handed_paths.get(name) == model.key.file else {}
-        source = key_source(name, model, handed)
-        settings = device_settings(name, model, source)
+    def _open_device(self, name: "DeviceName", model: "DeviceModel", changes: "_Changes") -> Device:
+        """The device with the key that its source gives now; the one that is there, if nothing about it has changed."""
+        from .declared import Access, key_source, make_device
+
+        assert self._path is not None
+        there = self.table.devices.get(name)
+        declared_so = self._loaded is not None and self._loaded.devices.get(name) == model
+        source = key_source(name, model, Access(changes.handed, self._serving))
+        replaced: bool | None = False
+        if isinstance(source, FileKey) and not changes.privileged and there is not None:
+            replaced = source.was_replaced()
+            if replaced:
+                source = key_source(name, model, Access({}, self._serving))
         try:
-            transform = source.open(self.table.engines, settings.type, settings.algorithm, settings.authsize)
-            try:
-                device = Device(settings, transform)
-            except BaseException:
-                transform.close()
+            made = make_device(self._path, name, model, source, self.table.engines)
+        except KeyForbidden as error:
+            if there is not None and declared_so and not replaced:
+                changes.hidden.append(name)
+                return there
+            if changes.at_start:
                 raise
-        except CryptofsError as error:
-            assert self._path is not None
-            raise _placed(self._path, error, "devices", name) from None
-        log.info("device %s: %s from %s", name, transform.description.name, source.describe())
-        return device
+            raise KeyUnavailable(f"{error.message}: {_ONLY_ROOT}") from None
+        if replaced is None:
+            changes.hidden.append(name)
+        same = there is not None and _is_alike(there, made) and same_key(there, made)
+        if there is not None and declared_so and same is not False:
+            made.retire()
+            return there
+        if there is None:
+            changes.new.append(name)
+        elif declared_so:
+            changes.keys.append(name)
+        else:
+            changes.declared.append(name)
+            if same:
+                # the bound on messages is the key's, whatever else is declared
+                made.messages = there.messages
+        log.info("device %s: %s from %s", name, made.transform.description.name, source.describe())
+        return made
 
     def close(self) -> None:
         """Stop the workers and close every context; keys are wiped."""
@@ -219,3 +195,43 @@ class Assembly:
         for device in self.table.devices.values():
             device.retire()
         tell_held_back()
+
+
+class _Changes:
+    """What a start or a reload finds changed.
+
+    handed: key files that were opened by a step with more rights; privileged: just now, not at an earlier start.
+    """
+
+    def __init__(self, handed: Mapping[str, Handed], privileged: bool, at_start: bool = False) -> None:
+        self.handed = handed
+        self.privileged = privileged
+        self.at_start = at_start
+        self.new: list[str] = []
+        self.declared: list[str] = []
+        self.keys: list[str] = []
+        self.gone: list[str] = []
+        self.hidden: list[str] = []
+        self.of_daemon = False
+
+    def __str__(self) -> str:
+        said = (
+            ("new devices", self.new),
+            ("devices declared anew", self.declared),
+            ("new keys", self.keys),
+            ("devices gone", self.gone),
+            (f"keys that could not be looked at ({_ONLY_ROOT})", self.hidden),
+        )
+        parts = [f"; {what}: {', '.join(names)}" for what, names in said if names]
+        if self.of_daemon:
+            parts.append("; [daemon] has changed: restart for that")
+        return "".join(parts)
+
+
+def _is_alike(one: Device, other: Device) -> bool:
+    return (one.settings.type, one.settings.algorithm) == (other.settings.type, other.settings.algorithm)
+
+
+def _close_all(handed: Mapping[str, Handed] | None) -> None:
+    for each in (handed or {}).values():
+        os.close(each.descriptor)

@@ -23,7 +23,8 @@ from .logs import Logs
 from .operations import Operations
 from .privileges import MOUNT_FLAGS, Account, drop_privileges, mount_fuse, protect_mountpoint
 from .pulse import Keeper, Pulse
-from .service import FUSE, forget_stored, stored_descriptors, tell, watchdog_seconds
+from .reloading import heed_calls
+from .service import CONTROL, FUSE, Handed, forget_stored, stored_descriptors, tell, watchdog_seconds
 
 log = logging.getLogger("cryptofs")
 
@@ -146,7 +147,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             protect_mountpoint(settings.mountpoint)
         if account is not None:
             at_end.callback(Keeper(settings.mountpoint).close)
-        assembly = Assembly(settings.engines, settings.config, handed_over, settings.config_may_lack)
+        serving = account.uid if account is not None else None
+        assembly = Assembly(settings.engines, settings.config, handed_over, settings.config_may_lack, serving)
         try:
             where = _mount_point(settings, handed_over)
             _become(account)
@@ -170,7 +172,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         gc.enable()
         gc.set_threshold(10_000, 20, 20)
         try:
-            trio.run(_serve, settings.mountpoint, assembly, pulse, ready)
+            trio.run(_serve, settings.mountpoint, assembly, pulse, handed_over.get(CONTROL), ready)
         except BaseException:
             log.error("%s: ended by an error", settings.mountpoint)
             raise
@@ -201,11 +203,15 @@ def _init(assembly: Assembly, settings: Settings, where: str) -> None:
         raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?") from None
 
 
-async def _serve(mountpoint: Path, assembly: Assembly, pulse: Pulse, ready: Callable[[], None]) -> None:
+async def _serve(
+    mountpoint: Path, assembly: Assembly, pulse: Pulse, control: int | None, ready: Callable[[], None]
+) -> None:
     assembly.start()
     silent: list[str] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_heed_signals, assembly, nursery.cancel_scope)
+        if control is not None:
+            nursery.start_soon(heed_calls, control, partial(_reload, assembly))
         nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready, silent, nursery.cancel_scope)
         try:
             await pyfuse3.main(max_tasks=_MAX_TASKS)
@@ -280,14 +286,18 @@ async def _heed_signals(assembly: Assembly, scope: trio.CancelScope) -> None:
             _reload(assembly)
 
 
-def _reload(assembly: Assembly) -> None:
+def _reload(assembly: Assembly, handed: dict[str, Handed] | None = None) -> tuple[bool, str]:
+    """Reload; whether that was done, and a line about it."""
     tell("RELOADING")
+    done = True
     try:
-        line = assembly.reload()
+        line = assembly.reload(handed)
         log.info("reloaded: %s", line)
     except Exception as error:
+        done = False
         kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
         line = f"reload failed, the old configuration holds: {kind}{error}"
         log.error("%s", line)
     tell("STATUS", f"{line}; {status(assembly)}")
     tell("READY")
+    return done, line

@@ -4,10 +4,14 @@ The manager keeps descriptors for a service by name. A privileged step before th
 there, and the service, which has no privilege, finds it at its start.
 """
 
+import contextlib
 import os
 import select
 import socket
+import struct
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 from .errors import CryptofsError
 
@@ -15,11 +19,22 @@ FUSE = "fuse"
 """The name of the descriptor that serves the mount."""
 KEY_PREFIX = "key-"
 """Before the device's name: the descriptor of the file that holds its key."""
+PIN_PREFIX = "pin-"
+"""Before the device's name: the descriptor of the file that holds its token's PIN."""
+CONTROL = "control"
+"""The name of the listening socket on which the service is told to reload; its path is `control_path`."""
 _FIRST = 3
 _STORED_MAX = 200
 _BARRIER_TIMEOUT = 5.0
 
 _taken: dict[str, int] | None = None
+
+
+class Handed(NamedTuple):
+    """A file that a step with more rights has opened. path: by which it was found."""
+
+    descriptor: int
+    path: Path
 
 
 class ServiceError(CryptofsError):
@@ -133,3 +148,106 @@ def _barrier() -> None:
             raise ServiceError(f"the service manager did not answer within {_BARRIER_TIMEOUT:g} s")
     finally:
         os.close(ours)
+
+
+# Reloading
+
+_ANSWER_TIMEOUT = 25.0
+_MESSAGE_MAX = 8192
+_PEER = struct.Struct("iII")
+_RELOAD, _DONE, _REFUSED = b"reload", b"done ", b"refused "
+
+
+def control_path(mountpoint: Path) -> Path:
+    """Where the socket of the service that serves this mount point is; it is beside it, and only root may connect."""
+    return mountpoint.with_name(f"{mountpoint.name}.control")
+
+
+def listen(mountpoint: Path) -> int:
+    """A listening socket at `control_path`, for the service to take over. Errors: ServiceError."""
+    path = control_path(mountpoint)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
+            listener.bind(str(path))
+            listener.listen(8)
+            return listener.detach()
+    except OSError as error:
+        raise ServiceError(f"{path}: {error.strerror or error}") from None
+    finally:
+        os.umask(before)
+
+
+def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
+    """Have the service of this mount point reload, with these files for its keys; returns what it says.
+
+    Errors: ServiceError with the reason of a refusal; the service goes on with what it has then.
+    """
+    path = control_path(mountpoint)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as to_service:
+            to_service.settimeout(_ANSWER_TIMEOUT)
+            to_service.connect(str(path))
+            # keys are not for whoever put a socket there: its credentials are those of the process that made it listen
+            _, uid, _ = _PEER.unpack(to_service.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+            if uid not in (0, os.geteuid()):
+                raise ServiceError(f"{path}: uid {uid} listens there, not the service")
+            for name, file in files.items():
+                message = f"{name}\0{file.path}".encode(errors="surrogateescape")
+                socket.send_fds(to_service, [message], [file.descriptor])
+            to_service.send(_RELOAD)
+            answer = to_service.recv(_MESSAGE_MAX)
+    except TimeoutError:
+        raise ServiceError(f"the service did not answer within {_ANSWER_TIMEOUT:g} s") from None
+    except OSError as error:
+        raise ServiceError(
+            f"{path}: {error.strerror or error}: no service of this version listens; restart it"
+        ) from None
+    said = answer.partition(b" ")[2].decode(errors="replace")
+    if not answer.startswith(_DONE):
+        raise ServiceError(said or "the service ended without an answer")
+    return said
+
+
+class ReloadCall:
+    """One caller on the listening socket. It is `close`d whatever comes of it."""
+
+    def __init__(self, caller: socket.socket) -> None:
+        self.socket = caller
+        self.files: dict[str, Handed] = {}
+
+    def take(self) -> bool:
+        """Take one message that is there; returns whether the caller has said all.
+
+        Errors: ServiceError for what is no such message, BlockingIOError.
+        """
+        data, descriptors, flags, _ = socket.recv_fds(self.socket, _MESSAGE_MAX, 4, socket.MSG_CMSG_CLOEXEC)
+        if data == _RELOAD and not descriptors:
+            return True
+        name, nul, path = data.partition(b"\0")
+        whole = nul and len(descriptors) == 1 and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+        stored = name.decode(errors="surrogateescape")
+        if not whole or stored in self.files or len(self.files) >= _STORED_MAX:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ServiceError("no call to reload")
+        self.files[stored] = Handed(descriptors[0], Path(os.fsdecode(path)))
+        return False
+
+    def give_files(self) -> dict[str, Handed]:
+        """What was handed over; the receiver closes it."""
+        files, self.files = self.files, {}
+        return files
+
+    def answer(self, done: bool, line: str) -> None:
+        """Tell the caller; nothing happens if it has gone."""
+        text = line.encode(errors="backslashreplace")[: _MESSAGE_MAX - len(_REFUSED)]
+        with contextlib.suppress(OSError):
+            self.socket.send((_DONE if done else _REFUSED) + text)
+
+    def close(self) -> None:
+        """Let go of the caller and of what it handed over."""
+        self.socket.close()
+        for file in self.give_files().values():
+            os.close(file.descriptor)

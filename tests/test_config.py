@@ -1,16 +1,20 @@
 """The configuration file: what is accepted, and that every error names file, line and key."""
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
+from cryptofs.assembly import Assembly
 from cryptofs.cli.commands import commands
 from cryptofs.config import ConfigError, load
 from cryptofs.config.lines import find_line
+from cryptofs.errors import CryptofsError
 from cryptofs.policy import CONTEXTS_PER_USER
 from cryptofs.records import Operation
 
@@ -192,9 +196,24 @@ def test_lines(places: list[tuple[str, str]]) -> None:
         assert find_line(text, (*place, "value")) == line
 
 
-def test_check_config(file: Path) -> None:
+def private(path: Path, data: bytes, mode: int = 0o600) -> Path:
+    """A key file."""
+    path.write_bytes(data)
+    path.chmod(mode)
+    return path
+
+
+def checked(file: Path, *options: str) -> Result:
+    """What check-config says of a file."""
+    return CliRunner().invoke(commands, ["check-config", str(file), *options])
+
+
+def test_check_config(file: Path, tmp_path: Path) -> None:
     """The command says that a file is right, or what is wrong with it."""
-    file.write_text(WHOLE)
+    key = private(tmp_path / "key", b"00" * 32)
+    module = private(tmp_path / "module.so", b"")
+    text = WHOLE.replace("/etc/cryptofs/backup.key", str(key))
+    file.write_text(text.replace("/usr/lib/softhsm/libsofthsm2.so", str(module)))
     good = CliRunner().invoke(commands, ["check-config", str(file)])
     assert good.exit_code == 0, good.output
     assert "2 devices" in good.output
@@ -213,9 +232,9 @@ def test_check_config(file: Path) -> None:
         ('type = "skcipher"\nname = "ctr(aes)"\noperations = ["encrypt"]\nnonce = "caller"', "undoes its own"),
     ],
 )
-def test_check_config_makes_the_devices(file: Path, device: str, why: str) -> None:
+def test_check_config_makes_the_devices(file: Path, tmp_path: Path, device: str, why: str) -> None:
     """What only shows when a device is made is found as well, with file, line and key, for all devices at once."""
-    rest = f'{device}\nkey.file = "/k"\n'
+    rest = f'{device}\nkey.file = "{private(tmp_path / "key", bytes(32))}"\n'
     text = f'[daemon]\nengines = ["openssl"]\n[devices.a]\n{rest}[devices.b]\n{rest}'
     file.write_text(text)
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
@@ -226,6 +245,99 @@ def test_check_config_makes_the_devices(file: Path, device: str, why: str) -> No
     assert why in lines[0]
     assert lines[1].startswith(f"{file}:{second}: devices.b: ")
     assert len(lines) == 2
+
+
+ONE = '[devices.a]\ntype = "aead"\nname = "gcm(aes)"\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "mode", "more", "why"),
+    [
+        (None, 0, "", "key source gone: file KEY: no such file (ENOENT)"),
+        (bytes(32), 0o644, "", "file KEY: mode 0644: it may have none of the bits 0077"),
+        (bytes(32), 0o620, "", "file KEY: mode 0620: it may have none of the bits 0077"),
+        (bytes(33), 0o600, "", "file KEY: key of 33 bytes: gcm(aes) takes 16 24 32 bytes"),
+        (b"", 0o600, "", "file KEY: it is empty"),
+        (b"0" * 63, 0o600, 'key.encoding = "hex"\n', "file KEY: 63 characters: hexadecimal digits are two for each"),
+        (
+            b"00" * 32 + b"\n\n",
+            0o600,
+            'key.encoding = "hex"\n',
+            "file KEY: 65 characters: hexadecimal digits are",
+        ),
+        (b"00" * 31 + b"\n", 0o600, 'key.encoding = "hex"\n', "file KEY: key of 31 bytes: gcm(aes) takes"),
+    ],
+)
+def test_check_config_reads_key_files(
+    file: Path, tmp_path: Path, data: bytes | None, mode: int, more: str, why: str
+) -> None:
+    """A key file that would end a start is an error here, with the same words, and with file, line and key."""
+    key = tmp_path / "key"
+    if data is not None:
+        private(key, data, mode)
+    file.write_text(f'{ONE}key.file = "{key}"\n{more}')
+    bad = checked(file)
+    assert isinstance(bad.exception, ConfigError)
+    expected = why.replace("KEY", str(key))
+    assert bad.exception.message.startswith(f"{file}:4: devices.a.key.file: {expected}")
+    with pytest.raises(CryptofsError) as caught:
+        Assembly(("openssl",), file)
+    assert caught.value.message == bad.exception.message
+    # with one newline at the end, hexadecimal digits are a key
+    private(key, b"00" * 32 + b"\n" if more else bytes(32))
+    assert checked(file).exit_code == 0
+
+
+def test_check_config_of_a_link(file: Path, tmp_path: Path) -> None:
+    """A symbolic link is not followed, though it leads to a file that would do."""
+    (tmp_path / "link").symlink_to(private(tmp_path / "key", bytes(32)))
+    file.write_text(f'{ONE}key.file = "{tmp_path / "link"}"\n')
+    assert "a symbolic link, which is not followed (ELOOP)" in str(checked(file).exception)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can give a file away")
+def test_check_config_of_owners(file: Path, tmp_path: Path) -> None:
+    """Root and the account that will serve may own a key file, nobody else."""
+    key = private(tmp_path / "key", bytes(32))
+    file.write_text(f'{ONE}key.file = "{key}"\n')
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(key, nobody, -1)
+    assert checked(file, "--user", "nobody").exit_code == 0
+    os.chown(key, 70_001, -1)
+    refused = str(checked(file, "--user", "nobody").exception)
+    assert f"owned by uid 70001: root or uid {nobody} must own it" in refused
+
+
+def test_check_config_says_what_it_does_not_check(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the service itself can reach is told as that, and the rest of such a device is checked."""
+    pin, module = private(tmp_path / "pin", b"1234"), private(tmp_path / "module.so", b"")
+    token = f'key.pkcs11 = "k"\nkey.module = "{module}"\nkey.token = "t"\nkey.pin-file = "{pin}"\n'
+    cases = {
+        'key.credential = "c"\n': "$CREDENTIALS_DIRECTORY is not set here",
+        'key.keyring = "k"\n': "the keyrings are those of the user who serves",
+        token: "the token is not asked: each login is a try of the PIN",
+    }
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    for key, why in cases.items():
+        file.write_text(ONE + key)
+        said = checked(file)
+        assert said.exit_code == 0, said.exception
+        assert f"(not checked here: {why}" in said.output
+        if key != token:
+            file.write_text(ONE + "authsize = 3\n" + key)
+            assert "authsize 3" in str(checked(file).exception)
+    file.write_text(ONE + token)
+    pin.chmod(0o644)
+    assert f"{file}:4: devices.a.key.pkcs11: file {pin}: mode 0644" in str(checked(file).exception)
+    pin.chmod(0o600)
+    module.unlink()
+    assert "no such file" in str(checked(file).exception)
+    # where the credentials are, they are checked
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    file.write_text(ONE + 'key.credential = "c"\n')
+    assert "key source gone: credential 'c': no such file" in str(checked(file).exception)
+    private(tmp_path / "c", bytes(32), 0o440)
+    assert "not checked" not in checked(file).output
 
 
 def test_check_config_places_an_engine(file: Path) -> None:

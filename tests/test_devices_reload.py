@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from conftest import Daemon
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from device_mount import (
     ENCRYPT,
+    KEYS,
     MEMBER,
+    NAMES,
     OWNER,
     STRANGER,
     AsUser,
@@ -28,7 +31,7 @@ from device_mount import (
 )
 
 from cryptofs.client import Context
-from cryptofs.records import Record, build
+from cryptofs.records import Record, build, parse_responses
 
 pytestmark = pytest.mark.mount
 
@@ -101,9 +104,8 @@ def test_reload(reloaded: Reloaded) -> None:
         sealed = [each.encrypt(b"before") for each in (stays, changes, goes)]
         messages = stays.message(ENCRYPT)
         messages.update(b"in ")
-        # the content of a key file is looked at only for a device that is declared anew
-        write_private(one, bytes([9]) * 32)
-        reloaded.reload(stay + gcm("changes", two) + gcm("new", two))
+        said = reloaded.reload(stay + gcm("changes", two) + gcm("new", two))
+        assert "new devices: new; devices declared anew: changes; devices gone: goes\n" in said
         for context, text in zip((stays, changes, goes), sealed, strict=True):
             assert context.decrypt(text) == b"before"
             again = context.encrypt(b"after")
@@ -127,6 +129,135 @@ def test_reload(reloaded: Reloaded) -> None:
         reloaded.reload(gcm("changes", one if index % 2 else two))
         with reloaded.device("changes") as context:
             assert context.decrypt(context.encrypt(b"x")) == b"x"
+
+
+def test_reload_takes_a_new_key(reloaded: Reloaded) -> None:
+    """New bytes under the same name: new opens have the new key, open contexts the old one, and the log says whose key
+    has changed; a device whose key is the same stays as it is. Requests in flight come to their end.
+    """
+    keys = {name: reloaded.key(name, 1) for name in ("gcm", "xts", "authenc", "hmac", "hex")}
+    write_private(keys["xts"], KEYS["xts"])
+    write_private(keys["authenc"], KEYS["authenc"])
+    write_private(keys["hex"], b"01" * 32)
+    owner = f"user = {os.getuid()}"
+    text = "".join(declare(name, keys[name], *NAMES[name], owner) for name in ("gcm", "xts", "authenc", "hmac"))
+    text += declare("hex", keys["hex"], "aead", "gcm(aes)", owner, 'key.encoding = "hex"')
+    reloaded.start(text)
+
+    def inode(name: str) -> int:
+        return (reloaded.mountpoint / "devices" / name / "crypto").stat().st_ino
+
+    with reloaded.device("gcm") as before:
+        before.encrypt(b"counted")
+        nodes = {name: inode(name) for name in keys}
+        # the same keys, in new files and in other words
+        for path in keys.values():
+            write_private(path.with_name("new"), path.read_bytes()).rename(path)
+        write_private(keys["hex"], b"01" * 32 + b"\n")
+        assert reloaded.reload(text).count("new keys") == 0
+        assert {name: inode(name) for name in keys} == nodes
+        assert "messages: 1\n" in (reloaded.mountpoint / "devices/gcm/status").read_text()
+        waiting = [Record(ENCRYPT, id=number, payload=bytes(200_000)) for number in range(4)]
+        os.write(before.fileno(), b"".join(map(build, waiting)))
+        write_private(keys["gcm"], bytes([2]) * 32)
+        changed = write_private(keys["xts"].with_name("new"), bytes(range(64)))
+        changed.rename(keys["xts"])
+        write_private(keys["authenc"], KEYS["authenc"][:-1] + b"x")
+        said = reloaded.reload(text)
+        assert "new keys: authenc, gcm, xts\n" in said.replace("gcm, xts, authenc", "authenc, gcm, xts")
+        assert bytes([2]).hex() * 32 not in reloaded.daemon.log
+        answers: list[Record] = []
+        while len(answers) < len(waiting):
+            answers += parse_responses(os.read(before.fileno(), 1 << 20))
+        for answer in answers:
+            sealed = bytes(answer.payload)
+            assert AESGCM(bytes([1]) * 32).decrypt(sealed[:12], sealed[12:], b"") == bytes(200_000)
+        with reloaded.device("gcm") as after:
+            for context, byte in ((before, 1), (after, 2)):
+                sealed = context.encrypt(b"text")
+                assert AESGCM(bytes([byte]) * 32).decrypt(sealed[:12], sealed[12:], b"") == b"text"
+        assert inode("hmac") == nodes["hmac"]
+        assert inode("gcm") != nodes["gcm"]
+
+
+def test_a_key_that_went_bad_keeps_everything(reloaded: Reloaded) -> None:
+    """One key file that a start would refuse: the reload is refused as a whole, with file, line and key; another
+    device's new key and the new policy are not taken either.
+    """
+    one, two = reloaded.key("one", 1), reloaded.key("two", 2)
+    owner = f"user = {os.getuid()}"
+    text = declare("good", one, "aead", "gcm(aes)", owner) + declare("bad", two, "aead", "gcm(aes)", owner)
+    reloaded.start(text)
+    write_private(one, bytes([3]) * 32)
+
+    def refused_as_a_whole(why: str) -> None:
+        said = reloaded.reload(text + "[policy]\ncontexts = 0\n", "reload failed, the old configuration holds")
+        assert f"{reloaded.config}:9: devices.bad.key.file: " in said
+        assert why in said
+        with reloaded.device("good") as good, reloaded.device("bad") as bad:
+            for context, byte in ((good, 1), (bad, 2)):
+                sealed = context.encrypt(b"x")
+                assert AESGCM(bytes([byte]) * 32).decrypt(sealed[:12], sealed[12:], b"") == b"x"
+        two.unlink(missing_ok=True)
+        reloaded.key("two", 2)
+
+    write_private(two, bytes(31))
+    refused_as_a_whole("key of 31 bytes")
+    two.chmod(0o640)
+    refused_as_a_whole("mode 0640")
+    two.unlink()
+    refused_as_a_whole("no such file (ENOENT)")
+    two.rename(two.with_name("elsewhere"))
+    two.symlink_to(two.with_name("elsewhere"))
+    refused_as_a_whole("a symbolic link, which is not followed (ELOOP)")
+    write_private(two, b"")
+    refused_as_a_whole("it is empty")
+    assert "new keys: good\n" in reloaded.reload(text)
+
+
+def test_what_a_reload_does_not_take(reloaded: Reloaded) -> None:
+    """[daemon] is for the start: the line says so, and a wrong engine there is refused before a start fails by it."""
+    reloaded.start("")
+    assert "[daemon] has changed: restart for that\n" in reloaded.reload("[daemon]\naudit = false\n")
+    said = reloaded.reload('[daemon]\nengines = ["quantum"]\n', "reload failed")
+    assert ":2: daemon.engines: engine 'quantum'" in said
+
+
+@needs_root
+def test_keys_that_the_daemon_may_not_read(tmp_path: Path) -> None:
+    """A daemon that gave up root: the policy is reloaded, and the line names the keys that could not be looked at; a
+    new device with such a key is refused, and the refusal says to restart, and why.
+    """
+    (tmp_path / "mount").mkdir()
+    let_in(tmp_path / "mount")
+    key = write_private(tmp_path / "key", bytes(32))
+    config = write_private(tmp_path / "cryptofs.toml", declare("d", key, "aead", "gcm(aes)").encode())
+    config.chmod(0o644)
+    log = tmp_path / "log"
+    daemon = Daemon(tmp_path / "mount", "--engines", "openssl", "--user", "nobody", "--config", str(config), log=log)
+
+    def reload(text: str) -> str:
+        config.write_text(text)
+        before = len(daemon.log)
+        daemon.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while not re.search(r"reloaded: .*\n|reload failed.*\n", daemon.log[before:]):
+            assert time.monotonic() < deadline, daemon.log
+            time.sleep(0.02)
+        return daemon.log[before:]
+
+    try:
+        text = config.read_text()
+        said = reload(text + "[policy]\ncontexts = 9\n")
+        assert "reloaded: " in said
+        assert "keys that could not be looked at (the daemon has given up root: restart it" in said
+        assert said.rstrip().endswith("): d")
+        said = reload(text + declare("new", key, "aead", "gcm(aes)"))
+        uid = pwd.getpwnam("nobody").pw_uid
+        assert f"devices.new.key.file: file {key}: uid {uid} may not read it (EACCES): the daemon has given up" in said
+        assert "restart it" in said
+    finally:
+        daemon.stop()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +367,7 @@ def test_no_key_no_start(tmp_path: Path) -> None:
     cases = {
         declare(
             "d", tmp_path / "gone", "aead", "gcm(aes)"
-        ): f"{config}:1: devices.d: key source gone: file {tmp_path}/gone",
+        ): f"{config}:4: devices.d.key.file: key source gone: file {tmp_path}/gone",
         declare("d", write_private(tmp_path / "short", bytes(5)), "aead", "gcm(aes)"): "key of 5 bytes",
         '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.credential = "none"\n': "gone: credential 'none'",
     }

@@ -24,7 +24,7 @@ ENGINES = {
 BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = (
     BELOW_NODES
-    | {"assembly", "logs", "config", "nodes", "operations", "daemon"}
+    | {"assembly", "logs", "config", "nodes", "operations", "daemon", "declared", "keyfiles"}
     | {"client", "benchmark", "privileges", "service", "mountinfo"}
 )
 
@@ -52,13 +52,17 @@ ALLOWED: dict[str, set[str]] = {
     "operations": BELOW_NODES | {"nodes"},
     "hardening": set(),
     "config": LOW | {"policy"},
-    "keys": ENGINE_PARTS | {"engines", "engines.pkcs11"},
+    "keyfiles": {"errors"},
+    "keys": ENGINE_PARTS | {"engines", "engines.pkcs11", "keyfiles"},
     "mountinfo": set(),
     "privileges": {"errors", "mountinfo"},
     "service": {"errors"},
     "pulse": LOW | {"privileges"},
-    "assembly": BELOW_NODES | {"nodes", "config", "keys", "service"},
-    "daemon": BELOW_NODES | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse"},
+    "declared": BELOW_NODES | {"config", "keys", "service"},
+    "assembly": BELOW_NODES | {"nodes", "config", "keys", "declared", "service"},
+    "reloading": {"service"},
+    "daemon": BELOW_NODES
+    | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse", "reloading"},
     "client": LOW | {"mountinfo"},
     "benchmark": LOW,
     "benchmark.empty": set(),

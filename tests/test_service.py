@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cryptofs import service
 from cryptofs.client import Context
@@ -212,10 +213,12 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
     key.write_bytes(bytes(32))
     key.chmod(0o400)
     config = tmp_path / "cryptofs.toml"
-    config.write_text(f'[devices.disk]\nkey.file = "{key}"\n[devices.token]\nkey.pkcs11 = "x"\n')
+    config.write_text(
+        f'[devices.disk]\nkey.file = "{key}"\n[devices.token]\nkey.pkcs11 = "x"\nkey.pin-file = "{key}"\n'
+    )
     options = ("--user", "nobody", "--key", f"backup={key}", "--config", str(config))
     subprocess.run([*CRYPTOFS, "hand-over", str(mountpoint), *options], check=True, timeout=20)
-    assert set(manager.stored) == {"fuse", "key-backup", "key-disk"}
+    assert set(manager.stored) == {"control", "fuse", "key-backup", "key-disk", "pin-token"}
     assert mounts_at(mountpoint) == 1
     process = start(str(mountpoint), "--service", descriptors=manager.stored)
     try:
@@ -236,17 +239,211 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
     subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
     assert mounts_at(mountpoint) == 0
     assert mountpoint.stat().st_mode & 0o7777 == 0
+    assert not service.control_path(mountpoint).exists()
+
+
+# A reload whose outcome is known
+
+
+GCM = '[devices.{}]\ntype = "aead"\nname = "gcm(aes)"\nkey.file = "{}"\n'
+
+
+class Served:
+    """A service that was handed its mount, as the unit does it, and that reads a configuration."""
+
+    def __init__(self, manager: Manager, mountpoint: Path) -> None:
+        self.manager = manager
+        self.mountpoint = mountpoint
+        self.config = mountpoint.parent / "cryptofs.toml"
+        self.process: subprocess.Popen[str]
+
+    def key(self, name: str, byte: int, size: int = 32) -> Path:
+        """A key file."""
+        path = self.mountpoint.parent / name
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        path.write_bytes(bytes([byte]) * size)
+        return path
+
+    def write(self, text: str) -> None:
+        """A configuration."""
+        self.config.write_text(text)
+        self.config.chmod(0o600)
+
+    def step(self, name: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        """One of the privileged steps."""
+        command = [*CRYPTOFS, name, str(self.mountpoint), "--user", "nobody", "--config", str(self.config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def start(self) -> None:
+        """Hand over and serve."""
+        assert self.step("hand-over").returncode == 0
+        stored = self.manager.stored
+        self.process = start(str(self.mountpoint), "--service", "--config", str(self.config), descriptors=stored)
+        self.manager.wait("READY=1")
+
+    def seals_with(self, device: str, byte: int) -> bool:
+        """Whether a device has this key."""
+        with Context.of_device(device, mount=self.mountpoint) as context:
+            sealed = context.encrypt(b"text")
+        return AESGCM(bytes([byte]) * 32).decrypt(sealed[:12], sealed[12:], b"") == b"text"
+
+
+@pytest.fixture
+def served(manager: Manager, mountpoint: Path) -> Iterator[Served]:
+    """A service, whose end is checked."""
+    made = Served(manager, mountpoint)
+    made.write(GCM.format("one", made.key("one", 1)))
+    made.start()
+    try:
+        yield made
+    finally:
+        said = end(made.process)
+        subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
+    assert "Traceback" not in said
+
+
+@as_root
+def test_reload_hands_keys_over(served: Served) -> None:
+    """The privileged step opens the key files that the configuration names now: the first device with another key, and
+    a file that was replaced, need no restart. Its status is the outcome, and it says what has changed.
+    """
+    served.key("one", 3)
+    served.write(GCM.format("one", served.key("one", 3)) + GCM.format("two", served.key("two", 2)))
+    # by a signal nobody hands anything over: here the daemon is root, and finds the replaced file by its path
+    done = served.step("reload")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("; new devices: two; new keys: one\n"), done.stdout
+    assert served.seals_with("one", 3)
+    assert served.seals_with("two", 2)
+    again = served.step("reload")
+    assert "new" not in again.stdout
+    before = len(os.listdir(f"/proc/{served.process.pid}/fd"))
+    for byte in range(4, 9):
+        served.key("one", byte)
+        assert served.step("reload").stdout.endswith("; new keys: one\n")
+    assert served.seals_with("one", 8)
+    assert len(os.listdir(f"/proc/{served.process.pid}/fd")) == before
+    told = [line for line in served.manager.lines if line.startswith(("RELOADING", "STATUS", "READY"))]
+    assert [line.partition("=")[0] for line in told[-3:]] == ["RELOADING", "STATUS", "READY"]
+    assert "new keys: one; engines openssl" in told[-2]
+
+
+@as_root
+def test_a_refused_reload_fails(served: Served) -> None:
+    """Status 1, the reason on standard error, and what held before holds on."""
+    key = served.mountpoint.parent / "one"
+    good = GCM.format("one", key)
+
+    def refused(says: str) -> None:
+        done = served.step("reload")
+        assert done.returncode == 1
+        assert says.replace("KEY", str(key)) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert served.seals_with("one", 1)
+        served.write(good)
+        served.key("one", 1)
+
+    served.write(good + "colour = 1\n")
+    refused("cryptofs.toml:5: devices.one.colour: unknown key")
+    served.key("one", 1, 5)
+    refused("cryptofs.toml:4: devices.one.key.file: file KEY: key of 5 bytes")
+    key.chmod(0o644)
+    refused("key of device 'one': KEY: mode 0644")
+    key.unlink()
+    refused("key of device 'one': KEY: no such file (ENOENT)")
+    key.rename(key.with_name("elsewhere"))
+    key.symlink_to(key.with_name("elsewhere"))
+    refused("key of device 'one': KEY: a symbolic link, which is not followed (ELOOP)")
+    key.unlink()
+    os.mkfifo(key, 0o600)
+    refused("key of device 'one': KEY: not a regular file")
+    assert served.step("reload").returncode == 0
+
+
+@as_root
+def test_callers_of_the_control_socket(served: Served) -> None:
+    """Only root may connect; who says nothing, or nonsense, or hands over what is not wanted, keeps nobody from being
+    heard, and leaves no descriptor. Reloads at the same time come one after the other.
+    """
+    path = service.control_path(served.mountpoint)
+    assert path.stat().st_mode & 0o7777 == 0o600
+    as_nobody = "import socket,sys; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(sys.argv[1])"
+    refused = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", as_nobody, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert "PermissionError" in refused.stderr
+    before = len(os.listdir(f"/proc/{served.process.pid}/fd"))
+    with open("/dev/null", "rb") as file:
+        for message, descriptors in ((b"nonsense", [file.fileno()] * 3), (b"key-a\0/x", []), (b"x" * 9000, [])):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+                caller.settimeout(20)
+                caller.connect(str(path))
+                socket.send_fds(caller, [message], descriptors)
+                assert caller.recv(100).startswith(b"refused ")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+            caller.connect(str(path))
+            socket.send_fds(caller, [b"key-a\0/x"], [file.fileno()])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(path))
+        threads = [threading.Thread(target=served.step, args=("reload",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert served.step("reload").returncode == 0
+    assert served.seals_with("one", 1)
+    deadline = time.monotonic() + 5
+    while len(os.listdir(f"/proc/{served.process.pid}/fd")) != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@as_root
+def test_reload_without_a_service(manager: Manager, mountpoint: Path, tmp_path: Path) -> None:
+    """No service, or an older one that has no such socket: the step fails and says to restart. A socket that somebody
+    else has put there gets no key.
+    """
+    served = Served(manager, mountpoint)
+    served.write(GCM.format("one", served.key("one", 1)))
+    done = served.step("reload")
+    assert done.returncode == 1
+    assert "restart it" in done.stderr
+    path = service.control_path(mountpoint)
+    script = """
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(sys.argv[1])
+os.setresuid(70001, 70001, 70001)
+listener.listen()
+print("ready", flush=True)
+listener.settimeout(30)
+caller, _ = listener.accept()
+print(socket.recv_fds(caller, 100, 4)[:2], flush=True)
+"""
+    command = ["/usr/bin/python3", "-c", script, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        done = served.step("reload")
+        assert "uid 70001 listens there" in done.stderr
+        assert other.stdout.readline() == "(b'', [])\n"
+    path.unlink()
 
 
 @as_root
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--key", "backup=/nonexistent/key"), "key of device 'backup': /nonexistent/key: No such file"),
+        (("--key", "backup=/nonexistent/key"), "key of device 'backup': /nonexistent/key: no such file (ENOENT)"),
         (("--user", "nosuchuser"), "no such user"),
         (("--key", "backup"), "DEVICE=FILE"),
         (("--key", "backup=/dev/null"), "not a regular file"),
-        (("--config", "BAD"), "embedded null byte"),
+        (("--config", "BAD"), "key of device 'x': /a\\x00b: no such file (ENOENT)"),
     ],
 )
 def test_a_failing_hand_over_leaves_no_mount(
@@ -263,6 +460,7 @@ def test_a_failing_hand_over_leaves_no_mount(
     assert "Traceback" not in done.stderr
     assert manager.stored == {}
     assert mounts_at(mountpoint) == 0
+    assert not service.control_path(mountpoint).exists()
 
 
 @as_root
@@ -281,7 +479,7 @@ def test_a_bad_configuration_is_the_services_to_find(
         assert done.returncode == 0, done.stderr
         assert f"{config}: no key file is opened" in done.stderr
         assert "Traceback" not in done.stderr
-        assert set(manager.stored) == {"fuse"}
+        assert set(manager.stored) == {"control", "fuse"}
     finally:
         subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from ..errors import CryptofsError, WrongUsage
 from .standard import complain, describe, finish, prepare
 
-STEPS = ("hand-over", "take-back")
-"""What a service's manager runs as root at each start and stop: this loads little, and parses by itself."""
+STEPS = ("hand-over", "reload", "take-back")
+"""What a service's manager runs as root at each start, reload and stop: this loads little, and parses by itself."""
 
 _FAILED = 1
 _WRONG_USAGE = 2

@@ -1,15 +1,16 @@
-"""`cryptofs hand-over` and `cryptofs take-back`: the steps of a service that need root, before and after it.
+"""`cryptofs hand-over`, `reload` and `take-back`: the steps of a service that need root, before, beside and after it.
 
 These run at each start, and a restart has to be quick: nothing large is imported, not even click.
 """
 
 import argparse
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import CryptofsError, printable
+from ..keyfiles import open_key_file, why_not, why_unopened
 from ..privileges import (
     SERVICE_USER,
     Account,
@@ -19,9 +20,18 @@ from ..privileges import (
     protect_mountpoint,
     take_away,
 )
-from ..service import FUSE, KEY_PREFIX, ServiceError, store
-
-_GROUP_AND_OTHERS = 0o077
+from ..service import (
+    CONTROL,
+    FUSE,
+    KEY_PREFIX,
+    PIN_PREFIX,
+    Handed,
+    ServiceError,
+    ask_to_reload,
+    control_path,
+    listen,
+    store,
+)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -32,8 +42,12 @@ def run(arguments: Sequence[str]) -> None:
         take_back(mountpoint)
         return
     # a key that is named wins over what the configuration says of its device
-    keys = key_files(given.config) if given.config else {}
-    hand_over(mountpoint, given.user, keys | dict(given.key))
+    files = key_files(given.config) if given.config else {}
+    files |= {KEY_PREFIX + device: file for device, file in given.key}
+    if given.step == "reload":
+        reload(mountpoint, given.user, files)
+    else:
+        hand_over(mountpoint, given.user, files)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +60,26 @@ def _parser() -> argparse.ArgumentParser:
         "it. For ExecStartPre=+ of a unit with FileDescriptorStoreMax= and NotifyAccess=all. What an earlier daemon "
         "left is cleared. Until the service serves, whoever looks at the mount waits.",
     )
+    _add_common(step)
+    step = steps.add_parser(
+        "reload",
+        allow_abbrev=False,
+        description="Have the service at MOUNTPOINT read its configuration and its keys again, with the key files "
+        "that this command opens. It waits for the answer: status 0, or 1 and the reason of a refusal, after which "
+        "what held before holds on. For ExecReload=+ of a unit.",
+    )
+    _add_common(step)
+    step = steps.add_parser(
+        "take-back",
+        allow_abbrev=False,
+        description="Unmount MOUNTPOINT, whoever uses it and whether its daemon lives or not, and leave it root's "
+        "own, mode 0000.",
+    )
+    step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    return parser
+
+
+def _add_common(step: argparse.ArgumentParser) -> None:
     step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     step.add_argument("--user", default=SERVICE_USER, metavar="NAME", help=f"who will serve ({SERVICE_USER})")
     step.add_argument(
@@ -59,14 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--config", type=Path, metavar="FILE", help="open the key files of its devices, too; if it is there"
     )
-    step = steps.add_parser(
-        "take-back",
-        allow_abbrev=False,
-        description="Unmount MOUNTPOINT, whoever uses it and whether its daemon lives or not, and leave it root's "
-        "own, mode 0000.",
-    )
-    step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
-    return parser
 
 
 def _key(text: str) -> tuple[str, Path]:
@@ -77,14 +103,20 @@ def _key(text: str) -> tuple[str, Path]:
 
 
 def key_files(config: Path) -> dict[str, Path]:
-    """The key files that a configuration names, by device. What is wrong in it is for the service to find and tell."""
+    """The files of keys and PINs that a configuration names, by the names under which they are handed over.
+
+    What is wrong in it is for the service to find and tell.
+    """
     import tomllib
 
     try:
         with config.open("rb") as file:
             devices = tomllib.load(file).get("devices", {})
         return {
-            name: Path(device["key"]["file"]) for name, device in devices.items() if "file" in device.get("key", {})
+            prefix + name: Path(device["key"][what])
+            for name, device in devices.items()
+            for prefix, what in ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"))
+            if what in device.get("key", {})
         }
     except FileNotFoundError:
         return {}
@@ -93,8 +125,8 @@ def key_files(config: Path) -> dict[str, Path]:
         return {}
 
 
-def hand_over(mountpoint: Path, user: str, keys: dict[str, Path]) -> None:
-    """Mount for `user` and store the descriptor as `fuse`, and those of key files as `key-<device>`.
+def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
+    """Mount for `user` and store the descriptor as `fuse`, and those of key files by their names, as `key-<device>`.
 
     Errors: PrivilegeError, ServiceError naming the file that cannot be opened; then nothing stays mounted.
     """
@@ -105,42 +137,56 @@ def hand_over(mountpoint: Path, user: str, keys: dict[str, Path]) -> None:
     protect_mountpoint(mountpoint)
     descriptors: dict[str, int] = {}
     try:
-        for device, file in keys.items():
-            try:
-                descriptors[KEY_PREFIX + device] = os.open(
-                    file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-                )
-            except OSError as error:
-                raise ServiceError(f"key of device {device!r}: {file}: {error.strerror}") from None
-            except ValueError as error:
-                raise ServiceError(f"key of device {device!r}: {str(file)!r}: {error}") from None
-            reason = _why_not(os.fstat(descriptors[KEY_PREFIX + device]), account)
-            if reason:
-                raise ServiceError(f"key of device {device!r}: {file}: {reason}")
+        opened = open_files(files, account)
+        descriptors |= {name: file.descriptor for name, file in opened.items()}
+        descriptors[CONTROL] = listen(mountpoint)
         descriptors[FUSE] = mount_fuse(mountpoint, account)
         store(descriptors)
-    except ServiceError:
+    except CryptofsError:
         take_away(mountpoint)
+        control_path(mountpoint).unlink(missing_ok=True)
         raise
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
 
 
-def _why_not(status: os.stat_result, account: Account) -> str:
-    """What speaks against an opened file as a key's, if anything does."""
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
-    if mode & _GROUP_AND_OTHERS:
-        return f"mode {mode:04o}: it may have none of the bits {_GROUP_AND_OTHERS:04o}"
-    if status.st_uid not in (0, account.uid):
-        return f"owned by uid {status.st_uid}: root or uid {account.uid} must own it"
-    return ""
+def reload(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
+    """Have the service reload, with these key files. Errors: PrivilegeError, ServiceError, also for its refusal."""
+    account = find_account(user)
+    join_first_namespace()
+    opened = open_files(files, account)
+    try:
+        print(ask_to_reload(mountpoint, opened))
+    finally:
+        for file in opened.values():
+            os.close(file.descriptor)
+
+
+def open_files(files: dict[str, Path], account: Account) -> dict[str, Handed]:
+    """The files of keys and PINs, opened and looked at. Errors: ServiceError naming the device and the file."""
+    opened: dict[str, Handed] = {}
+    try:
+        for name, file in files.items():
+            what, _, device = name.partition("-")
+            subject = f"{'PIN' if what == 'pin' else what} of device {device!r}: {printable(file)}"
+            try:
+                opened[name] = Handed(open_key_file(file), file)
+            except OSError as error:
+                raise ServiceError(f"{subject}: {why_unopened(error)}") from None
+            reason = why_not(os.fstat(opened[name].descriptor), {account.uid})
+            if reason:
+                raise ServiceError(f"{subject}: {reason}")
+    except BaseException:
+        for each in opened.values():
+            os.close(each.descriptor)
+        raise
+    return opened
 
 
 def take_back(mountpoint: Path) -> None:
     """Unmount, whoever uses it and whether its daemon lives or not. Errors: PrivilegeError."""
     join_first_namespace()
     take_away(mountpoint)
+    control_path(mountpoint).unlink(missing_ok=True)
     protect_mountpoint(mountpoint)

@@ -1,5 +1,6 @@
 """Contexts: one transform each (`context`), its calls (`control`), its stream (`stream`), all of them (`table`)."""
 
+from .comparing import same_key
 from .context import Context
 from .device import Device, DeviceSettings, device_operations
 from .nonces import MESSAGES_MAX
@@ -20,4 +21,5 @@ __all__ = [
     "StreamUser",
     "Workers",
     "device_operations",
+    "same_key",
 ]

@@ -1,9 +1,19 @@
 """Where the keys of devices come from: files, systemd's credentials, the kernel's keyrings, PKCS#11 tokens."""
 
-from .base import ByteSource, KeySource
+from .base import ByteSource, KeyForbidden, KeyRefused, KeySource
 from .files import CredentialKey, FileKey
 from .keyring import KeyringKey
 from .secret import KEY_MAX
 from .token import TokenKey
 
-__all__ = ["KEY_MAX", "ByteSource", "CredentialKey", "FileKey", "KeySource", "KeyringKey", "TokenKey"]
+__all__ = [
+    "KEY_MAX",
+    "ByteSource",
+    "CredentialKey",
+    "FileKey",
+    "KeyForbidden",
+    "KeyRefused",
+    "KeySource",
+    "KeyringKey",
+    "TokenKey",
+]

@@ -13,6 +13,14 @@ class CannotTake(Exception):
     """An engine cannot take a key in the form in which its source gives it; the next one is asked."""
 
 
+class KeyForbidden(KeyUnavailable):
+    """The source may be there, but this process has no right to it."""
+
+
+class KeyRefused(InvalidValue):
+    """The source gives a key, and the algorithm does not take it."""
+
+
 class KeySource(ABC):
     """Where a device's key comes from. It holds no key itself and may be asked again and again."""
 
@@ -21,11 +29,18 @@ class KeySource(ABC):
         """The source in a few words, as `file /etc/cryptofs/keys/backup.key`; never the key."""
 
     @abstractmethod
+    def unchecked(self) -> str:
+        """What of this source shows only when the daemon itself asks it, in words, and why; empty if nothing does.
+
+        Whatever can be looked at by another process is looked at. Errors: KeyUnavailable, InvalidValue.
+        """
+
+    @abstractmethod
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
         """A transform of the first engine that offers `name` and can take this key, with its key set.
 
         authsize: bytes of the tag, None for the largest. Errors: KeyUnavailable, which names the source and why it
-        gives no key; NotOffered; InvalidValue for a key of the wrong size or for authsize.
+        gives no key; KeyRefused for a key that the algorithm does not take; NotOffered; InvalidValue for authsize.
         """
 
     def unavailable(self, why: str) -> KeyUnavailable:
@@ -58,7 +73,7 @@ class KeySource(ABC):
                 reasons.append(f"{engine.name} {reason}")
             except InvalidValue as error:
                 transform.close()
-                raise InvalidValue(f"{self.describe()}: {error.message}") from None
+                raise KeyRefused(f"{self.describe()}: {error.message}") from None
             except BaseException:
                 transform.close()
                 raise

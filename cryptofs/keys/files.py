@@ -7,23 +7,17 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CryptofsError, symbol
-from .base import ByteSource
-from .secret import KEY_MAX, from_hexadecimal, read_whole
+from ..errors import CryptofsError
+from ..keyfiles import GROUP_AND_OTHERS, open_key_file, why_not, why_unopened
+from .base import ByteSource, KeyForbidden
+from .secret import KEY_MAX, from_hexadecimal, read_whole, wipe
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """The environment variable in which systemd names the directory of a service's credentials."""
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # non-blocking: a fifo must not hold the start up
-_GROUP_AND_OTHERS = 0o077
 # systemd gives its credentials to the service's user by an access list, whose mask shows as the group's bits
 _ALL_BUT_GROUP_READ = 0o037
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
-_WHY = {
-    errno.ELOOP: "a symbolic link, which is not followed",
-    errno.ENXIO: "not a regular file",
-    errno.ESPIPE: "not a regular file",
-}
 
 
 class _FileSource(ByteSource):
@@ -37,10 +31,8 @@ class _FileSource(ByteSource):
     def _read_path(self, path: Path, forbidden: int) -> bytearray:
         """The secret in a file whose mode has none of the `forbidden` bits."""
         try:
-            descriptor = os.open(path, _FLAGS)
+            descriptor = open_key_file(path)
         except OSError as error:
-            if error.errno in _GONE:
-                raise self.gone(f"no such file ({symbol(error.errno)})") from None
             raise self._failed(error) from None
         try:
             return self._read_opened(descriptor, forbidden)
@@ -62,18 +54,25 @@ class _FileSource(ByteSource):
         return from_hexadecimal(secret, self.describe()) if self.hexadecimal else secret
 
     def _check_access(self, status: os.stat_result, forbidden: int) -> None:
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & forbidden:
-            raise self.unavailable(f"mode {mode:04o}: it may have none of the bits {forbidden:04o}")
-        user = os.geteuid()
-        if status.st_uid not in (0, user):
-            raise self.unavailable(f"owned by uid {status.st_uid}: root or uid {user} must own it")
+        why = why_not(status, {os.geteuid(), *self._owners()}, forbidden)
+        if why:
+            raise self.unavailable(why)
+
+    def _owners(self) -> set[int]:
+        """Uids that may own the file, besides root and the process's own."""
+        return set()
 
     def _failed(self, error: OSError) -> CryptofsError:
-        why = _WHY.get(error.errno or 0)
-        return self.unavailable(
-            f"{why} ({symbol(error.errno)})" if why else f"it cannot be read ({symbol(error.errno)})"
-        )
+        why = why_unopened(error)
+        if error.errno in _GONE:
+            return self.gone(why)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return KeyForbidden(f"{self.describe()}: {why}")
+        return self.unavailable(why)
+
+    def unchecked(self) -> str:
+        wipe(self.read())
+        return ""
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,13 @@ class FileKey(_FileSource):
     """A key in a file, raw or in hexadecimal digits.
 
     descriptor: the file, opened by a starter with more rights; it stays open and is read from its start each time.
+    serving: the uid of the account that will serve, which may own the file, too, while root still reads it.
     """
 
     path: Path
     hexadecimal: bool = False
     descriptor: int | None = None
+    serving: int | None = None
 
     def describe(self) -> str:
         return f"file {self.path}"
@@ -93,7 +94,21 @@ class FileKey(_FileSource):
     def read(self) -> bytearray:
         if self.descriptor is not None:
             return self._read_opened(self.descriptor, None)
-        return self._read_path(self.path, _GROUP_AND_OTHERS)
+        return self._read_path(self.path, GROUP_AND_OTHERS)
+
+    def _owners(self) -> set[int]:
+        return set() if self.serving is None else {self.serving}
+
+    def was_replaced(self) -> bool | None:
+        """Whether another file is at the path by now than the one that was handed over; None where that is hidden."""
+        if self.descriptor is None:
+            return False
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except OSError as error:
+            return True if error.errno in _GONE else None
+        here = os.fstat(self.descriptor)
+        return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,11 @@ class CredentialKey(_FileSource):
 
     def describe(self) -> str:
         return f"credential {self.name!r}"
+
+    def unchecked(self) -> str:
+        if not os.environ.get(CREDENTIALS):
+            return f"${CREDENTIALS} is not set here: systemd sets it for the service"
+        return super().unchecked()
 
     def read(self) -> bytearray:
         if not _is_file_name(self.name):

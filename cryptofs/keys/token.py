@@ -1,5 +1,6 @@
 """Keys in PKCS#11 tokens: the token computes, and the key stays there."""
 
+import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..errors import InvalidValue, KeyUnavailable, NotOffered
+from ..keyfiles import why_unopened
 from .base import ByteSource, KeySource
 from .secret import wipe, without_newline
 
@@ -29,10 +31,23 @@ class TokenKey(KeySource):
     def describe(self) -> str:
         return f"key {self.label!r} in the token {self.token!r} of {self.module}"
 
-    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
-        """See KeySource; of the engines none is asked, for the token computes itself."""
+    def unchecked(self) -> str:
+        self._check_module()
+        try:
+            os.stat(self.module)
+        except OSError as error:
+            raise self.gone(f"{self.module}: {why_unopened(error)}") from None
+        hidden = "" if self.pin is None else self.pin.unchecked()
+        why = "the token is not asked: each login is a try of the PIN"
+        return f"{why}; {hidden}" if hidden else why
+
+    def _check_module(self) -> None:
         if not self.module.is_absolute():
             raise self.unavailable("the module is to be named by an absolute path")
+
+    def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
+        """See KeySource; of the engines none is asked, for the token computes itself."""
+        self._check_module()
         try:
             from ..engines.pkcs11 import TokenEngine
         except ModuleNotFoundError as error:

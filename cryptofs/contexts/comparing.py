@@ -1,0 +1,60 @@
+"""Whether two devices have the same key, found without looking at either key.
+
+Each answers the same random challenge. That works for keys that no process can read, on a keyring or in a token, too,
+and nothing that would help to find a key stays behind: neither challenge nor answer leaves this function.
+"""
+
+import os
+
+from ..algorithms import Type
+from ..engines.base import OUT_SLACK
+from ..errors import CryptofsError, NotPermitted
+from ..records import Operation
+from .device import Device
+
+_CHALLENGE = 64
+"""Bytes: whole blocks of every cipher there is."""
+# rfc4106 and rfc4543 take no others, and every other AEAD takes these
+_ASSOCIATED = 16
+_PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
+
+
+def same_key(one: Device, other: Device) -> bool | None:
+    """Whether two devices of one type and algorithm have the same key.
+
+    None: the keys permit no operation that would show it. A device that fails, as one does whose token has gone, has
+    not the same key as one that works.
+    """
+    nonce = os.urandom(one.nonces.size if one.nonces is not None else one.transform.description.iv_size)
+    challenge = os.urandom(_CHALLENGE)
+    try:
+        ours = _answer(one, nonce, challenge)
+        theirs = _answer(other, nonce, challenge)
+    except NotPermitted:
+        return None
+    except CryptofsError:
+        return False
+    return ours == theirs
+
+
+def _answer(device: Device, nonce: bytes, challenge: bytes) -> bytes:
+    transform, type_ = device.transform, device.settings.type
+    if type_ in _PAIRS:
+        return transform.operate(Operation.PUBLIC_KEY, {}, b"")[0]
+    if type_ is Type.HASH:
+        return _once(device, Operation.DIGEST, None, 0, challenge)
+    iv = (device.nonces.iv(nonce) if device.nonces is not None else nonce) or None
+    try:
+        assoclen = _ASSOCIATED if type_ is Type.AEAD else 0
+        return _once(device, Operation.ENCRYPT, iv, assoclen, challenge)
+    except NotPermitted:
+        # a key in a token may be for decryption only; what an AEAD decrypts would need a tag
+        if type_ is Type.AEAD:
+            raise
+        return _once(device, Operation.DECRYPT, iv, 0, challenge)
+
+
+def _once(device: Device, operation: Operation, iv: bytes | None, assoclen: int, challenge: bytes) -> bytes:
+    out = bytearray(device.transform.room(operation, len(challenge)) + OUT_SLACK)
+    written = device.transform.once(operation, iv, assoclen, challenge, memoryview(out))
+    return bytes(out[:written])

@@ -1,0 +1,53 @@
+"""The service's side of `cryptofs reload`: a caller hands over key files and waits for the answer."""
+
+import logging
+import socket
+from collections.abc import Callable
+
+import trio
+
+from .service import Handed, ReloadCall, ServiceError
+
+log = logging.getLogger("cryptofs")
+
+_CALL_TIMEOUT = 3.0
+
+Reload = Callable[[dict[str, Handed] | None], tuple[bool, str]]
+"""Reloads with files that were handed over, or without any; whether that was done, and a line about it."""
+
+
+async def heed_calls(descriptor: int, reload: Reload) -> None:
+    """Serve the listening socket with this descriptor, one caller after the other, until cancelled."""
+    with socket.socket(fileno=descriptor) as listener:
+        listener.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                caller, _ = listener.accept()
+            except OSError as error:
+                # a caller that has gone, or no descriptor left for one
+                log.warning("reload: %s", error.strerror)
+                await trio.sleep(1)
+                continue
+            call = ReloadCall(caller)
+            try:
+                await _heed(call, reload)
+            finally:
+                call.close()
+
+
+async def _heed(call: ReloadCall, reload: Reload) -> None:
+    call.socket.setblocking(False)
+    # who connects and says nothing must not keep others from being heard
+    with trio.move_on_after(_CALL_TIMEOUT):
+        while True:
+            await trio.lowlevel.wait_readable(call.socket)
+            try:
+                if call.take():
+                    break
+            except BlockingIOError:
+                continue
+            except (ServiceError, OSError) as error:
+                call.answer(False, str(error))
+                return
+        call.answer(*reload(call.give_files()))
