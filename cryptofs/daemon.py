@@ -7,8 +7,7 @@ import logging
 import os
 import resource
 import signal
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,12 @@ import trio
 from .assembly import Assembly
 from .errors import CryptofsError
 from .hardening import harden
-from .logs import Logs
+from .logs import LogFile, Logs, Standard, Syslog
+from .mountinfo import mounts_on
+from .mounting import NO_OPTIONS, MountError, MountOptions, prepare_mountpoint, sweep
 from .operations import Operations
-from .privileges import MOUNT_FLAGS, Account, drop_privileges, mount_fuse, protect_mountpoint
-from .pulse import Keeper, Pulse
+from .privileges import Account, drop_privileges, mount_fuse, protect_mountpoint, take_away
+from .pulse import Keeper, LostMount, Pulse
 from .reloading import heed_calls
 from .service import CONTROL, FUSE, Handed, forget_stored, stored_descriptors, tell, watchdog_seconds
 
@@ -30,15 +31,8 @@ log = logging.getLogger("cryptofs")
 
 # pyfuse3 runs one task a request; fewer tasks than blocked readers would freeze the mount
 _MAX_TASKS = 1_000_000
-_OPTIONS = frozenset({"allow_other", "allow_root", "auto_unmount", "debug", "nodev", "nosuid", "noexec", "ro"})
-_DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 # round trips through the mount in the time after which the manager would end the daemon
 _BEATS = 3
-_MOUNT_PREFIXES = ("subtype=", "fsname=")
-
-
-class MountError(CryptofsError):
-    """The mount could not be made or removed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Settings:
 
     mountpoint: Path
     engines: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    options: MountOptions = NO_OPTIONS
     config: Path | None = None
     account: Account | None = None
     """Whom to become after the privileged steps; None: stay who one is."""
@@ -55,66 +49,10 @@ class Settings:
     """The mount was made already and its descriptor is kept by the service manager."""
     config_may_lack: bool = False
     """The configuration need not be there, now or when it is to be read again."""
-
-
-def check_options(options: Sequence[str]) -> tuple[str, ...]:
-    """Mount options as given by -o, checked. Errors: MountError naming what is not known."""
-    for option in options:
-        if option not in _OPTIONS and not option.startswith(_MOUNT_PREFIXES):
-            raise MountError(f"mount option {option!r}: one of {', '.join(sorted(_OPTIONS))}")
-    return tuple(options)
-
-
-def mount_options(options: Sequence[str]) -> set[str]:
-    """The options that pyfuse3 gets: the user's, and those that the file system depends on."""
-    fixed = {"fsname=cryptofs", "subtype=cryptofs", "default_permissions"}
-    return fixed | set(options)
-
-
-def prepare_mountpoint(path: Path) -> None:
-    """Make sure that a mount can be made here: clear what a killed daemon left behind.
-
-    Errors: MountError where the path is no directory, not empty, or a live mount.
-    """
-    try:
-        entries = os.listdir(path)
-    except FileNotFoundError:
-        raise MountError(f"{path}: no such directory") from None
-    except NotADirectoryError:
-        raise MountError(f"{path}: not a directory") from None
-    except OSError as error:
-        if error.errno not in _DEAD:
-            raise MountError(f"{path}: {error.strerror}") from None
-        log.warning("%s: clearing the mount that a killed daemon left", path)
-        unmount(path, lazy=True)
-        entries = os.listdir(path)
-    if os.path.ismount(path):
-        raise MountError(f"{path}: something is mounted here; `cryptofs umount {path}` first")
-    if entries:
-        raise MountError(f"{path}: not empty")
-
-
-def is_stale(path: Path) -> bool:
-    """Whether a FUSE mount whose daemon has gone is at this path."""
-    try:
-        # not stat: the kernel may answer that from what it remembers
-        os.listdir(path)
-    except OSError as error:
-        return error.errno in _DEAD
-    return False
-
-
-def unmount(path: Path, lazy: bool = False) -> None:
-    """Unmount with fusermount3, which may do it for the mount's owner. Errors: MountError."""
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except FileNotFoundError:
-        raise MountError("fusermount3 is missing: install the package fuse3") from None
-    except subprocess.TimeoutExpired:
-        raise MountError(f"{path}: fusermount3 did not end within 30 seconds") from None
-    if done.returncode:
-        raise MountError(f"{path}: {done.stderr.strip() or 'fusermount3 failed'}")
+    log_file: Path | None = None
+    """Where log lines go; None: to standard error."""
+    syslog: bool = False
+    """Log to syslog where there is no log file: standard error is not there, or will not be for long."""
 
 
 def raise_descriptor_limit() -> None:
@@ -135,7 +73,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     raise_descriptor_limit()
     handed_over = stored_descriptors() if settings.service else {}
     if settings.service and FUSE not in handed_over:
-        raise MountError("no mount was handed over: `cryptofs hand-over` must run before this, as root")
+        raise MountError("no mount was handed over: `cryptofs hand-over` must run before this, as root", errno.ENOTCONN)
     if not settings.service:
         prepare_mountpoint(settings.mountpoint)
     account = settings.account
@@ -146,7 +84,10 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         if os.geteuid() == 0 and not settings.service:
             protect_mountpoint(settings.mountpoint)
         if account is not None:
-            at_end.callback(Keeper(settings.mountpoint).close)
+            at_end.callback(Keeper(partial(_clear_away, settings.mountpoint)).close)
+        elif "auto_unmount" in settings.options.own:
+            at_end.callback(Keeper(partial(sweep, settings.mountpoint)).close)
+        log_file = _log_file(settings)
         serving = account.uid if account is not None else None
         assembly = Assembly(settings.engines, settings.config, handed_over, settings.config_may_lack, serving)
         try:
@@ -157,11 +98,11 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             assembly.close()
             raise
         # after the last fork and the last step that may fail
-        logs = Logs()
+        logs = Logs(log_file or (Syslog() if settings.syslog else Standard()))
         logs.start(logging.getLogger().level, settings.service if assembly.with_audit is None else assembly.with_audit)
         at_end.callback(logs.stop)
         at_end.callback(log.info, "%s: unmounted", settings.mountpoint)
-        at_end.callback(pyfuse3.close, unmount=True)
+        at_end.callback(_leave, settings.mountpoint, _device_at(settings.mountpoint))
         # first of all: nobody may be woken by a session that is gone
         at_end.callback(assembly.close)
         if settings.service:
@@ -172,7 +113,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         gc.enable()
         gc.set_threshold(10_000, 20, 20)
         try:
-            trio.run(_serve, settings.mountpoint, assembly, pulse, handed_over.get(CONTROL), ready)
+            trio.run(_serve, settings.mountpoint, assembly, pulse, logs, handed_over.get(CONTROL), ready)
         except BaseException:
             log.error("%s: ended by an error", settings.mountpoint)
             raise
@@ -183,35 +124,68 @@ def _become(account: Account | None) -> None:
         drop_privileges(account)
 
 
+def _log_file(settings: Settings) -> LogFile | None:
+    if settings.log_file is None:
+        return None
+    # by the thread that writes it would be opened again through this very daemon
+    if settings.log_file.resolve().is_relative_to(settings.mountpoint):
+        raise MountError(f"log file {settings.log_file}: not below the mount point", errno.EINVAL)
+    owner = settings.account and (settings.account.uid, settings.account.gid)
+    try:
+        return LogFile(settings.log_file, owner)
+    except OSError as error:
+        raise MountError.of(error, f"log file {settings.log_file}") from None
+
+
+def _clear_away(mountpoint: Path) -> None:
+    """What root's process does when the daemon has ended."""
+    take_away(mountpoint)
+    protect_mountpoint(mountpoint)
+
+
+def _device_at(mountpoint: Path) -> int | None:
+    """The device number of the mount, by which it is known from another at the same path."""
+    on = mounts_on(mountpoint)
+    return on[-1].device if on and on[-1].is_cryptofs else None
+
+
+def _leave(mountpoint: Path, device: int | None) -> None:
+    """End the session. The mount is taken away, unless something else is mounted over it by now."""
+    ours = device is not None and _device_at(mountpoint) == device
+    if not ours and any(mount.device == device for mount in mounts_on(mountpoint)):
+        log.warning("%s: the mount is left as it is: something else is mounted over it", mountpoint)
+    pyfuse3.close(unmount=ours)
+
+
 def _mount_point(settings: Settings, handed_over: dict[str, int]) -> str:
     """What libfuse is given: the directory, or the descriptor of a mount that was made already."""
     if settings.service:
         return f"/dev/fd/{handed_over[FUSE]}"
     if settings.account is None:
         return str(settings.mountpoint)
-    flags = [option for option in settings.options if option in MOUNT_FLAGS]
-    return f"/dev/fd/{mount_fuse(settings.mountpoint, settings.account, flags)}"
+    options = settings.options
+    return f"/dev/fd/{mount_fuse(settings.mountpoint, settings.account, options.flags, options.source)}"
 
 
 def _init(assembly: Assembly, settings: Settings, where: str) -> None:
     # a mount that was made already has its options
     made = where != str(settings.mountpoint)
-    options = {"debug"} & set(settings.options) if made else mount_options(settings.options)
+    options = {"debug"} & settings.options.own if made else settings.options.for_libfuse()
     try:
         pyfuse3.init(Operations(assembly.tree), where, options)
     except RuntimeError as error:
-        raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?") from None
+        raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?", errno.EIO) from None
 
 
 async def _serve(
-    mountpoint: Path, assembly: Assembly, pulse: Pulse, control: int | None, ready: Callable[[], None]
+    mountpoint: Path, assembly: Assembly, pulse: Pulse, logs: Logs, control: int | None, ready: Callable[[], None]
 ) -> None:
     assembly.start()
     silent: list[str] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_signals, assembly, nursery.cancel_scope)
+        nursery.start_soon(_heed_signals, assembly, logs, nursery.cancel_scope)
         if control is not None:
-            nursery.start_soon(heed_calls, control, partial(_reload, assembly))
+            nursery.start_soon(heed_calls, control, partial(_reload, assembly, logs))
         nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready, silent, nursery.cancel_scope)
         try:
             await pyfuse3.main(max_tasks=_MAX_TASKS)
@@ -220,7 +194,7 @@ async def _serve(
             nursery.cancel_scope.cancel()
     tell("STOPPING")
     if silent:
-        raise MountError(f"{mountpoint}: the mount does not answer: {silent[0]}")
+        raise MountError(f"{mountpoint}: the mount does not answer: {silent[0]}", errno.EIO)
 
 
 async def _show_life(
@@ -233,9 +207,9 @@ async def _show_life(
 ) -> None:
     """Say that the mount answers, once it does; then, if somebody watches, each time that it does.
 
-    If it does not at first, the reason goes to `silent`, and the serving ends.
+    If it does not at first, or if its path leads elsewhere later, the reason goes to `silent`, and the serving ends.
     """
-    wrong = await _asked(pulse, compute=False)
+    wrong, _ = await _asked(pulse, compute=False)
     if wrong:
         # not raised in here, where it would come out in a group with a trace
         silent.append(wrong)
@@ -250,24 +224,32 @@ async def _show_life(
         pulse.close()
         return
     while True:
-        wrong = await _asked(pulse, compute=True)
+        wrong, lost = await _asked(pulse, compute=True)
         if wrong:
             log.error("%s: the mount does not answer as it should: %s", mountpoint, wrong)
-        else:
+        if lost:
+            # no client can find it any more, and the manager makes a new one
+            silent.append(wrong)
+            scope.cancel()
+            return
+        if not wrong:
             tell("WATCHDOG")
             tell("STATUS", status(assembly))
         await trio.sleep(limit / _BEATS)
 
 
-async def _asked(pulse: Pulse, compute: bool) -> str:
+async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
+    """What is wrong, if anything is, and whether the mount is lost to its path."""
     try:
         pulse.ask(compute)
         while True:
             await trio.lowlevel.wait_readable(pulse.socket)
             with contextlib.suppress(BlockingIOError):
-                return pulse.answer()
+                return pulse.answer(), False
+    except LostMount as lost:
+        return lost.message, True
     except OSError as error:
-        return f"the asking process: {error.strerror}"
+        return f"the asking process: {error.strerror}", False
 
 
 def status(assembly: Assembly) -> str:
@@ -276,18 +258,19 @@ def status(assembly: Assembly) -> str:
     return f"engines {engines}; {len(assembly.table)} contexts open"
 
 
-async def _heed_signals(assembly: Assembly, scope: trio.CancelScope) -> None:
+async def _heed_signals(assembly: Assembly, logs: Logs, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number != signal.SIGHUP:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 scope.cancel()
                 return
-            _reload(assembly)
+            _reload(assembly, logs)
 
 
-def _reload(assembly: Assembly, handed: dict[str, Handed] | None = None) -> tuple[bool, str]:
-    """Reload; whether that was done, and a line about it."""
+def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = None) -> tuple[bool, str]:
+    """Reload, and go on in the log file that has the name now; whether the reload was done, and a line about it."""
+    logs.reopen()
     tell("RELOADING")
     done = True
     try:

@@ -1,26 +1,121 @@
 """Where log lines go, so that no log can stop the daemon: a bounded queue, and a thread that writes.
 
 A full disk, a pipe that nobody reads and a journal that hangs cost log lines, which are counted, and nothing else.
-Under systemd lines carry their priority, and audit events go to the journal with their values as fields.
+Under systemd lines carry their priority, and audit events go to the journal with their values as fields. A daemon that
+has no standard error writes to a file or to syslog.
 """
 
+import contextlib
+import errno
 import logging
 import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
-from logging.handlers import QueueHandler
+from logging.handlers import QueueHandler, SysLogHandler
+from pathlib import Path
+from typing import Protocol
 
 LINES_MAX = 10_000
 """Log lines that wait to be written; more are dropped and counted."""
+LOG_MODE = 0o640
+"""The mode of a log file that is made. One that is there keeps its own."""
 _STOP_BOUND = 1.0
 _IDENTIFIER = "cryptofs"
+_SYSLOG = "/dev/log"
 
 # syslog's numbers
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_WORDS = {7: "debug", 6: "info", 4: "warning", 3: "error", 2: "critical"}
 
 Send = Callable[..., object]
+_WAKE = logging.makeLogRecord({})
+
+
+class Sink(Protocol):
+    """Where lines are written to, by the thread that writes and no other."""
+
+    def write(self, priority: int, lines: list[str]) -> None:
+        """Write the lines of one message; priority: syslog's number. Errors: OSError, and the lines are lost."""
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now. Errors: OSError, and the old file is written on."""
+
+
+class Standard:
+    """Standard error, with the priorities that the journal reads where it is the journal's."""
+
+    def __init__(self) -> None:
+        self._journal = to_journal()
+
+    def write(self, priority: int, lines: list[str]) -> None:
+        """Write the lines of one message."""
+        before = f"<{priority}>" if self._journal else f"{_IDENTIFIER}: "
+        _write_all(2, "".join(f"{before}{line}\n" for line in lines))
+
+    def reopen(self) -> None:
+        """Nothing: whoever started this process owns the file."""
+
+
+class LogFile:
+    """A file that lines are appended to, each with its time, its process and its weight."""
+
+    def __init__(self, path: Path, owner: tuple[int, int] | None) -> None:
+        """owner: uid and gid that a new file gets, where root makes it for another. Errors: OSError."""
+        self._path = path
+        self._file = self._opened(owner)
+
+    def _opened(self, owner: tuple[int, int] | None) -> int:
+        # not blocking: a pipe that nobody reads must not stop the start
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        try:
+            descriptor = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0)
+        except FileExistsError:
+            return os.open(self._path, flags)
+        # by the descriptor: whatever the umask takes away
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, LOG_MODE)
+        return descriptor
+
+    def write(self, priority: int, lines: list[str]) -> None:
+        """Write the lines of one message."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        before = f"{at} {_IDENTIFIER}[{os.getpid()}] {_WORDS.get(priority, 'info')}: "
+        _write_all(self._file, "".join(f"{before}{line}\n" for line in lines))
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now. Errors: OSError, and the old file is written on."""
+        descriptor = self._opened(None)
+        os.dup2(descriptor, self._file, inheritable=False)
+        os.close(descriptor)
+
+
+class Syslog(SysLogHandler):
+    """syslog's socket, facility daemon. Where nobody listens lines are lost; each new line tries again."""
+
+    append_nul = False
+
+    def __init__(self) -> None:
+        super().__init__(_SYSLOG, SysLogHandler.LOG_DAEMON)
+        self.ident = f"{_IDENTIFIER}[{os.getpid()}]: "
+
+    def write(self, priority: int, lines: list[str]) -> None:
+        """Write the lines of one message."""
+        for line in lines:
+            # names that are not UTF-8 are escaped; the handler would refuse the line
+            text = line.encode("utf-8", "backslashreplace").decode()
+            self.emit(logging.makeLogRecord({"msg": text, "levelname": _WORDS.get(priority, "info").upper()}))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Have the line counted as lost."""
+        error = sys.exc_info()[1]
+        raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+
+    def reopen(self) -> None:
+        """Nothing: the socket has no file of its own."""
 
 
 class _Queued(QueueHandler):
@@ -40,12 +135,13 @@ class _Queued(QueueHandler):
 class Logs:
     """The daemon's logging, from `start` to `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(LINES_MAX)
         self._handler = _Queued(self._lines)
         self._reported = 0
-        self._journal = _journal()
-        self._prefixed = "JOURNAL_STREAM" in os.environ
+        self._sink = sink
+        self._journal = _journal() if isinstance(sink, Standard) else None
+        self._to_reopen = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cryptofs-logs", daemon=True)
 
     @property
@@ -63,6 +159,13 @@ class Logs:
         logging.getLogger("cryptofs.audit").setLevel(logging.INFO if with_audit else logging.CRITICAL)
         self._thread.start()
 
+    def reopen(self) -> None:
+        """Have the file opened again, by the thread that writes: opening may wait."""
+        self._to_reopen.set()
+        # where the queue is full, the next line will do
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(_WAKE)
+
     def stop(self) -> None:
         """Write what waits, for a second at most."""
         logging.getLogger().removeHandler(self._handler)
@@ -74,11 +177,15 @@ class Logs:
 
     def _run(self) -> None:
         while (record := self._lines.get()) is not None:
+            if self._to_reopen.is_set():
+                self._to_reopen.clear()
+                self._reopen()
             dropped = self.dropped - self._reported
             if dropped:
                 self._reported += dropped
                 self._write(4, f"{dropped} log lines were dropped: they came faster than they could be written")
-            self._emit(record)
+            if record is not _WAKE:
+                self._emit(record)
 
     def _emit(self, record: logging.LogRecord) -> None:
         priority = _PRIORITIES.get(record.levelno, 6)
@@ -93,22 +200,41 @@ class Logs:
                 self._journal = None
         self._write(priority, record.getMessage())
 
-    def _write(self, priority: int, message: str) -> None:
-        lines = message.splitlines() or [""]
-        if self._prefixed:
-            text = "".join(f"<{priority}>{line}\n" for line in lines)
-        else:
-            text = "".join(f"cryptofs: {line}\n" for line in lines)
+    def _reopen(self) -> None:
         try:
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode("utf-8", "backslashreplace"))
+            self._sink.reopen()
+        except OSError as error:
+            self._write(3, f"{error.filename}: the log file is not opened again: {error.strerror}")
+
+    def _write(self, priority: int, message: str) -> None:
+        try:
+            self._sink.write(priority, message.splitlines() or [""])
         except OSError:
             self._handler.dropped += 1
             self._reported += 1
 
 
+def _write_all(descriptor: int, text: str) -> None:
+    os.write(descriptor, text.encode("utf-8", "backslashreplace"))
+
+
+def to_journal() -> bool:
+    """Whether standard error is the journal's: a program may have inherited the variable alone."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    with contextlib.suppress(OSError):
+        status = os.fstat(2)
+        return (str(status.st_dev), str(status.st_ino)) == (device, inode)
+    return False
+
+
+def discards_messages() -> bool:
+    """Whether standard error leads nowhere: it is /dev/null, which also stands where it was closed."""
+    return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
+
+
 def _journal() -> Send | None:
     """What sends fields to the journal, if it is there and the optional package is."""
-    if "JOURNAL_STREAM" not in os.environ:
+    if not to_journal():
         return None
     try:
         from cysystemd.journal import send

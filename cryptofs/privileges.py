@@ -5,6 +5,7 @@ process that has no capability and can get none.
 """
 
 import ctypes
+import errno
 import os
 import pwd
 import stat
@@ -12,14 +13,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import CryptofsError, NotPermitted
+from .errors import SystemFault, printable
 from .mountinfo import FILE_SYSTEM, mounts_on
 
 SERVICE_USER = "cryptofs"
 """Whom the daemon becomes when root names nobody."""
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
-MOUNT_FLAGS = {"ro": _MS_RDONLY, "nosuid": _MS_NOSUID, "nodev": _MS_NODEV, "noexec": _MS_NOEXEC}
+_MS_NOSYMFOLLOW, _MS_NOATIME, _MS_NODIRATIME = 256, 1024, 2048
+MOUNT_FLAGS = {
+    "ro": _MS_RDONLY,
+    "nosuid": _MS_NOSUID,
+    "nodev": _MS_NODEV,
+    "noexec": _MS_NOEXEC,
+    "nosymfollow": _MS_NOSYMFOLLOW,
+    "noatime": _MS_NOATIME,
+    "nodiratime": _MS_NODIRATIME,
+}
 """Mount options that are flags of mount(2)."""
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 3, 4, 24, 38
@@ -31,10 +41,8 @@ _MOUNTS_MAX = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class PrivilegeError(CryptofsError):
+class PrivilegeError(SystemFault):
     """A privileged step could not be done, or a privilege not be given up."""
-
-    errno = NotPermitted.errno
 
 
 # no dataclass: loading those takes a fifth of a privileged step's time
@@ -51,9 +59,9 @@ def find_account(name: str) -> Account:
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):
-        raise PrivilegeError(f"user {name!r}: no such user") from None
+        raise PrivilegeError(f"user {name!r}: no such user", errno.ENOENT) from None
     if entry.pw_uid == 0:
-        raise PrivilegeError(f"user {name!r} is root; `--allow-root` serves as root")
+        raise PrivilegeError(f"user {name!r} is root; `--allow-root` serves as root", errno.EINVAL)
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 
@@ -73,10 +81,10 @@ def join_first_namespace() -> None:
             return
         descriptor = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise PrivilegeError(f"{error.filename}: {error.strerror}") from None
+        raise PrivilegeError.of(error, error.filename) from None
     try:
         if _libc.setns(descriptor, _CLONE_NEWNS):
-            raise PrivilegeError(f"setns: {os.strerror(ctypes.get_errno())}")
+            raise _last("setns")
     finally:
         os.close(descriptor)
 
@@ -86,16 +94,17 @@ def mounts_at(path: Path) -> int:
     return sum(mount.is_cryptofs for mount in mounts_on(path))
 
 
-def mount_fuse(path: Path, owner: Account, options: Iterable[str] = ()) -> int:
+def mount_fuse(path: Path, owner: Account, options: Iterable[str] = (), source: str = "cryptofs") -> int:
     """Mount at an existing directory for `owner` and return the descriptor that serves it (close on exec).
 
     The mount is open to every user, and the kernel checks owner and mode of each file. Needs CAP_SYS_ADMIN.
-    options: any of MOUNT_FLAGS; nosuid and nodev hold always. Errors: PrivilegeError.
+    options: any of MOUNT_FLAGS; nosuid and nodev hold always. source: what the list of mounts shows as the device.
+    Errors: PrivilegeError.
     """
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise PrivilegeError(f"/dev/fuse: {error.strerror}") from None
+        raise PrivilegeError.of(error, "/dev/fuse") from None
     flags = _MS_NOSUID | _MS_NODEV
     for option in options:
         flags |= MOUNT_FLAGS[option]
@@ -103,10 +112,10 @@ def mount_fuse(path: Path, owner: Account, options: Iterable[str] = ()) -> int:
         f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id={owner.uid},group_id={owner.gid},"
         "allow_other,default_permissions"
     )
-    if _libc.mount(b"cryptofs", os.fsencode(path), FILE_SYSTEM.encode(), flags, data.encode()):
-        error_number = ctypes.get_errno()
+    if _libc.mount(os.fsencode(source), os.fsencode(path), FILE_SYSTEM.encode(), flags, data.encode()):
+        refused = _last(f"{printable(path)}: mount")
         os.close(descriptor)
-        raise PrivilegeError(f"{path}: mount: {os.strerror(error_number)}")
+        raise refused
     return descriptor
 
 
@@ -119,11 +128,21 @@ def take_away(path: Path) -> bool:
     for _ in range(min(count, _MOUNTS_MAX)):
         over = mounts_on(path)
         if over and not over[-1].is_cryptofs:
-            raise PrivilegeError(f"{path}: {over[-1].kind} is mounted over cryptofs: unmount that first")
+            raise PrivilegeError(
+                f"{printable(path)}: {over[-1].kind} is mounted over cryptofs: unmount that first", errno.EBUSY
+            )
         # by force: that ends the connection even while somebody else has its descriptor
         if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
-            raise PrivilegeError(f"{path}: umount: {os.strerror(ctypes.get_errno())}")
+            raise _last(f"{printable(path)}: umount")
     return count > 0
+
+
+def umount(path: Path, lazy: bool) -> tuple[int, str]:
+    """Unmount what is uppermost on this path, as root; gives an errno, 0 if it was done, and the reason in words."""
+    if _libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)):
+        number = ctypes.get_errno()
+        return number, os.strerror(number)
+    return 0, ""
 
 
 def protect_mountpoint(path: Path) -> None:
@@ -136,12 +155,12 @@ def protect_mountpoint(path: Path) -> None:
         # not through a link: this is done as root
         descriptor = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise PrivilegeError(f"{path}: {error.strerror}") from None
+        raise PrivilegeError.of(error, path) from None
     try:
         os.fchown(descriptor, 0, 0)
         os.fchmod(descriptor, 0)
     except OSError as error:
-        raise PrivilegeError(f"{path}: {error.strerror}") from None
+        raise PrivilegeError.of(error, path) from None
     finally:
         os.close(descriptor)
 
@@ -168,10 +187,10 @@ def drop_privileges(account: Account) -> None:
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
     except OSError as error:
-        raise PrivilegeError(f"cannot become {account.name}: {error.strerror}") from None
+        raise PrivilegeError.of(error, f"cannot become {account.name}") from None
     nothing = (ctypes.c_uint32 * 6)()
     if _libc.capset(ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), ctypes.byref(nothing)):
-        raise PrivilegeError(f"capset: {os.strerror(ctypes.get_errno())}")
+        raise _last("capset")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     # a change of ids sets it anew, to what fs.suid_dumpable says
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -179,7 +198,7 @@ def drop_privileges(account: Account) -> None:
     if _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0):
         kept.append("dumpable")
     if kept:
-        raise PrivilegeError(f"privileges are left: {', '.join(kept)}")
+        raise PrivilegeError(f"privileges are left: {', '.join(kept)}", errno.EPERM)
 
 
 def privileges_left(status: str, account: Account) -> list[str]:
@@ -202,4 +221,10 @@ def privileges_left(status: str, account: Account) -> list[str]:
 
 def _prctl(option: int, argument: int) -> None:
     if _libc.prctl(option, argument, 0, 0, 0):
-        raise PrivilegeError(f"prctl {option} ({argument}): {os.strerror(ctypes.get_errno())}")
+        raise _last(f"prctl {option} ({argument})")
+
+
+def _last(what: str) -> PrivilegeError:
+    """What the C library's last call failed with."""
+    number = ctypes.get_errno()
+    return PrivilegeError(f"{what}: {os.strerror(number)}", number)

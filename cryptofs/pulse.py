@@ -3,8 +3,8 @@
 A thread that waits for its own process's answer cannot be killed: SIGKILL would leave it, and with it the
 descriptor of /dev/fuse and every client, hanging for good. A child that has no such descriptor gets an error instead.
 
-The second child, the keeper, keeps root where the daemon gives it up, for the one thing that needs it: to take
-the mount away when the daemon has ended, however it ended. It reads nothing but that end.
+The second child, the keeper, takes the mount away when the daemon has ended, however it ended; where the daemon gives
+up root, the keeper keeps it for that. It reads nothing but that end.
 """
 
 import contextlib
@@ -18,14 +18,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import CryptofsError, EngineFault
-from .privileges import protect_mountpoint, take_away
+from .errors import CryptofsError, EngineFault, Gone
+from .mountinfo import mounts, mounts_on
 from .records import RECORD_MAX, Attr, Operation, Record, Value, build, parse_responses
 
-_ASK_VERSION, _ASK_CRYPTO, _ANSWERED = b"v", b"c", b"ok"
+_ASK_VERSION, _ASK_CRYPTO = b"v", b"c"
+_ANSWERED, _LOST, _WRONG = b"o", b"l", b"w"
 _TEXT_MAX = 512
 _PR_SET_NAME = 15
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class LostMount(Gone):
+    """The mount point leads elsewhere: the mount was taken away, or something was mounted over it."""
 
 
 class _Child:
@@ -73,18 +78,16 @@ class Pulse(_Child):
 
         def live(to_parent: socket.socket) -> None:
             become()
-            probe: _Probe | None = None
+            probe = _Probe(mountpoint)
             while asked := to_parent.recv(1):
                 try:
-                    if asked == _ASK_VERSION:
-                        (mountpoint / "version").read_bytes()
-                    else:
-                        probe = probe or _Probe(mountpoint)
-                        probe.ask()
+                    probe.ask(compute=asked == _ASK_CRYPTO)
                     answer = _ANSWERED
+                except LostMount as error:
+                    answer = _LOST + error.message.encode(errors="backslashreplace")
                 except (OSError, CryptofsError) as error:
-                    answer = str(error).encode()[:_TEXT_MAX]
-                to_parent.send(answer)
+                    answer = _WRONG + str(error).encode(errors="backslashreplace")
+                to_parent.send(answer[:_TEXT_MAX])
 
         super().__init__("cryptofs-pulse", live)
         self.socket.setblocking(False)
@@ -94,9 +97,15 @@ class Pulse(_Child):
         self.socket.send(_ASK_CRYPTO if compute else _ASK_VERSION)
 
     def answer(self) -> str:
-        """What came: nothing if the mount answered as it should, else what was wrong. Errors: BlockingIOError."""
+        """What came: nothing if the mount answered as it should, else what was wrong.
+
+        Errors: LostMount; BlockingIOError while nothing has come.
+        """
         told = self.socket.recv(_TEXT_MAX)
-        return "" if told == _ANSWERED else told.decode(errors="replace") or "the asking process has ended"
+        kind, text = told[:1], told[1:].decode(errors="replace")
+        if kind == _LOST:
+            raise LostMount(text)
+        return "" if kind == _ANSWERED else text or "the asking process has ended"
 
 
 @contextlib.contextmanager
@@ -110,25 +119,54 @@ def _refused_is_answered() -> Iterator[None]:
 
 
 class _Probe:
-    """One context that is kept open, and a digest on it each time; where policy forbids that, `version` is read."""
+    """What asks: the path each time, since the mount may be taken away while a file of it is open; and a digest on one
+    context that is kept open, or no more than `version` where policy forbids that."""
 
     def __init__(self, mountpoint: Path) -> None:
-        self._version = mountpoint / "version"
+        self._mountpoint = mountpoint
+        self._device: int | None = None
         self._count = 0
+        self._context: int | None = None
+
+    def ask(self, compute: bool) -> None:
+        """Errors: LostMount; OSError and EngineFault for a mount that does not answer as it should."""
+        self._look()
+        (self._mountpoint / "version").read_bytes()
+        if not compute:
+            return
+        if self._context is None:
+            self._open()
+        if self._context != -1:
+            self._digest()
+
+    def _look(self) -> None:
+        """Is what lies at the path still the mount that was there at first?"""
+        try:
+            device = os.stat(self._mountpoint).st_dev
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LostMount(f"the mount point is gone: {error.strerror}") from None
+        if self._device is None and any(mount.is_cryptofs and mount.device == device for mount in mounts()):
+            self._device = device
+        if device != self._device:
+            over = [mount.kind for mount in mounts_on(self._mountpoint)]
+            raise LostMount(
+                f"{over[-1]} is mounted over the mount" if over else "the mount was taken away from its path"
+            )
+
+    def _open(self) -> None:
         self._context = -1
         with _refused_is_answered():
-            self._context = os.open(mountpoint / "crypto", os.O_RDWR | os.O_CLOEXEC)
+            self._context = os.open(self._mountpoint / "crypto", os.O_RDWR | os.O_CLOEXEC)
             attributes: dict[int, Value] = {Attr.TYPE: "hash", Attr.NAME: "sha256"}
             os.write(self._context, build(Record(Operation.CONFIGURE, attributes=attributes)))
             self._responses()
 
     def _responses(self) -> list[Record]:
+        assert self._context is not None
         return parse_responses(os.read(self._context, RECORD_MAX))
 
-    def ask(self) -> None:
-        if self._context < 0:
-            self._version.read_bytes()
-            return
+    def _digest(self) -> None:
+        assert self._context is not None
         self._count += 1
         data = self._count.to_bytes(8)
         with _refused_is_answered():
@@ -143,13 +181,14 @@ class _Probe:
 
 
 class Keeper(_Child):
-    """Root's process beside a daemon that is not root: unmounts when the daemon has ended, and guards the directory."""
+    """A process beside the daemon that clears away when the daemon has ended, with the rights that it was made with."""
 
-    def __init__(self, mountpoint: Path) -> None:
+    def __init__(self, clear_away: Callable[[], None]) -> None:
+        """clear_away: what to do then."""
+
         def live(to_parent: socket.socket) -> None:
             # nothing is ever sent: this returns when the daemon's end is closed
             to_parent.recv(1)
-            take_away(mountpoint)
-            protect_mountpoint(mountpoint)
+            clear_away()
 
         super().__init__("cryptofs-keeper", live)

@@ -183,8 +183,8 @@ def test_numbers_are_told_though_nothing_follows(trail: pytest.LogCaptureFixture
 # A process of its own: logging is the whole process's
 LOGS = """
 import logging, os, sys, time
-from cryptofs.logs import Logs
-logs = Logs()
+from cryptofs.logs import Logs, Standard
+logs = Logs(Standard())
 logs.start(logging.INFO, True)
 log = logging.getLogger("cryptofs")
 began = time.monotonic()
@@ -243,8 +243,9 @@ def test_lines_arrive_in_order() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
+    status = os.fstat(writer)
     try:
-        _, _, dropped = run_logs(writer, 500, JOURNAL_STREAM="1:2")
+        _, _, dropped = run_logs(writer, 500, JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino}")
     finally:
         os.close(writer)
         thread.join()

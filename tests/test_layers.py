@@ -25,7 +25,7 @@ BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
 BELOW_CLI = (
     BELOW_NODES
     | {"assembly", "logs", "config", "nodes", "operations", "daemon", "declared", "keyfiles"}
-    | {"client", "benchmark", "privileges", "service", "mountinfo"}
+    | {"client", "benchmark", "privileges", "service", "mountinfo", "mounting", "detaching"}
 )
 
 # what each unit may import of the package, beside itself and the version
@@ -56,13 +56,16 @@ ALLOWED: dict[str, set[str]] = {
     "keys": ENGINE_PARTS | {"engines", "engines.pkcs11", "keyfiles"},
     "mountinfo": set(),
     "privileges": {"errors", "mountinfo"},
+    "detaching": set(),
+    "mounting": {"errors", "mountinfo", "privileges"},
     "service": {"errors"},
-    "pulse": LOW | {"privileges"},
+    "pulse": LOW | {"mountinfo"},
     "declared": BELOW_NODES | {"config", "keys", "service"},
     "assembly": BELOW_NODES | {"nodes", "config", "keys", "declared", "service"},
     "reloading": {"service"},
     "daemon": BELOW_NODES
-    | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse", "reloading"},
+    | {"nodes", "operations", "hardening", "logs", "assembly", "privileges", "service", "pulse", "reloading"}
+    | {"mountinfo", "mounting"},
     "client": LOW | {"mountinfo"},
     "benchmark": LOW,
     "benchmark.empty": set(),

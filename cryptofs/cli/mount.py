@@ -1,17 +1,21 @@
 """`cryptofs mount` and `cryptofs umount`."""
 
+import errno
 import logging
 import os
-import sys
+import signal
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ..daemon import MountError, Settings, check_options, is_stale, prepare_mountpoint, serve, unmount
+from ..daemon import Settings, serve
+from ..detaching import detach
 from ..engines import ENGINES, check_engines
+from ..logs import discards_messages
+from ..mounting import MountError, check_options, prepare_mountpoint, unmount
 from ..privileges import SERVICE_USER, Account, PrivilegeError, find_account
 
-_READY = b"ready"
 DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 
 
@@ -31,7 +35,13 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 @click.option("--user", metavar="NAME", help="As root: who serves, without any privilege; `cryptofs` if it exists.")
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
 @click.option("--service", is_flag=True, help="Serve the mount that `cryptofs hand-over` has made (systemd).")
-@click.option("--daemon", "detach", is_flag=True, help="Detach once the mount answers.")
+@click.option("--daemon", "detached", is_flag=True, help="Detach once the mount answers, and log to syslog.")
+@click.option(
+    "--log-file",
+    metavar="FILE",
+    type=Path,
+    help="Log to FILE instead: appended to, made with mode 0640, opened again at SIGHUP.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log what the daemon does, too.")
 def mount(
     mountpoint: Path,
@@ -41,33 +51,49 @@ def mount(
     user: str | None,
     allow_root: bool,
     service: bool,
-    detach: bool,
+    detached: bool,
+    log_file: Path | None,
     verbose: bool,
 ) -> None:
     """Mount cryptofs at MOUNTPOINT and serve it, in the foreground unless --daemon is given.
 
     SIGTERM and SIGINT unmount it. A stale mount that a killed daemon left there is cleared first.
     """
+    # inherited as ignored, it would leave nobody to wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
     names = () if engines is None else check_engines([name.strip() for name in engines.split(",") if name.strip()])
     checked = check_options([part for option in options for part in option.split(",") if part])
     if service:
-        if options or user or detach:
-            raise MountError("--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount")
+        if options or user or detached:
+            raise MountError(
+                "--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount", errno.EINVAL
+            )
         # not resolved: nobody serves the mount yet, and looking at it would wait for an answer
         mountpoint = mountpoint.absolute()
     else:
-        prepare_mountpoint(mountpoint)
-        mountpoint = mountpoint.resolve()
+        mountpoint = prepare_mountpoint(mountpoint)
     account = who_serves(user, allow_root)
-    if account and "allow_root" in checked:
-        raise MountError("mount option 'allow_root': not with a user that is not root, where allow_other always holds")
+    if account and "allow_root" in checked.own:
+        raise MountError(
+            "mount option 'allow_root': not with a user that is not root, where allow_other always holds", errno.EINVAL
+        )
     usual = config is None and (service or os.geteuid() == 0)
     if usual:
         config = DEFAULT_CONFIG
-    settings = Settings(mountpoint, names, checked, config and config.resolve(), account, service, usual)
-    if detach:
-        _detach(settings)
+    settings = Settings(
+        mountpoint,
+        names,
+        checked,
+        config and config.resolve(),
+        account,
+        service,
+        usual,
+        log_file and log_file.absolute(),
+        detached or discards_messages(),
+    )
+    if detached:
+        detach(partial(serve, settings))
     else:
         serve(settings, lambda: None)
 
@@ -76,11 +102,11 @@ def who_serves(user: str | None, allow_root: bool) -> Account | None:
     """Whom the daemon becomes; None: who it is now. Errors: PrivilegeError."""
     if os.geteuid() != 0:
         if user is not None:
-            raise PrivilegeError(f"--user {user}: only root can serve as somebody else")
+            raise PrivilegeError(f"--user {user}: only root can serve as somebody else", errno.EPERM)
         return None
     if allow_root:
         if user is not None:
-            raise PrivilegeError(f"--user {user} and --allow-root: one or the other")
+            raise PrivilegeError(f"--user {user} and --allow-root: one or the other", errno.EINVAL)
         return None
     if user is not None:
         return find_account(user)
@@ -89,35 +115,17 @@ def who_serves(user: str | None, allow_root: bool) -> Account | None:
     except PrivilegeError:
         raise PrivilegeError(
             f"this would serve as root: name an unprivileged user with `--user NAME` (there is no user "
-            f"{SERVICE_USER!r}), or insist with `--allow-root`"
+            f"{SERVICE_USER!r}), or insist with `--allow-root`",
+            errno.EPERM,
         ) from None
 
 
-def _detach(settings: Settings) -> None:
-    """Fork, and let the parent end when the mount answers, with 1 if it never does."""
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            sys.exit(0 if pipe.read() == _READY else 1)
-    os.close(reader)
-    os.setsid()
-    os.chdir("/")
-
-    def ready() -> None:
-        os.write(writer, _READY)
-        os.close(writer)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nothing, standard)
-        os.close(nothing)
-
-    serve(settings, ready)
-
-
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 @click.option("-l", "--lazy", is_flag=True, help="Detach it now, even while files are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount the cryptofs at MOUNTPOINT; its daemon ends."""
-    unmount(mountpoint, lazy or is_stale(mountpoint))
+    """Unmount the cryptofs at MOUNTPOINT; its daemon ends. Other file systems stay as they are.
+
+    A mount whose daemon has gone is taken away even while files are open in it.
+    """
+    unmount(mountpoint, lazy)
