@@ -6,6 +6,8 @@
 #   need_packages PKG…   Debian packages
 #   need_venv            the project and its locked requirements in $VENV
 #   need_fuse            a usable /dev/fuse
+#   private_apt DIR      a configuration of apt in DIR/apt.conf that changes nothing of the machine's
+#   debian_mirror DIR    the Debian mirror of this machine; DIR is of private_apt
 
 set -euo pipefail
 
@@ -116,4 +118,37 @@ need_fuse() {
   [[ -c /dev/fuse ]] || die "/dev/fuse is missing: load the kernel module fuse (a container needs --device /dev/fuse)"
   # Opening is the test: a container may show the device and still refuse it.
   { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: run as a user who may (a container needs --device /dev/fuse)"
+}
+
+# Everything of apt that changes is private; mirrors, proxies and certificates
+# stay the machine's own, so that no host needs to be named here.
+private_apt() {
+  mkdir -p "$1"/apt/{lists,archives}/partial
+  cat >"$1/apt.conf" <<-CONF
+	Dir::State "$1/apt";
+	Dir::State::status "/var/lib/dpkg/status";
+	Dir::Cache "$1/apt";
+	Acquire::Languages "none";
+	APT::Update::Error-Mode "any";
+	APT::Sandbox::User "$(id -un)";
+	#clear APT::Update::Post-Invoke;
+	#clear APT::Update::Post-Invoke-Success;
+	CONF
+}
+
+_debian_source() {
+  # shellcheck disable=SC2016  # apt's variables
+  apt-get "$@" indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+    awk '$1 == "Debian" && $2 == "Debian" && !n++ { print $3 }'
+}
+
+debian_mirror() {
+  local mirror
+  mirror=$(_debian_source)
+  if [[ -z $mirror ]]; then
+    # The origin of a source is known only once its lists are there.
+    quietly apt-get -c "$1/apt.conf" update || return
+    mirror=$(_debian_source -c "$1/apt.conf")
+  fi
+  [[ -n $mirror ]] && printf '%s\n' "$mirror"
 }
