@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from other_user import become
+
 from cryptofs.cli import commands, hash, main, show  # noqa: F401  what the children need is loaded once
 
 
@@ -51,9 +53,7 @@ def _become(
             os.dup2(descriptor, number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         if user is not None:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
+            become(user)
         sys.argv = ["cryptofs", *map(os.fsdecode, arguments)]
         try:
             main()

@@ -15,6 +15,7 @@ from random import Random
 import pytest
 from conftest import Daemon
 from faults import ABC, ROOT, TESTS
+from other_user import become
 from stress import declared, server
 from stress.oracle import Errnos, walk
 from test_mount import wait_until
@@ -22,9 +23,6 @@ from test_nonblocking import Raw, digest, hasher
 
 from cryptofs.client import Context, RequestError
 from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, parse_responses
-
-NOBODY = 65534
-
 
 # Clients that go away
 
@@ -160,8 +158,7 @@ def test_a_descriptor_passed_to_another_process(daemon: Daemon) -> None:
             status = 1
             with contextlib.suppress(BaseException):
                 if ROOT:
-                    os.setgid(NOBODY)
-                    os.setuid(NOBODY)
+                    become()
                 data, ancillary, _, _ = theirs.recvmsg(1, socket.CMSG_SPACE(4))
                 fd = array.array("i", ancillary[0][2])[0]
                 theirs.recv(1)

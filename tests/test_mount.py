@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import AF_ALG, Daemon
+from other_user import NOBODY, become
 from vectors import FAMILIES, load
 from vectors.counts import record as record_counts
 
@@ -24,8 +25,6 @@ from cryptofs.client import Context, RequestError
 from cryptofs.records import Attr, Operation, Record, build, parse_responses
 
 pytestmark = pytest.mark.mount
-
-NOBODY = 65534
 
 
 def shell(script: str, mount: Path, *arguments: str, timeout: float = 60) -> str:
@@ -214,9 +213,7 @@ def test_another_user(mount: Path) -> None:
         if child == 0:
             code = 1
             with contextlib.suppress(BaseException):
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
+                become()
                 assert os.listdir(mount / "contexts") == []
                 with pytest.raises(OSError) as caught:
                     os.open(inside, os.O_RDWR)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from other_user import AS_NOBODY, readable
 
 from cryptofs.client import Context
 
@@ -29,7 +30,6 @@ MOUNT = Path("/run/cryptofs")
 UNIT = "cryptofs.service"
 BUSY = bool(os.environ.get("CRYPTOFS_BUSY"))
 KILLS = int(os.environ.get("CRYPTOFS_KILLS", "20"))
-AS_NOBODY = ("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--")
 CANARY = bytes.fromhex("c0ffee5ec2e7ca9a12ab00d1e5c0ded0")
 
 
@@ -227,7 +227,8 @@ class Client:
     """tests/load_client.py as nobody, and what it says."""
 
     def __init__(self, size: int) -> None:
-        script = Path(__file__).with_name("load_client.py")
+        self._files = contextlib.ExitStack()
+        script = self._files.enter_context(readable("load_client.py")) / "load_client.py"
         # an interpreter that nobody may run
         command = [*AS_NOBODY, "/opt/cryptofs/bin/python", "-I", str(script), str(MOUNT), str(size)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -256,6 +257,7 @@ class Client:
         self._reader.join(20)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self._files.close()
 
 
 def kill_again_and_again() -> tuple[list[float], list[float]]:

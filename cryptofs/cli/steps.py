@@ -120,9 +120,13 @@ def key_files(config: Path) -> dict[str, Path]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        print(f"cryptofs: {config}: no key file is opened: {error}", file=sys.stderr)
-        return {}
+    except OSError as error:
+        why = error.strerror
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        # in words of our own: those of the interpreter change from version to version
+        why = "it is no configuration; the service says where and why"
+    print(f"cryptofs: {printable(config)}: no key file is opened: {why}", file=sys.stderr)
+    return {}
 
 
 def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:

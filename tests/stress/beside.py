@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from conftest import Daemon
+from other_user import become
 
 from cryptofs.client import Context
 from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build
@@ -110,15 +111,9 @@ class Worker:
             raise RuntimeError(f"{self.process.name} died") from None
 
 
-def _become(uid: int | None) -> None:
-    if uid is not None:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-
-
 def _serve(connection: Connection, work: Callable[[int], Any], uid: int | None) -> None:
-    _become(uid)
+    if uid is not None:
+        become(uid)
     while (size := connection.recv()) is not None:
         connection.send(work(size))
 
