@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
@@ -78,14 +78,15 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=180)
 
 
-def write_json(path: Path, machine: Mapping[str, object], rows: Sequence[Row], results: Sequence[Result]) -> None:
+def write_json(file: IO[bytes], machine: Mapping[str, object], rows: Sequence[Row], results: Sequence[Result]) -> None:
     """Everything, for programs; times in seconds, sizes in bytes."""
     goals = [{**asdict(result), "holds": result.holds, "verdict": result.verdict} for result in results]
     measurements = [{**asdict(row), "throughput": row.throughput} for row in rows]
-    path.write_text(json.dumps({"machine": machine, "goals": goals, "rows": measurements}, indent=1) + "\n")
+    text = json.dumps({"machine": machine, "goals": goals, "rows": measurements}, indent=1) + "\n"
+    file.write(text.encode())
 
 
-def write_svg(path: Path, rows: Sequence[Row]) -> None:
+def write_svg(file: IO[bytes], rows: Sequence[Row]) -> None:
     """Latency and throughput against record size, every engine beside the floors."""
     import matplotlib as mpl
 
@@ -106,5 +107,5 @@ def write_svg(path: Path, rows: Sequence[Row]) -> None:
     left.legend(fontsize=7)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -3,10 +3,8 @@
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..benchmark import calls, machine, report
@@ -16,6 +14,9 @@ from ..benchmark.passes import Measured, Stage, in_passes
 from ..benchmark.placement import Placement, placements
 from ..benchmark.results import Result
 from ..benchmark.table import Measurements, Row
+from .output import open_output
+from .streams import Stream
+from .terminal import error_console, shows_bars
 
 _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Placement.FREE}
 
@@ -48,11 +49,11 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
     type=click.FloatRange(0.001, 600),
     help="How long each figure is measured; a noisy one up to four times as long.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to a file.")
-@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Draw a plot into a file (needs matplotlib).")
+@click.option("--json", "json_file", metavar="FILE", help="Write everything to a file.")
+@click.option("--svg", "svg_file", metavar="FILE", help="Draw a plot into a file (needs matplotlib).")
 def benchmark(
     goals: bool, peers: bool, commit: str | None, busy: bool, places: tuple[str, ...], names: tuple[str, ...],
-    parts: tuple[str, ...], seconds: float, json_file: Path | None, svg_file: Path | None,
+    parts: tuple[str, ...], seconds: float, json_file: str | None, svg_file: str | None,
 ) -> None:  # fmt: skip
     """Measure latency and throughput on mounts of its own, beside floors measured in the same run.
 
@@ -96,9 +97,11 @@ def benchmark(
         report.print_rows(rows)
     report.print_machine(state)
     if json_file is not None:
-        report.write_json(json_file, state, rows, results)
+        with open_output(Stream.named(json_file, 1)) as file:
+            report.write_json(file, state, rows, results)
     if svg_file is not None:
-        report.write_svg(svg_file, rows)
+        with open_output(Stream.named(svg_file, 1)) as file:
+            report.write_svg(file, rows)
     if any(result.holds is False for result in results):
         sys.exit(1)
 
@@ -114,7 +117,7 @@ def _chosen(stages: Sequence[Stage[Measured]], parts: Sequence[str]) -> list[Sta
 def _measured(stages: Sequence[Stage[Measured]]) -> list[Measured]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # no thread that redraws: it would take the processor from what is measured, and clients are forks
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    progress = Progress(*columns, console=error_console(), transient=True, disable=not shows_bars(), auto_refresh=False)
     results: dict[str, list[Measured]] = {}
     with progress:
         task = progress.add_task("", total=0)

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
 from ..client import Context
 from ..records import Operation
-from .files import input_option, mount_option, output_option
+from .files import file_options, mount_option, open_files
 from .pieces import parts
+from .streams import Stream
 
 _name = click.option(
     "-n",
@@ -22,23 +23,23 @@ _name = click.option(
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What both take."""
-    for option in (mount_option, output_option, input_option, _name):
+    for option in (mount_option, file_options, _name):
         function = option(function)
     return function
 
 
-def _run(context: Context, operation: Operation, source: BinaryIO, sink: BinaryIO) -> None:
-    message = context.message(operation)
-    for piece in parts(source):
-        sink.write(message.update(piece))
-    sink.write(message.finish())
-    sink.flush()
+def _run(context: Context, operation: Operation, source: Stream, sink: Stream) -> None:
+    with open_files(source, sink) as (reader, writer):
+        message = context.message(operation)
+        for piece in parts(reader, sink=writer):
+            writer.write(message.update(piece))
+        writer.write(message.finish())
 
 
 @click.command()
 @_options
 @click.option("--level", type=int, help="Level; each format has its own, algorithms/compression/NAME tells them.")
-def compress(name: str, level: int | None, source: BinaryIO, sink: BinaryIO, where: Path | None) -> None:
+def compress(name: str, level: int | None, source: Stream, sink: Stream, where: Path | None) -> None:
     """Compress a file. lz4, lz4hc and lzo make a single block of it, of at most 1,040,384 bytes."""
     with Context("compression", name, level=level, mount=where) as context:
         _run(context, Operation.COMPRESS, source, sink)
@@ -46,7 +47,7 @@ def compress(name: str, level: int | None, source: BinaryIO, sink: BinaryIO, whe
 
 @click.command()
 @_options
-def decompress(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None) -> None:
+def decompress(name: str, source: Stream, sink: Stream, where: Path | None) -> None:
     """Decompress what `compress`, the kernel, or a tool of the format made."""
     with Context("compression", name, mount=where) as context:
         _run(context, Operation.DECOMPRESS, source, sink)

@@ -29,10 +29,9 @@ def encrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
             _check_free_length(context)
             identity = os.urandom(ID_SIZE)
             sink.write(MAGIC + identity)
-            _segments(context, Operation.ENCRYPT, identity, parts(source, SEGMENT), SEGMENT, sink)
+            _segments(context, Operation.ENCRYPT, identity, parts(source, SEGMENT, sink=sink), SEGMENT, sink)
         else:
             _cipher(context, Operation.ENCRYPT, source, sink)
-        sink.flush()
 
 
 def decrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes]) -> None:
@@ -44,10 +43,9 @@ def decrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
             if len(header) < len(MAGIC) + ID_SIZE or not header.startswith(MAGIC):
                 raise BadTag("input: not a file that a device of cryptofs sealed")
             size = _nonce_size(context) + SEGMENT + context.authsize
-            _segments(context, Operation.DECRYPT, header[len(MAGIC) :], parts(source, size), size, sink)
+            _segments(context, Operation.DECRYPT, header[len(MAGIC) :], parts(source, size, sink=sink), size, sink)
         else:
             _cipher(context, Operation.DECRYPT, source, sink)
-        sink.flush()
 
 
 def _check_free_length(context: Context) -> None:
@@ -101,7 +99,7 @@ def _cipher(context: Context, operation: Operation, source: IO[bytes], sink: IO[
     block = context.block_size
     total = 0
     held = b""
-    for piece in parts(source):
+    for piece in parts(source, sink=sink):
         total += len(piece)
         output = held + message.update(piece)
         keep = block if block > 1 and operation is Operation.DECRYPT else 0

@@ -3,30 +3,66 @@
 Keys come from a file or a descriptor, never from an argument. Formats are in docs/command-line.md.
 """
 
-from collections.abc import Callable
+import errno
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import click
 from click.core import ParameterSource
 
-from ..client import Context
-from ..errors import InvalidValue
+from ..algorithms import Type, look_up
+from ..client import Context, RequestError
+from ..errors import InvalidValue, printable
 from ..records import Operation
 from . import device as through
 from . import sealing
-from .keys import key_options, read_key
+from .keys import key_options, key_stream, read_key
+from .output import open_output
 from .pieces import parts, read_full
+from .streams import Stream, check_key_apart, check_output_apart
 
 mount_option = click.option(
     "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; the first found if not given."
 )
-input_option = click.option(
-    "-i", "--in", "source", type=click.File("rb"), default="-", help="Input file; standard input if not given."
-)
-output_option = click.option(
-    "-O", "--out", "sink", type=click.File("wb"), default="-", help="Output file; standard output if not given."
-)
+
+
+def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument FILE and the options -i and -o, of commands that make one file of another.
+
+    The command gets `source` and `sink`: streams that are neither each other nor the key's.
+    """
+
+    @functools.wraps(function)
+    def checked(*, argument: str | None, source: str | None, sink: str, **named: Any) -> Any:
+        if argument is not None and source is not None:
+            raise click.UsageError(f"two inputs, {printable(argument)} and --in {printable(source)}: give one")
+        given = argument if argument is not None else source
+        reads = Stream.named(given if given is not None else "-", 0)
+        writes = Stream.named(sink, 1)
+        key = key_stream(named.get("file"), named.get("descriptor"))
+        check_key_apart(key, [reads])
+        check_output_apart(writes, reads, key)
+        return function(source=reads, sink=writes, **named)
+
+    output = "Output file, replaced when all is well; standard output (-) if not given."
+    for option in (
+        click.option("-o", "-O", "--out", "--output", "sink", metavar="FILE", default="-", help=output),
+        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file, as the argument FILE."),
+        click.argument("argument", metavar="[FILE]", required=False),
+    ):
+        checked = option(checked)
+    return checked
+
+
+@contextmanager
+def open_files(source: Stream, sink: Stream) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Input and output of a command; the output is whole when the block ends without an error. Errors: OSError."""
+    with source.open_input() as reader, open_output(sink) as writer:
+        yield cast(BinaryIO, reader), writer
+
 
 device_option = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
 
@@ -61,8 +97,7 @@ def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
     # the one that checks the key comes last: it sees the values of all others
     for option in (
         mount_option,
-        output_option,
-        input_option,
+        file_options,
         _padding_option,
         _iv_option,
         _cipher_name,
@@ -87,8 +122,8 @@ def encrypt(
     device: str | None,
     iv: str | None,
     padding: str,
-    source: BinaryIO,
-    sink: BinaryIO,
+    source: Stream,
+    sink: Stream,
     where: Path | None,
     **key: Any,
 ) -> None:
@@ -97,22 +132,22 @@ def encrypt(
     """
     if device is not None:
         check_alone("name", "iv", "padding")
-        through.encrypt(device, where, source, sink)
+        with open_files(source, sink) as (reader, writer):
+            through.encrypt(device, where, reader, writer)
         return
-    with Context("skcipher", name, read_key(**key), mount=where) as context:
+    with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
         vector = _parse_iv(iv) if iv is not None else None
         if vector is None and context.iv_size:
             vector = _random(context.iv_size, where)
-            sink.write(vector)
+            writer.write(vector)
         message = context.message(Operation.ENCRYPT, vector)
         pad = context.block_size if padding == "pkcs7" and context.block_size > 1 else 0
         total = 0
-        for piece in parts(source):
+        for piece in parts(reader, sink=writer):
             total += len(piece)
-            sink.write(message.update(piece))
+            writer.write(message.update(piece))
         filler = pad - total % pad if pad else 0
-        sink.write(message.finish(bytes([filler]) * filler))
-        sink.flush()
+        writer.write(message.finish(bytes([filler]) * filler))
 
 
 @click.command()
@@ -122,34 +157,54 @@ def decrypt(
     device: str | None,
     iv: str | None,
     padding: str,
-    source: BinaryIO,
-    sink: BinaryIO,
+    source: Stream,
+    sink: Stream,
     where: Path | None,
     **key: Any,
 ) -> None:
     """Decrypt what `encrypt` or `openssl enc` made, or, with --device, what that device's streams made."""
     if device is not None:
         check_alone("name", "iv", "padding")
-        through.decrypt(device, where, source, sink)
+        with open_files(source, sink) as (reader, writer):
+            through.decrypt(device, where, reader, writer)
         return
-    with Context("skcipher", name, read_key(**key), mount=where) as context:
+    with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
         vector = _parse_iv(iv) if iv is not None else None
         if vector is None and context.iv_size:
-            vector = read_full(source, context.iv_size)
+            vector = read_full(reader, context.iv_size)
             if len(vector) < context.iv_size:
                 raise InvalidValue(f"input of {len(vector)} bytes: it begins with an iv of {context.iv_size}")
         message = context.message(Operation.DECRYPT, vector)
         padded = padding == "pkcs7" and context.block_size > 1
         # the last block is held back: only at the end is it known to be the padding
         held = b""
-        for piece in parts(source):
+        for piece in parts(reader, sink=writer):
             held += message.update(piece)
             keep = context.block_size if padded else 0
-            sink.write(held[: len(held) - keep])
+            writer.write(held[: len(held) - keep])
             held = held[len(held) - keep :]
         held += message.finish()
-        sink.write(through.unpad(held, context.block_size) if padded else held)
-        sink.flush()
+        writer.write(through.unpad(held, context.block_size) if padded else held)
+
+
+_HINTS = {
+    Type.AEAD: f"it is an aead: `cryptofs seal` and `cryptofs open` take {' and '.join(sealing.NAMES)}",
+    Type.HASH: "it is a hash: `cryptofs hash` takes it",
+    Type.COMPRESSION: "it is a compression: `cryptofs compress` and `cryptofs decompress` take it",
+}
+
+
+def _cipher(name: str, key: bytes | None, where: Path | None) -> Context:
+    """The context of a cipher. Errors: RequestError, which names the command where the name is of another type."""
+    try:
+        return Context("skcipher", name, key, mount=where)
+    except RequestError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        hints = [hint for type_, hint in _HINTS.items() if look_up(type_, name) is not None]
+        if not hints:
+            raise
+        raise RequestError(error.errno, f"{error.message}; {hints[0]}") from None
 
 
 def _random(size: int, where: Path | None) -> bytes:
@@ -165,27 +220,27 @@ _aead = click.option(
 @click.command()
 @_aead
 @key_options(required=True)
-@input_option
-@output_option
+@file_options
 @mount_option
-def seal(name: str, source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
+def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
     """Encrypt and authenticate a file of any length; `open` refuses what was changed, cut or reordered."""
     salt = _random(sealing.SALT_SIZE, where)
-    with sealing.open_context(name, read_key(**key), salt, where) as context:
-        for piece in sealing.seal(context, name, salt, parts(source, sealing.SEGMENT)):
-            sink.write(piece)
-        sink.flush()
+    context = sealing.open_context(name, read_key(**key), salt, where)
+    with context, open_files(source, sink) as (reader, writer):
+        for piece in sealing.seal(context, name, salt, parts(reader, sealing.SEGMENT, sink=writer)):
+            writer.write(piece)
 
 
 @click.command("open")
 @key_options(required=True)
-@input_option
-@output_option
+@file_options
 @mount_option
-def open_(source: BinaryIO, sink: BinaryIO, where: Path | None, **key: Any) -> None:
+def open_(source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
     """Decrypt what `seal` made. Nothing of a segment is written before its tag was found right."""
-    name, salt = sealing.parse_header(read_full(source, sealing.HEADER_SIZE))
-    with sealing.open_context(name, read_key(**key), salt, where) as context:
-        for piece in sealing.unseal(context, name, salt, parts(source, sealing.SEGMENT + sealing.TAG_SIZE)):
-            sink.write(piece)
-        sink.flush()
+    secret = read_key(**key)
+    with open_files(source, sink) as (reader, writer):
+        name, salt = sealing.parse_header(read_full(reader, sealing.HEADER_SIZE))
+        pieces = parts(reader, sealing.SEGMENT + sealing.TAG_SIZE, sink=writer)
+        with sealing.open_context(name, secret, salt, where) as context:
+            for piece in sealing.unseal(context, name, salt, pieces):
+                writer.write(piece)

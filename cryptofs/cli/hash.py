@@ -17,9 +17,10 @@ from ..errors import KeyMissing, printable
 from ..records import Operation
 from .checksums import Expected, Listing, Unreadable, quoted
 from .files import check_alone, device_option, mount_option
-from .keys import key_options, read_key
+from .keys import key_options, key_stream, read_key
 from .pieces import parts
 from .standard import complain, describe
+from .streams import Stream, check_key_apart
 
 STANDARD_INPUT = b"-"
 _REPORT = f"{__name__}.report"
@@ -84,6 +85,7 @@ def hash_(
     key = {option: options.pop(option) for option in ("file", "descriptor", "hexadecimal")}
     report = click.get_current_context().meta.get(_REPORT)
     _check_options(check, options | ({report: True} if report else {}))
+    check_key_apart(key_stream(key["file"], key["descriptor"]), (Stream.named(file, 0) for file in files or ("-",)))
     if device is not None:
         check_alone("name", "file", "descriptor", "hexadecimal")
         opened = Context.of_device(device, mount=where)

@@ -1,13 +1,13 @@
 """Keys for the command line: from a file or a descriptor, raw or in hexadecimal."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import InvalidValue
+from .pieces import read_full
+from .streams import DESCRIPTOR_MAX, Stream
 
 KEY_MAX = 8192
 """Largest key, bytes; twice as much where it is written in hexadecimal."""
@@ -21,14 +21,18 @@ def key_options(required: bool) -> Callable[[Callable[..., Any]], Callable[..., 
             function
         )
         function = click.option(
-            "--key-fd", "descriptor", type=int, metavar="N", help="Read the key from descriptor N."
+            "--key-fd",
+            "descriptor",
+            type=click.IntRange(0, DESCRIPTOR_MAX),
+            metavar="N",
+            help="Read the key from descriptor N.",
         )(function)
         return click.option(
             "-k",
             "--key-file",
             "file",
-            type=click.Path(path_type=Path),
-            help=f"Read the key from a file.{' A key is required.' if required else ''}",
+            metavar="FILE",
+            help=f"Read the key from a file, or from standard input (-).{' A key is required.' if required else ''}",
         )(_required(function) if required else function)
 
     return decorate
@@ -38,24 +42,32 @@ def _required(function: Callable[..., Any]) -> Callable[..., Any]:
     import functools
 
     @functools.wraps(function)
-    def checked(*arguments: Any, file: Path | None, descriptor: int | None, **named: Any) -> Any:
+    def checked(*arguments: Any, file: str | None, descriptor: int | None, **named: Any) -> Any:
         device = named.get("device")
-        if (file is not None) + (descriptor is not None) + (device is not None) != 1:
-            or_device = ", or --device" if "device" in named else ""
-            raise click.UsageError(f"give the key by --key-file or by --key-fd{or_device}")
+        given = (file is not None) + (descriptor is not None) + (device is not None)
+        if given != 1:
+            or_device = ", or name a --device that has one" if "device" in named else ""
+            what = "two keys" if given else "no key"
+            raise click.UsageError(f"{what}: give the key as a file (-k FILE), by --key-file or by --key-fd{or_device}")
         return function(*arguments, file=file, descriptor=descriptor, **named)
 
     return checked
 
 
-def read_key(file: Path | None, descriptor: int | None, hexadecimal: bool) -> bytes | None:
+def key_stream(file: str | None, descriptor: int | None) -> Stream | None:
+    """Where the key comes from; None where none was given."""
+    if file is not None:
+        return Stream.named(file, 0)
+    return Stream.inherited(descriptor) if descriptor is not None else None
+
+
+def read_key(file: str | None, descriptor: int | None, hexadecimal: bool) -> bytes | None:
     """The key, or None where none was given. Errors: OSError of the file, InvalidValue for its form."""
-    if file is None and descriptor is None:
+    stream = key_stream(file, descriptor)
+    if stream is None:
         return None
-    source = os.open(file, os.O_RDONLY | os.O_CLOEXEC) if file is not None else descriptor
-    assert source is not None
-    with open(source, "rb", closefd=file is not None) as stream:
-        key = stream.read(2 * KEY_MAX + 2)
+    with stream.open_input() as source:
+        key = read_full(source, 2 * KEY_MAX + 2)
     if hexadecimal:
         try:
             key = bytes.fromhex(key.decode("ascii").strip())

@@ -2,22 +2,25 @@
 
 import errno
 import os
-import sys
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from .terminal import error_console, shows_bars
 
 PART = 512 * 1024
 """Bytes of a file that go into one request."""
 
 
-def parts(source: IO[bytes], size: int = PART) -> Iterator[bytes]:
-    """The pieces of a file, each `size` bytes but the last, with a progress bar where a person waits for it."""
-    with _progress(source) as advance:
+def parts(source: IO[bytes], size: int = PART, *, sink: IO[bytes] | None = None) -> Iterator[bytes]:
+    """The pieces of a file, each `size` bytes but the last, with a progress bar where a person waits for it.
+
+    sink: where the result goes, if anywhere; on a terminal a bar would be in its way.
+    """
+    with _progress(source, shown=shows_bars() and not (sink and sink.isatty())) as advance:
         while piece := read_full(source, size):
             yield piece
             advance(len(piece))
@@ -38,20 +41,19 @@ def read_full(source: IO[bytes], size: int) -> bytes:
 
 
 @contextmanager
-def _progress(source: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal or sys.stdout.isatty():
+def _progress(source: IO[bytes], *, shown: bool) -> Iterator[Callable[[int], None]]:
+    if not shown:
         yield lambda size: None
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=error_console(), transient=True) as progress:
         task = progress.add_task("", total=_size(source))
         yield lambda size: progress.advance(task, size)
 
 
 def _size(source: IO[bytes]) -> int | None:
     try:
-        path = Path(source.name)
-        return path.stat().st_size if path.is_file() else None
-    except (OSError, TypeError, ValueError, AttributeError):
+        status = os.fstat(source.fileno())
+    except (OSError, ValueError):
         return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

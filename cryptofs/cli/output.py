@@ -1,0 +1,213 @@
+"""Output files of every command: whole, or as they were before."""
+
+import errno
+import io
+import os
+import secrets
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import BinaryIO
+
+from ..errors import SystemFault, printable
+from .streams import NamedFile, Stream, opened_elsewhere
+
+# all that end a process from outside and can be caught, as sort(1) has it
+_ENDING = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL,
+)  # fmt: skip
+_STANDARD_OUTPUT = 1
+_ACL = "system.posix_acl_access"
+_NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+
+
+@contextmanager
+def open_output(stream: Stream) -> Iterator[BinaryIO]:
+    """Open a stream for writing, buffered; leaving the block without an error completes it.
+
+    A regular file, or one that does not exist, gets its new content all at once when the block ends. After an error
+    or a signal it is as it was before. Devices, FIFOs and inherited descriptors are written directly.
+    Errors: OSError that names the stream, SystemFault.
+    """
+    if stream.descriptor == _STANDARD_OUTPUT:
+        # what fails there is told in one way, by whatever command
+        with _ending_at_signals(lambda: None):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        return
+    if stream.path is None:
+        with _ending_at_signals(lambda: None):
+            yield from _written(NamedFile(stream.descriptor or 0, "wb", stream.label, closefd=False))
+        return
+    old = _status(stream.path)
+    if (old is not None and not stat.S_ISREG(old.st_mode)) or opened_elsewhere(stream.path):
+        with _ending_at_signals(lambda: None):
+            yield from _written(NamedFile(stream.path, "wb", stream.label))
+        return
+    replacement = _Replacement(stream.path, old)
+    with _ending_at_signals(replacement.remove):
+        try:
+            yield from _written(replacement.open())
+            replacement.commit()
+        finally:
+            replacement.remove()
+
+
+def _written(raw: NamedFile) -> Iterator[BinaryIO]:
+    """Close the file whatever happens, but write what is buffered only if all is well."""
+    try:
+        buffered = io.BufferedWriter(raw)
+        yield buffered
+        buffered.flush()
+        if isinstance(raw, _Synced):
+            raw.sync()
+    finally:
+        raw.close()
+
+
+def _status(path: str) -> os.stat_result | None:
+    """None where no file is. Follows links by the kernel's rules: in a sticky directory not those of other users."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+class _Synced(NamedFile):
+    """Its content is on the disk before its name is."""
+
+    def sync(self) -> None:
+        """Errors: OSError, also of a file system that tells late that it is full."""
+        try:
+            os.fsync(self.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.label) from None
+
+
+class _Replacement:
+    """A temporary file beside a target, which takes the target's place."""
+
+    def __init__(self, path: str, old: os.stat_result | None) -> None:
+        """old: the status of the file that is there. Errors: OSError for a name that cannot be one of a file."""
+        if old is None and path.endswith("/"):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "''")
+        self._label = path
+        self._old = old
+        # a link stays, and what it leads to is replaced
+        self._target = os.path.realpath(path)
+        self._temporary: str | None = None
+
+    def open(self) -> NamedFile:
+        """Make the temporary file; it has the rights of the old one. Errors: OSError, SystemFault."""
+        directory = os.path.dirname(self._target)
+        # for a new file the kernel applies umask and default access list; for an old one its own mode follows
+        mode = 0o666 if self._old is None else 0o600
+        with _signals_held():
+            while True:
+                name = os.path.join(directory, f".cryptofs-{secrets.token_hex(6)}")
+                try:
+                    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+                except FileExistsError:
+                    continue
+                except OSError as error:
+                    raise self._unwritable(error) from None
+                self._temporary = name
+                break
+        try:
+            if self._old is not None:
+                self._take_over(descriptor, self._old)
+            return _Synced(descriptor, "wb", self._label)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _unwritable(self, error: OSError) -> Exception:
+        if self._old is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return OSError(error.errno, error.strerror, self._label)
+        return SystemFault(
+            f"{printable(self._label)}: its directory takes no file beside it, which is where the new content grows; "
+            "to write over the old content, redirect standard output (> FILE)",
+            error.errno,
+        )
+
+    def _take_over(self, descriptor: int, old: os.stat_result) -> None:
+        if not os.access(self._target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self._label)
+        made = os.fstat(descriptor)
+        try:
+            if (made.st_uid, made.st_gid) != (old.st_uid, old.st_gid):
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+            # set-user-ID goes, as it does when a file is written
+            os.fchmod(descriptor, old.st_mode & 0o777)
+            acl = self._acl()
+            if acl is not None:
+                os.setxattr(descriptor, _ACL, acl)
+        except OSError as error:
+            raise SystemFault(
+                f"{printable(self._label)}: a new file cannot get owner, group and rights of this one; "
+                "to write over the old content, redirect standard output (> FILE)",
+                error.errno,
+            ) from None
+
+    def _acl(self) -> bytes | None:
+        try:
+            return os.getxattr(self._target, _ACL)
+        except OSError as error:
+            if error.errno in _NO_ACL:
+                return None
+            raise
+
+    def commit(self) -> None:
+        """Take the target's place. Errors: OSError; the target is as it was."""
+        assert self._temporary is not None
+        with _signals_held():
+            try:
+                os.replace(self._temporary, self._target)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self._label) from None
+            self._temporary = None
+
+    def remove(self) -> None:
+        """Leave nothing behind; nothing to do after `commit`."""
+        if self._temporary is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+            self._temporary = None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals come after the block: a file and the note that it is there are made together."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ending_at_signals(clean_up: Callable[[], None]) -> Iterator[None]:
+    """A signal that ends the process cleans up first; the caller sees that the signal ended it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        clean_up()
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        os.kill(os.getpid(), number)
+
+    # what the caller ignores, as nohup does, stays ignored
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    caught = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
