@@ -15,7 +15,7 @@ from cryptofs import assembly, daemon
 from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.assembly import Assembly
-from cryptofs.cli import device as through
+from cryptofs.client import files
 from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings, device_operations, sealed
 from cryptofs.contexts import device as device_module
 from cryptofs.contexts.nonces import SHORT_NONCE, Nonces
@@ -173,7 +173,7 @@ def test_a_record_is_no_file_and_other_keys_open_nothing() -> None:
 
 def test_the_client_has_the_same_format() -> None:
     """The client end does not import the daemon's."""
-    assert (through.MAGIC, through.ID_SIZE, through.SEGMENT) == (sealed.MAGIC, sealed.ID_SIZE, sealed.SEGMENT)
+    assert (files.MAGIC, files.ID_SIZE, files.SEGMENT) == (sealed.MAGIC, sealed.ID_SIZE, sealed.SEGMENT)
     for type_, name in names():
         if type_ is not Type.AEAD:
             continue
@@ -189,7 +189,7 @@ def test_the_client_has_the_same_format() -> None:
         like.name, like.iv_size = name, facts.iv_size
         # also for those that only a kernel serves
         description = Description(type_, name, "any", "any", iv_size=facts.iv_size)
-        assert through._nonce_size(like) == Nonces(description).size
+        assert files.nonce_size(like) == Nonces(description).size
 
 
 # What can be declared

@@ -10,6 +10,8 @@ docs/python.md is its reference.
 
 from .context import Context
 from .errors import ClientError, ClosedError, ForkedError, MountNotFound, Refused, RequestError
+from .files import decrypt_file, decrypt_pieces, encrypt_file, encrypt_pieces
+from .hashing import Hash, new
 from .message import PartedMessage
 from .mounts import find_mount
 from .pipeline import Pending, Pipeline
@@ -19,11 +21,17 @@ __all__ = [
     "ClosedError",
     "Context",
     "ForkedError",
+    "Hash",
     "MountNotFound",
     "PartedMessage",
     "Pending",
     "Pipeline",
     "Refused",
     "RequestError",
+    "decrypt_file",
+    "decrypt_pieces",
+    "encrypt_file",
+    "encrypt_pieces",
     "find_mount",
+    "new",
 ]

@@ -39,6 +39,8 @@ class Context(process.Unshared, PublicKeyCalls):
     """
 
     _fd = -1
+    warns = True
+    """Whether a context that is dropped without a close warns (ResourceWarning), as an open file does."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Context(process.Unshared, PublicKeyCalls):
             raise Refused(errno.EINVAL, f"device {device!r}: the name of one directory under devices/")
         context = cls.__new__(cls)
         context._begin(mount, f"devices/{device}/crypto", Operation.INFO, {})
+        context.device = device
         return context
 
     def _begin(
@@ -86,6 +89,8 @@ class Context(process.Unshared, PublicKeyCalls):
         """The pipeline that has this context, which then sends every request."""
         self._ids = itertools.count(1)
         self._reader = Reader()
+        self.device: str | None = None
+        """The device's name, for a context of one."""
         self._mount: Path = find_mount(mount)
         self._fd = os.open(self._mount / file, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -116,7 +121,7 @@ class Context(process.Unshared, PublicKeyCalls):
         if self._fd < 0:
             return
         try:
-            if process.is_current(self._process):
+            if self.warns and process.is_current(self._process):
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
             # a mount that has failed says so on every close

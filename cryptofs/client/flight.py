@@ -34,21 +34,38 @@ class FlightEnded(ClosedError):
 
 
 class AnswerFuture(concurrent.futures.Future[T]):
-    """A future whose waits end with an error where the answer can never come."""
+    """A future whose waits end with an error where the answer can never come, and whose cancel reaches the daemon.
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    It knows its request by the id alone: a cycle of objects would keep every answer until the collector comes.
+    """
+
+    def __init__(self, flight: "Flight", identity: int) -> None:
         super().__init__()
-        self._check = check
+        self._flight = flight
+        self._identity = identity
 
     def result(self, timeout: float | None = None) -> T:
         """The answer. Errors: RequestError, TimeoutError; ForkedError in a child; EDEADLK in a callback."""
-        self._check()
+        self._check_wait()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error, or None. Errors: as `result`."""
-        self._check()
+        self._check_wait()
         return super().exception(timeout)
+
+    def cancel(self) -> bool:
+        """Give up waiting, and cancel the request."""
+        self._flight.check()
+        cancelled = super().cancel()
+        if cancelled:
+            self._flight.cancel(self._identity)
+        return cancelled
+
+    def _check_wait(self) -> None:
+        self._flight.check()
+        if self._flight.is_own_thread() and not self.done():
+            raise RequestError(errno.EDEADLK, "a callback of the pipeline cannot wait for another of its answers")
 
 
 class Entry(Generic[T]):
@@ -58,9 +75,8 @@ class Entry(Generic[T]):
         self._flight = flight
         self.identity = identity
         """The request's id in its context."""
-        self.future: AnswerFuture[T] = AnswerFuture(self._check_wait)
+        self.future: AnswerFuture[T] = AnswerFuture(flight, identity)
         """What an event loop can wait for; cancelling it cancels the request."""
-        self.future.add_done_callback(self._cancelled_by_future)
 
     @abstractmethod
     def take(self, response: Record) -> T:
@@ -75,20 +91,12 @@ class Entry(Generic[T]):
                 raise outcome
             self.future.set_result(self.take(outcome))
         except RequestError as error:
-            self.future.set_exception(error)
+            # its traceback would hold this entry, and that the error
+            self.future.set_exception(error.with_traceback(None))
 
     def cancel(self) -> None:
         """Ask for the request to be cancelled; its answer is then ECANCELED, unless it has finished before."""
-        self._flight.cancel(self)
-
-    def _check_wait(self) -> None:
-        self._flight.check()
-        if self._flight.is_own_thread() and not self.future.done():
-            raise RequestError(errno.EDEADLK, "a callback of the pipeline cannot wait for another of its answers")
-
-    def _cancelled_by_future(self, future: concurrent.futures.Future[T]) -> None:
-        if future.cancelled():
-            self.cancel()
+        self._flight.cancel(self.identity)
 
 
 class Waiter(Entry[Record]):
@@ -175,19 +183,19 @@ class Flight:
             self._queue.append((entry, entry.identity, head, payload, cost))
             self._notify()
 
-    def cancel(self, entry: Entry[Any]) -> None:
+    def cancel(self, identity: int) -> None:
         """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
         self.check()
         with self._lock:
-            for index, (queued, *_) in enumerate(self._queue):
-                if queued is entry:
+            for index, (entry, queued, *_) in enumerate(self._queue):
+                if queued == identity and entry is not None:
                     del self._queue[index]
                     break
             else:
-                if self._sent.get(entry.identity) is entry:
-                    identity = self._new_id()
-                    call = build(Record(Operation.CANCEL, 0, identity, 0, {Attr.TARGET: entry.identity}))
-                    self._queue.appendleft((None, identity, call, b"", len(call)))
+                if identity in self._sent:
+                    number = self._new_id()
+                    call = build(Record(Operation.CANCEL, 0, number, 0, {Attr.TARGET: identity}))
+                    self._queue.appendleft((None, number, call, b"", len(call)))
                     self._notify()
                 return
         entry.finish(RequestError(errno.ECANCELED, "cancelled before it was sent"))

@@ -51,7 +51,7 @@ class Pending(Entry[bytes]):
         self._flight.check()
         trio = sys.modules.get("trio")
         if trio is None or not trio.lowlevel.in_trio_task():
-            return await asyncio.wrap_future(self.future)
+            return await asyncio.wrap_future(self.future, loop=asyncio.get_running_loop())
         event = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
