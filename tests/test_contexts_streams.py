@@ -12,7 +12,7 @@ from cryptofs.algorithms import Type
 from cryptofs.contexts import STREAM_BUFFER
 from cryptofs.contexts import stream as stream_module
 from cryptofs.engines.base import OPERATIONS
-from cryptofs.errors import BadTag, EngineFault, InvalidValue, NotConfigured, TooLarge, WouldBlock
+from cryptofs.errors import BadTag, Busy, Cancelled, EngineFault, InvalidValue, NotConfigured, TooLarge, WouldBlock
 from cryptofs.records import PAYLOAD_MAX
 
 bench = context_bench.bench
@@ -64,10 +64,10 @@ def test_stream_without_a_write(bench: Bench) -> None:
 
 @pytest.mark.parametrize("size", [1, 32, 100])
 def test_stream_of_a_handle_for_both(bench: Bench, size: int) -> None:
-    """The message ends when the program turns to reading; the next begins when it writes again."""
+    """The message ends when the program turns to reading; the next needs a handle of its own."""
     stream = bench.client("hash").context.stream
-    user = stream.attach(True, True)
     for data in (b"first", b"second", b""):
+        user = stream.attach(True, True)
         stream.feed_nowait(user, data[:2])
         stream.feed_nowait(user, data[2:])
         given = bytearray()
@@ -75,7 +75,12 @@ def test_stream_of_a_handle_for_both(bench: Bench, size: int) -> None:
             given += piece
         assert piece == b""
         assert given == hashlib.sha256(data).digest()
-    stream.detach(user)
+        for _ in range(2):
+            with pytest.raises(Busy, match="open the file again"):
+                stream.feed_nowait(user, b"more")
+            with pytest.raises(InvalidValue, match="open the file again"):
+                stream.drain_nowait(user, size)
+        stream.detach(user)
 
 
 def test_stream_read_first_on_a_handle_for_both(bench: Bench) -> None:
@@ -84,7 +89,49 @@ def test_stream_read_first_on_a_handle_for_both(bench: Bench) -> None:
     user = stream.attach(True, True)
     assert stream.drain_nowait(user, 100) == hashlib.sha256().digest()
     assert stream.drain_nowait(user, 100) == b""
-    assert stream.drain_nowait(user, 100) == b""
+    with pytest.raises(InvalidValue):
+        stream.drain_nowait(user, 100)
+    with pytest.raises(Busy):
+        stream.feed_nowait(user, b"what came too late")
+
+
+def test_a_write_behind_the_read(bench: Bench) -> None:
+    """The writer gets EBUSY, each time, and the reader EBUSY in place of the end of file: it has not the whole."""
+    stream = bench.client("hash").context.stream
+    user = stream.attach(True, True)
+    stream.feed_nowait(user, b"first")
+    assert stream.drain_nowait(user, 10) == hashlib.sha256(b"first").digest()[:10]
+    for _ in range(2):
+        assert stream.writable_by(user)
+        with pytest.raises(Busy):
+            stream.feed_nowait(user, b"too late")
+    assert stream.drain_nowait(user, 100) == hashlib.sha256(b"first").digest()[10:]
+    with pytest.raises(Busy, match="not the whole"):
+        stream.drain_nowait(user, 100)
+    with pytest.raises(InvalidValue):
+        stream.drain_nowait(user, 100)
+    assert stream.lost() is None
+
+
+def test_what_nobody_read_is_lost(bench: Bench) -> None:
+    """Output, an error and a message that nobody has ended, each in words; but nothing of what was read."""
+    client = bench.client("hash")
+    stream = client.context.stream
+    assert stream.lost() is None
+    user = stream.attach(True, True)
+    stream.feed_nowait(user, b"text")
+    assert "has not ended" in str(stream.lost())
+    stream.drain_nowait(user, 12)
+    assert "20 bytes" in str(stream.lost())
+    stream.drain_nowait(user, 20)
+    assert stream.lost() is None
+    stream.detach(user)
+    writer = stream.attach(False, True)
+    stream.give_up(TooLarge("a bound"))
+    stream.detach(writer)
+    assert "EMSGSIZE: a bound" in str(stream.lost())
+    client.ok(RESET)
+    assert stream.lost() is None
 
 
 def test_stream_does_not_end_while_another_feeds(bench: Bench) -> None:
@@ -159,14 +206,14 @@ def test_stream_error_goes_to_the_reader(bench: Bench) -> None:
 
 
 def test_stream_error_on_a_handle_for_both(bench: Bench) -> None:
-    """The program that turns to reading gets the error, and then an end of file."""
+    """The program that turns to reading gets the error, and never an end of file."""
     client = bench.client("blocks", iv=bytes(16))
     stream = client.context.stream
     user = stream.attach(True, True)
     stream.feed_nowait(user, bytes(15))
-    with pytest.raises(InvalidValue):
-        stream.drain_nowait(user, 100)
-    assert stream.drain_nowait(user, 100) == b""
+    for _ in range(2):
+        with pytest.raises(InvalidValue):
+            stream.drain_nowait(user, 100)
 
 
 def test_stream_error_while_writing(bench: Bench) -> None:
@@ -217,17 +264,73 @@ def test_stream_engine_exception(bench: Bench, fuse: str) -> None:
 
 
 def test_stream_reset_drops_all(bench: Bench) -> None:
-    """The message, its output and a failure."""
+    """The message, its output and a failure. Its writer is told until it closes, its reader once."""
     client = bench.client("stream", iv=bytes(8 if bench.family == "fake" else 16))
     stream = client.context.stream
-    writer, reader = stream.attach(False, True), stream.attach(True, False)
+    writer, idle, reader = stream.attach(False, True), stream.attach(False, True), stream.attach(True, False)
     stream.feed_nowait(writer, bytes(40))
     client.ok(RESET, iv=client.iv)
+    assert stream.readable_by(reader)
+    assert stream.writable_by(writer)
+    with pytest.raises(Cancelled):
+        stream.drain_nowait(reader, 100)
     assert stream.drain_nowait(reader, 100) is None
     assert "stream-waiting: 0\n" in client.context.status()
-    stream.feed_nowait(writer, b"new")
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            stream.feed_nowait(writer, b"the rest of what was dropped")
     stream.detach(writer)
+    # a writer that had written nothing has lost nothing
+    stream.feed_nowait(idle, b"new")
+    stream.detach(idle)
     assert drained(stream, reader) == client.ok(ENCRYPT, b"new", iv=client.iv)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_reset_of_a_handle_for_both(bench: Bench, turned: bool) -> None:
+    """Writing, it is told until it has read so; reading, once. Then the handle may carry a message again."""
+    client = bench.client("hash")
+    stream = client.context.stream
+    user = stream.attach(True, True)
+    stream.feed_nowait(user, b"dropped")
+    if turned:
+        assert len(stream.drain_nowait(user, 10) or b"") == 10
+    client.ok(RESET)
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            stream.feed_nowait(user, b"the rest of what was dropped")
+    with pytest.raises(Cancelled):
+        stream.drain_nowait(user, 100)
+    for data in (b"one", b"two"):
+        stream.feed_nowait(user, data)
+        assert stream.drain_nowait(user, 100) == hashlib.sha256(data).digest()
+        assert stream.drain_nowait(user, 100) == b""
+        with pytest.raises(Busy):
+            stream.feed_nowait(user, b"more")
+        client.ok(RESET)
+
+
+def test_reset_tells_a_reader_that_has_a_part(bench: Bench) -> None:
+    """What it gets next is not the rest of what it has; a reader of nothing is not disturbed."""
+    client = bench.client("hash")
+    stream = client.context.stream
+    reader = stream.attach(True, False)
+    client.ok(RESET)
+    assert stream.drain_nowait(reader, 10) is None
+    for told in (False, True):
+        writer = stream.attach(False, True)
+        stream.feed_nowait(writer, b"text")
+        stream.detach(writer)
+        given = stream.drain_nowait(reader, 10 if told else 100)
+        if told:
+            client.ok(RESET)
+            with pytest.raises(Cancelled):
+                stream.drain_nowait(reader, 100)
+        else:
+            assert given == hashlib.sha256(b"text").digest()
+            assert stream.drain_nowait(reader, 100) == b""
+            client.ok(RESET)
+        assert stream.drain_nowait(reader, 100) is None
 
 
 def test_stream_clone(bench: Bench) -> None:

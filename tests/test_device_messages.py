@@ -1,5 +1,5 @@
-"""Where one message of a device's stream file ends and the next begins: an empty one that follows another is no end of
-file, because the daemon cannot see that it was written.
+"""Where the message of a device's stream file ends: one open is one message, and what comes behind its end of file is
+an error, an empty file too, because the daemon cannot see that it was written.
 """
 
 import errno
@@ -41,7 +41,7 @@ DEVICES = (
 )
 WAYS = [("gcm", "encrypt"), ("gcm", "decrypt"), ("cbc", "encrypt"), ("cbc", "decrypt"), ("ctr", "encrypt")]
 WAYS += [("ctr", "decrypt"), ("mac", "digest"), ("ed", "sign")]
-NOTHING = "nothing was written"
+AGAIN = "open the file again"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def a_message(mount: Path, device: str, word: str) -> bytes:
 @pytest.mark.mount
 @pytest.mark.parametrize(("device", "word"), WAYS)
 def test_an_empty_file_after_another(mount: Path, tmp_path: Path, device: str, word: str) -> None:
-    """In the shell: cat says so, and the next file passes."""
+    """In the shell: cat says so, whether it writes or only reads; by a new descriptor the next file passes."""
     (tmp_path / "one").write_bytes(a_message(mount, device, word))
     (tmp_path / "empty").touch()
     script = """
@@ -93,7 +93,9 @@ def test_an_empty_file_after_another(mount: Path, tmp_path: Path, device: str, w
         cat one >&3 && cat <&3 >first || exit 10
         cat empty >&3 && cat <&3 >second && exit 11
         cat empty >&3 && dd status=none <&3 >second && exit 12
-        cat one >&3 && dd status=none bs=100 <&3 >third || exit 13
+        cat one >&3 && exit 13
+        exec 3<>"$1"
+        cat one >&3 && dd status=none bs=100 <&3 >third || exit 14
     """
     path = mount / "devices" / device / word
     done = subprocess.run(["bash", "-c", script, "bash", path, tmp_path], capture_output=True, text=True, check=False)
@@ -123,65 +125,64 @@ def test_an_empty_first_file(mount: Path) -> None:
 
 @pytest.mark.mount
 def test_a_file_cut_to_nothing(mount: Path) -> None:
-    """It does not open, as the first message or a later one, and what failed is not repeated as an end of file."""
+    """It does not open, and what failed is not repeated as an end of file."""
     sealed = through(mount, "gcm", "encrypt", b"text")
-    descriptor = open_stream(mount, "gcm", "decrypt")
-    fails(errno.EBADMSG, lambda: os.read(descriptor, 100))
-    fails(errno.EINVAL, lambda: os.read(descriptor, 100))
-    os.write(descriptor, sealed[:-1])
-    fails(errno.EBADMSG, lambda: os.read(descriptor, 100))
-    fails(errno.EINVAL, lambda: os.read(descriptor, 100))
-    os.write(descriptor, sealed)
-    assert read_all(descriptor) == b"text"
-    fails(errno.EINVAL, lambda: os.read(descriptor, 100))
-    assert NOTHING not in (newest(mount) / "status").read_text()
-    os.close(descriptor)
+    for cut in (b"", sealed[:-1]):
+        descriptor = open_stream(mount, "gcm", "decrypt")
+        if cut:
+            os.write(descriptor, cut)
+        fails(errno.EBADMSG, lambda file=descriptor: os.read(file, 100))  # type: ignore[misc]
+        fails(errno.EINVAL, lambda file=descriptor: os.read(file, 100))  # type: ignore[misc]
+        fails(errno.EBUSY, lambda file=descriptor: os.write(file, sealed))  # type: ignore[misc]
+        assert "EBADMSG" in (newest(mount) / "status").read_text()
+        os.close(descriptor)
+    assert through(mount, "gcm", "decrypt", sealed) == b"text"
 
 
 @pytest.mark.mount
-def test_python_reads_message_after_message(mount: Path) -> None:
+def test_python_reads_a_message(mount: Path) -> None:
     """read() looks for the end of file once."""
-    with os.fdopen(open_stream(mount, "mac", "digest"), "r+b", buffering=0) as file:
-        assert file.read() == mac(b"")
-        for size in (1, 5000, 300_000):
+    for size in (0, 1, 5000, 300_000):
+        with os.fdopen(open_stream(mount, "mac", "digest"), "r+b", buffering=0) as file:
             data = bytes(size)
             while data:
                 data = data[file.write(data) or 0 :]
             assert file.read() == mac(bytes(size))
-        fails(errno.EINVAL, file.read)
-        # who knows how long the output is need not wait for its end
-        for _ in range(3):
-            file.write(b"text")
-            assert file.read(32) == mac(b"text")
+            fails(errno.EINVAL, file.read)
+    with os.fdopen(open_stream(mount, "mac", "digest"), "r+b", buffering=0) as file:
+        file.write(b"text")
+        assert file.read(32) == mac(b"text")
+        # whoever has not read the end of file cannot know that this was the whole
+        fails(errno.EBUSY, lambda: file.write(b"text"))
+        fails(errno.EBUSY, file.read)
 
 
 @pytest.mark.mount
 @pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
-def test_poll_between_messages(mount: Path, flags: int) -> None:
-    """A read that fails does not wait either: such a descriptor counts as readable, and is no EAGAIN."""
+def test_poll_behind_a_message(mount: Path, flags: int) -> None:
+    """A call that fails does not wait either: such a descriptor is readable and writable, and there is no EAGAIN."""
     descriptor = open_stream(mount, "mac", "digest", flags)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLOUT)
-    for _ in range(3):
-        os.write(descriptor, b"text")
-        assert poll.poll(1000) == [(descriptor, select.POLLIN | select.POLLOUT)]
-        assert read_all(descriptor) == mac(b"text")
+    os.write(descriptor, b"text")
+    assert poll.poll(1000) == [(descriptor, select.POLLIN | select.POLLOUT)]
+    assert read_all(descriptor) == mac(b"text")
+    for _ in range(2):
         assert poll.poll(1000) == [(descriptor, select.POLLIN | select.POLLOUT)]
         fails(errno.EINVAL, lambda: os.read(descriptor, 100))
-        fails(errno.EINVAL, lambda: os.read(descriptor, 100))
+        fails(errno.EBUSY, lambda: os.write(descriptor, b"text"))
     os.close(descriptor)
 
 
 @pytest.mark.mount
 def test_processes_that_share_a_descriptor(mount: Path) -> None:
-    """Who comes second finds nothing to read; what either writes next is a message again."""
+    """The second reader finds nothing to read, and the second writer nobody who will."""
     descriptor = open_stream(mount, "mac", "digest")
     os.write(descriptor, b"text")
-    script = "cat <&$1 >/dev/null && cat <&$1; echo $?; printf more >&$1"
+    script = "cat <&$1 >/dev/null && cat <&$1; echo $?; printf more >&$1; echo $?"
     command = ["bash", "-c", script, "bash", str(descriptor)]
     done = subprocess.run(command, pass_fds=(descriptor,), capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n", done
-    assert read_all(descriptor) == mac(b"more")
+    assert done.stdout == "1\n1\n", done
     fails(errno.EINVAL, lambda: os.read(descriptor, 100))
     os.close(descriptor)
 
@@ -212,13 +213,16 @@ def test_a_read_that_signals_interrupt(mount: Path) -> None:
 
 
 @pytest.mark.mount
-def test_the_raw_stream_stays_as_it_was(mount: Path) -> None:
-    """A handle of contexts/<id>/stream that is open for both reads end of file after end of file."""
+def test_the_raw_stream_has_the_same_rule(mount: Path) -> None:
+    """A handle of contexts/<id>/stream that is open for both carries one message; a reset lets it carry another."""
     crypto = os.open(mount / "devices/mac/crypto", os.O_RDWR)
     stream = os.open(newest(mount) / "stream", os.O_RDWR)
-    os.write(stream, b"text")
-    assert read_all(stream) == mac(b"text")
-    assert read_all(stream) == b""
+    for _ in range(2):
+        os.write(stream, b"text")
+        assert read_all(stream) == mac(b"text")
+        fails(errno.EINVAL, lambda: os.read(stream, 100))
+        fails(errno.EBUSY, lambda: os.write(stream, b"text"))
+        (newest(mount) / "ctl").write_text("reset\n")
     os.close(stream)
     os.close(crypto)
 
@@ -227,23 +231,24 @@ def test_the_raw_stream_stays_as_it_was(mount: Path) -> None:
 
 
 def test_one_end_of_file_for_each_message() -> None:
-    """However the output is read; a message whose end a worker still computes is none that has ended."""
+    """However the output is read, and no more behind it."""
     context = context_of(device_of(Type.AEAD, "gcm(aes)", bytes(32), {ENCRYPT, DECRYPT}))
     stream = context.stream
-    user = stream.attach(True, True)
-    user.needs_write = True
     for size in (1, 7, 1 << 20):
+        user = stream.attach(True, True)
         stream.feed_nowait(user, b"text" * 50)
         while piece := stream.drain_nowait(user, size):
             assert piece
         for _ in range(2):
-            with pytest.raises(InvalidValue, match=NOTHING):
+            with pytest.raises(InvalidValue, match=AGAIN):
                 stream.drain_nowait(user, size)
+        stream.detach(user)
     stream.set_parameters(DECRYPT, None, None)
+    user = stream.attach(True, True)
     stream.feed_nowait(user, b"too short")
     with pytest.raises(BadTag):
         stream.drain_nowait(user, 100)
-    with pytest.raises(InvalidValue, match=NOTHING):
+    with pytest.raises(InvalidValue, match=AGAIN):
         stream.drain_nowait(user, 100)
     context.close()
 
@@ -261,7 +266,6 @@ def test_a_reader_waits_for_the_worker() -> None:
 
     stream = Stream(transform, lambda: None, None, offload)
     user = stream.attach(True, True)
-    user.needs_write = True
     stream.feed_nowait(user, b"text")
     while given:
         assert stream.drain_nowait(user, 100) is None
@@ -270,7 +274,7 @@ def test_a_reader_waits_for_the_worker() -> None:
         done(compute())
     assert stream.drain_nowait(user, 100) is not None
     assert stream.drain_nowait(user, 100) == b""
-    with pytest.raises(InvalidValue, match=NOTHING):
+    with pytest.raises(InvalidValue, match=AGAIN):
         stream.drain_nowait(user, 100)
     transform.close()
 
@@ -279,10 +283,11 @@ def test_a_refused_write_is_told_where_another_message_came_before() -> None:
     """The reader gets why, although nothing of the message was taken."""
     stream = context_of(device_of(Type.HASH, "hmac(sha256)", bytes(32), {DIGEST})).stream
     user = stream.attach(True, True)
-    user.needs_write = True
     stream.feed_nowait(user, b"text")
     while stream.drain_nowait(user, 100):
         pass
+    stream.detach(user)
+    user = stream.attach(True, True)
     stream.give_up()
     with pytest.raises(Cancelled):
         stream.drain_nowait(user, 100)

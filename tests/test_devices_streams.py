@@ -88,10 +88,10 @@ def test_streams_and_command(mount: Path, tmp_path: Path, size: int) -> None:
 
 
 def test_one_after_the_other(mount: Path, tmp_path: Path) -> None:
-    """A stream serves one message after the other, each with nonces of its own, and a digest's its own."""
+    """Each open is a message of its own, with nonces of its own, and a digest's its own."""
     script = """
-    exec 3<>"$M/devices/gcm/encrypt" 4<>"$M/devices/gcm/decrypt" 5<>"$M/devices/hmac/digest"
     for each in one two one; do
+        exec 3<>"$M/devices/gcm/encrypt" 4<>"$M/devices/gcm/decrypt" 5<>"$M/devices/hmac/digest"
         printf "$each" >&3; cat <&3 >"$1/$each"; cat "$1/$each" >&4; cat <&4; echo
         printf "$each" >&5; cat <&5 | od -An -v -tx1 | tr -d ' \\n'; echo
     done"""

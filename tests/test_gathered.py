@@ -353,8 +353,8 @@ def test_steps_that_were_dropped_are_let_go() -> None:
     transform = context.require_transform()
     transform.pace = 1e6
     stream = Stream(transform, lambda: None, context.exchange.account, offload)
-    user = stream.attach(True, True)
     for count in range(20):
+        user = stream.attach(True, True)
         stream.set_parameters(None, count.to_bytes(12), None)
         stream.feed_nowait(user, bytes(100_000))
         assert context.account.queue_bytes == 100_000 + OUT_SLACK

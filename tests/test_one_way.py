@@ -204,6 +204,11 @@ def test_an_end_ends_the_message(mount: Path) -> None:
         os.write(stream, bytes(64))
         seen.add(os.read(stream, 40)[:16])
         (newest(mount) / "ctl").write_text("reset")
+        for _ in range(2):
+            with pytest.raises(OSError, match="cancel"):
+                os.write(stream, bytes(64))
+        with pytest.raises(OSError, match="cancel"):
+            os.read(stream, 40)
     os.write(stream, bytes(64))
     seen.add(read_all(stream)[:16])
     assert len(seen) == 5

@@ -386,6 +386,8 @@ class Context:
             self._drop(task)
         self._waiting = None
         if self._stream is not None:
+            if (lost := self._stream.lost()) is not None:
+                self.refused("close", lost)  # no program can be told any more: close(2) has returned
             self._stream.close()
         if not self._running or self._workers is None or not self._workers.running:
             self._release()

@@ -1,11 +1,13 @@
 """What a stream is made of: its users, its output in pieces, and the parts that are computed here or by a worker."""
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from ..engines.base import Message, Transform
-from ..errors import CryptofsError, EngineFault, InvalidValue
+from ..errors import Busy, Cancelled, CryptofsError, EngineFault, InvalidValue
 from ..policy import Account
 from ..records import Buffer
 
@@ -96,27 +98,98 @@ class Piece:
     error: CryptofsError | None = None
 
 
+_SMALL, _JOINED = 4096, 16_384
+"""Bytes below which a piece is put to the one before it, and which that one has at most: shells write line by line."""
+
+
+def add_piece(pieces: deque[Piece], data: memoryview, ends: bool) -> None:
+    """Let more output wait; a small piece is put to the one before it."""
+    before = pieces[-1] if pieces else None
+    if before is None or before.ends or len(data) >= _SMALL or len(before.data) > _JOINED:
+        pieces.append(Piece(data, ends=ends))
+    else:
+        before.data, before.ends = memoryview(b"".join((before.data, data))), ends
+
+
+class Phase(Enum):
+    """How far an open handle is with its message."""
+
+    FRESH = "nothing was written or read"
+    FEEDING = "it has written a part"
+    READING = "its read has ended the message"
+    OVERRUN = "it was written to when its read had ended the message"
+    DONE = "its message's end of file, or error, was read"
+    CUT = "a reset has dropped its message"
+
+
 @dataclass(slots=True, eq=False)
 class StreamUser:
-    """One open handle of the stream: what it may do and what it has done. needs_write: whether a read for which nothing
-    was written is an error.
+    """One open handle of the stream, and the rule that no data is lost without an error: one open is one message.
+
+        phase      write                  read, on a handle that also writes
+        FRESH      -> FEEDING             ends a message, if only an empty one -> READING
+        FEEDING    goes on                ends the message -> READING
+        READING    EBUSY -> OVERRUN       output, then the end of file -> DONE
+        OVERRUN    EBUSY                  output, then EBUSY instead of the end of file -> DONE
+        DONE       EBUSY                  EINVAL
+        CUT        ECANCELED              ECANCELED -> FRESH
+
+    A handle that only writes stays FEEDING, or CUT, until it is closed. One that only reads is FRESH, because it may
+    read one message after the other, or CUT for one read. A reset makes what is DONE FRESH again.
+
+    at_end: the next read gives the end of file. begun: a part of a message was read, and its end was not.
     """
 
     reads: bool
     writes: bool
-    feeding: bool = False
+    phase: Phase = Phase.FRESH
     at_end: bool = False
-    seen_message: bool = False
-    needs_write: bool = False
+    begun: bool = False
 
-    def end_again(self) -> bytes:
-        """What a read gets for which there is no message: one more end of file, or InvalidValue."""
-        if self.needs_write:
-            raise InvalidValue(
-                "nothing was written since the last message ended: write first, or open the file anew for an empty "
-                "message"
-            )
+    @property
+    def feeds(self) -> bool:
+        """Whether the message cannot end yet, because this handle may write more of it."""
+        return self.phase is Phase.FEEDING or (self.phase is Phase.FRESH and not self.reads)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a write is refused whatever the stream's state is."""
+        return self.phase not in (Phase.FRESH, Phase.FEEDING)
+
+    def check_write(self) -> None:
+        """Called before data is taken. Errors: Busy, Cancelled."""
+        if self.phase is Phase.CUT:
+            raise Cancelled("a reset has dropped the message: close this descriptor and write the message again")
+        if self.stopped:
+            if self.phase is Phase.READING:
+                self.phase = Phase.OVERRUN
+            raise Busy("a read has ended the message of this descriptor: open the file again for the next message")
+
+    def check_read(self) -> None:
+        """Called before output is given. Errors: Cancelled, once; InvalidValue behind the end of file."""
+        if self.phase is Phase.CUT and self.reads:
+            self.phase = Phase.FRESH
+            raise Cancelled("a reset has dropped the message")
+        if self.phase is Phase.DONE:
+            raise InvalidValue("the end of file was read: open the file again for the next message, also an empty one")
+
+    def end(self) -> bytes:
+        """The end of file. Errors: Busy instead of it, if data was refused that the writer took for a part of this."""
+        overrun = self.phase is Phase.OVERRUN
+        self.at_end = self.begun = False
+        if self.writes:
+            self.phase = Phase.DONE
+        if overrun:
+            raise Busy("more was written when a read had ended the message: this output is not the whole")
         return b""
+
+    def cut(self, dropped: bool) -> None:
+        """A reset. dropped: whether there was a message or output on the stream."""
+        if self.phase is Phase.DONE:
+            self.phase = Phase.FRESH
+        elif self.phase is not Phase.FRESH or (not self.writes and (dropped or self.begun)):
+            self.phase = Phase.CUT
+        self.at_end = self.begun = False
 
 
 Offload = Callable[[Callable[[], Step], Callable[[Step], None]], bool]

@@ -2,8 +2,9 @@
 
 A stream carries one message at a time. It begins with the first write (or the first read of a handle that is
 open for both), ends when the last writing handle closes or such a handle turns to reading, and its output ends
-with one end of file. Output that a message has more of than there is room for (a decompression's) is computed as
-readers make room; what takes long is computed by a worker, and what goes wrong there is told by the next write or read.
+with one end of file. What each handle may do then, `StreamUser` says. Output that a message has more of than there is
+room for (a decompression's) is computed as readers make room; what takes long is computed by a worker, and what goes
+wrong there is told by the next write or read.
 """
 
 import contextlib
@@ -16,15 +17,13 @@ from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation
-from .steps import Offload, Piece, Step, StreamUser, Tally, count_request, engine_fault
+from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, count_request, engine_fault
 from .workers import ALONE_NS
 
 STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""
 _PIECES = 4096
 """Pieces of output that wait for a reader before writers have to: each takes memory besides its data."""
-_SMALL, _JOINED = 4096, 16_384
-"""Bytes below which a piece is put to the one before it, and which that one has at most: shells write line by line."""
 
 
 class Stream:
@@ -66,7 +65,7 @@ class Stream:
         """A handle was opened. Errors: WouldBlock for writing while the output buffer is full."""
         if writes and not self._has_room:
             raise WouldBlock(f"{self._tally.waiting} bytes of output wait to be read: at most {self.limit}")
-        user = StreamUser(reads, writes, feeding=writes and not reads)
+        user = StreamUser(reads, writes)
         self._users.append(user)
         return user
 
@@ -75,13 +74,13 @@ class Stream:
         if user not in self._users:
             return
         self._users.remove(user)
-        if user.feeding and not self._fed:
+        if user.feeds and not self._fed:
             self._finish_quietly()
         self._changed()
 
     @property
     def _fed(self) -> bool:
-        return any(user.feeding for user in self._users)
+        return any(user.feeds for user in self._users)
 
     @property
     def busy(self) -> bool:
@@ -92,10 +91,9 @@ class Stream:
         """Whether nobody else has it open: then who writes is the only one who could read."""
         return self._users == [user]
 
-    @property
-    def has_reader(self) -> bool:
-        """Whether any handle is open for reading."""
-        return any(user.reads for user in self._users)
+    def has_other_reader(self, user: StreamUser) -> bool:
+        """Whether a handle other than this one is open for reading."""
+        return any(other.reads for other in self._users if other is not user)
 
     # Parameters
 
@@ -110,11 +108,12 @@ class Stream:
 
     def reset(self) -> None:
         """Drop the running message and all output."""
+        dropped = self.busy or self._failure is not None
         self._drop_message()
         self._forget_output()
         self._failure = self._last_error = None
         for user in self._users:
-            user.at_end = False
+            user.cut(dropped)
         self._changed()
 
     # Data
@@ -142,14 +141,22 @@ class Stream:
 
     def readable_by(self, user: StreamUser) -> bool:
         """Whether a read of this handle would go on without waiting: the end of file counts, too."""
-        turned = user.writes and not self._fed_by_others(user) and not self._ending
-        return self.readable or user.at_end or turned
+        told = user.at_end or user.phase in (Phase.CUT, Phase.DONE)
+        turns = user.writes and not self._fed_by_others(user) and not self._ending
+        return self.readable or told or turns
+
+    def writable_by(self, user: StreamUser) -> bool:
+        """Whether a write on this handle would go on without waiting, be it to an error."""
+        return self.writable or user.stopped
 
     def _fed_by_others(self, user: StreamUser) -> bool:
-        return any(other.feeding for other in self._users if other is not user)
+        return any(other.feeds for other in self._users if other is not user)
 
     def feed_nowait(self, user: StreamUser, data: Buffer) -> None:
-        """Take input. Errors: WouldBlock while the output buffer is full; those of the transform."""
+        """Take input. Errors: WouldBlock while the output buffer is full; Busy behind a read, Cancelled after a reset;
+        those of the transform.
+        """
+        user.check_write()
         if self._failure is not None:
             raise self._failure.again()
         if not self.writable:
@@ -158,8 +165,7 @@ class Stream:
             raise InvalidValue("a stream of type rng is only read")
         if self._account is not None:
             self._account.check(0, len(data))
-        user.feeding = True
-        user.at_end = False
+        user.phase = Phase.FEEDING
         self._update(data, last=False)
         self._go_on()
         self.bytes_in += len(data)
@@ -175,22 +181,24 @@ class Stream:
         """Up to `size` bytes of output, b"" at the end of a message, or None where a reader has to wait."""
         if self._generates:
             return self._generate(size)
+        user.check_read()
         if user.at_end:
-            user.at_end = False
-            return b""
+            return user.end()
         if user.writes:
             self._turn_to_reading(user)
         if not self._out:
-            return user.end_again() if user.writes and not self._fed and not self._ending else None
+            return user.end() if user.writes and not self._fed and not self._ending else None
         piece = self._out[0]
-        user.seen_message = True
         if piece.error is not None:
             self._out.popleft()
+            with contextlib.suppress(CryptofsError):
+                user.end()
             raise piece.error.again()
         data = piece.data[:size]
+        user.begun = True
         if len(data) == len(piece.data):
             self._out.popleft()
-            user.at_end = piece.ends and len(data) > 0
+            user.at_end = piece.ends
         else:
             piece.data = piece.data[size:]
         full = not self.writable
@@ -199,16 +207,17 @@ class Stream:
         self._go_on()
         if full and self._has_room:
             self._changed()
-        return data
+        # output of no bytes at all is the end of file itself
+        return data if len(data) else user.end()
 
     def _turn_to_reading(self, user: StreamUser) -> None:
-        first = not user.seen_message and not self._out and self._message is None
-        unfed = self._message is not None and not self._fed
-        if user.feeding or first or unfed or self._failure is not None:
-            user.feeding = False
-            user.seen_message = True
-            if not self._fed:
-                self._finish_quietly()
+        """A handle that may write reads: what it has written is its message, and if nobody else writes, it ends."""
+        empty = user.phase is Phase.FRESH and not self._out and self._message is None
+        ends = user.phase is Phase.FEEDING or empty or self._message is not None or self._failure is not None
+        if user.phase in (Phase.FRESH, Phase.FEEDING):
+            user.phase = Phase.READING
+        if ends and not self._fed:
+            self._finish_quietly()
 
     def _generate(self, size: int) -> Buffer:
         count_request(self._account)
@@ -283,7 +292,7 @@ class Stream:
             if 2 * step.size < len(step.out):
                 # what waits must not hold a buffer that is much larger
                 data = memoryview(bytes(data))
-            self._put(data, over)
+            add_piece(self._out, data, over)
             self._tally.count(step.size)
         if over:
             self._drop_message()
@@ -307,13 +316,6 @@ class Stream:
     def _tell_reader(self) -> None:
         self._out.append(Piece(memoryview(b""), ends=True, error=self._failure))
         self._failure = None
-
-    def _put(self, data: memoryview, last: bool) -> None:
-        before = self._out[-1] if self._out else None
-        if before is None or before.ends or len(data) >= _SMALL or len(before.data) > _JOINED:
-            self._out.append(Piece(data, ends=last))
-        else:
-            before.data, before.ends = memoryview(b"".join((before.data, data))), last
 
     def _finish_quietly(self) -> None:
         """End the message where no caller can be told; a failure goes to the reader."""
@@ -380,6 +382,15 @@ class Stream:
         if self._last_error is not None:
             rows.append(("stream-error", str(self._last_error)))
         return rows
+
+    def lost(self) -> CryptofsError | None:
+        """What nobody will get if the stream is closed now, or None."""
+        if self._tally.waiting:
+            return Cancelled(f"nobody has read {self._tally.waiting} bytes of the stream's output")
+        for piece in self._out:
+            if piece.error is not None:
+                return Cancelled(f"nobody has read the stream's error: {piece.error}")
+        return Cancelled("a message on the stream has not ended") if self._message is not None else None
 
     def close(self) -> None:
         """Drop everything."""

@@ -78,8 +78,6 @@ class DeviceStreamHandle(StreamHandle):
             context.stream.limit = DEVICE_STREAM
             context.stream.set_parameters(operation, None, None)
             super().__init__(context, context.stream, flags, caller)
-            # an empty file is no write: where it follows another, the daemon would give nothing for it, and no error
-            self._user.needs_write = True
         except BaseException:
             table.close(context)
             raise

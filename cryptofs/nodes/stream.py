@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from ..contexts import Context, Stream
-from ..errors import CryptofsError, Gone, NotPermitted, OverQuota, WouldBlock
+from ..errors import Gone, Interrupted, NotPermitted, OverQuota, WouldBlock
 from ..records import Buffer
 from .base import Caller, File, Handle, access_mode
 from .waiting import BoundReached, wait_for
@@ -32,8 +32,10 @@ class StreamHandle(Handle):
             raise Gone(f"context {self._context.number} was closed")
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Feed `data` in pieces, so that other clients have their turn in between. Errors: those of the first piece;
-        when a later one fails or has to wait too long, the write is a short one.
+        """Feed `data` in pieces, so that other clients have their turn in between; returns how many bytes were taken.
+
+        Errors: those of any piece, because what was taken before is lost with the message; only a later piece that has
+        to wait too long makes the write a short one.
         """
         view = memoryview(data)
         taken = await self._write_piece(view[:PIECE])
@@ -41,7 +43,7 @@ class StreamHandle(Handle):
             await trio.lowlevel.checkpoint()
             try:
                 taken += await self._write_piece(view[taken : taken + PIECE])
-            except CryptofsError:
+            except (Interrupted, WouldBlock):
                 break
         return taken
 
@@ -68,7 +70,7 @@ class StreamHandle(Handle):
         try:
             return await wait_for(attempt, self._context.watch, self._pid)
         except BoundReached:
-            if self._stream.has_reader:
+            if self._stream.has_other_reader(self._user):
                 raise
             self._stream.give_up()
             raise WouldBlock("the output buffer is full and nobody reads") from None
@@ -97,7 +99,7 @@ class StreamHandle(Handle):
         if self._context.closed:
             # a read or write then tells so, at once
             return True, True
-        return self._stream.readable_by(self._user), self._stream.writable
+        return self._stream.readable_by(self._user), self._stream.writable_by(self._user)
 
     def watch(self, callback: Callable[[], None]) -> None:
         if self._forget is not None:
