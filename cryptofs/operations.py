@@ -9,7 +9,9 @@ import functools
 import logging
 import select
 import stat
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
@@ -23,6 +25,9 @@ log = logging.getLogger("cryptofs")
 
 _READABLE = select.POLLIN | select.POLLRDNORM
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
+
+_STARTED = time.time_ns()
+"""When the daemon started: the time of all files but the texts that change."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,8 +65,14 @@ def _attributes(node: Node) -> EntryAttributes:
     entry.st_gid = node.gid
     entry.st_nlink = 2 if stat.S_ISDIR(node.mode) else 1
     entry.st_blksize = node.block_size
+    entry.st_size = node.size()
+    # else cp takes a file that has a size and no blocks for one hole
+    entry.st_blocks = -(-entry.st_size // 512)
+    # archives cannot hold 1970, and whoever copies what is newer wants a text that has changed
+    when = time.time_ns() if node.changes else _STARTED
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = when
     entry.entry_timeout = node.timeout
-    entry.attr_timeout = node.timeout
+    entry.attr_timeout = 0.0 if node.changes else node.timeout
     return entry
 
 
@@ -84,6 +95,15 @@ async def _never(*arguments: object) -> NoReturn:
     raise FUSEError(errno.EPERM)
 
 
+@dataclass(slots=True)
+class _Listing:
+    """An open directory, and what is in it: made when it is read from the start, so that rewinddir(3) sees it again."""
+
+    directory: Directory
+    caller: Caller
+    entries: list[tuple[str, Node]] = field(default_factory=list)
+
+
 class Operations(pyfuse3.Operations):
     """The file system's operations on a tree."""
 
@@ -96,7 +116,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._tree = tree
         self._handles: dict[int, Handle] = {}
-        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._last = 0
 
     @property
@@ -208,14 +228,16 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        entries = self._directory(inode).entries(_caller(ctx))
         number = self._next()
-        self._listings[number] = entries
+        self._listings[number] = _Listing(self._directory(inode), _caller(ctx))
         return number
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        for index, (name, node) in enumerate(self._listings[fh][start_id:], start_id + 1):
+        listing = self._listings[fh]
+        if start_id == 0:
+            listing.entries = listing.directory.entries(listing.caller)
+        for index, (name, node) in enumerate(listing.entries[start_id:], start_id + 1):
             if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), _attributes(node), index):
                 break
 

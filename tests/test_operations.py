@@ -136,7 +136,8 @@ def test_a_context_is_its_openers_alone(rig: Rig) -> None:
         assert await refused(rig.find("contexts/1", BOB)) == errno.ENOENT
         assert await refused(rig.operations.open(inode, os.O_RDONLY, BOB)) == errno.EACCES
         listing = await rig.operations.opendir((await rig.find("contexts")).st_ino, BOB)
-        assert rig.operations._listings[listing] == []
+        opened = rig.operations._listings[listing]
+        assert opened.directory.entries(opened.caller) == []
         await rig.operations.releasedir(listing)
         status = await rig.open("contexts/1/status", os.O_RDONLY, SUPERUSER)
         assert b"uid: 1000\n" in bytes(await rig.operations.read(status, 0, 4096))

@@ -23,8 +23,8 @@ class Handle:
     """One open file. `read` and `write` wait at most the published bound."""
 
     seekable = False
-    """Whether pread and pwrite are allowed. Where not, copy_file_range and sendfile are refused, too: they would go
-    through the page cache, which knows these files only as empty."""
+    """Whether pread, pwrite and lseek are allowed. Where not, copy_file_range and sendfile are refused, too: they would
+    go through the page cache, which takes the file to be as long as its size says."""
 
     def write_nowait(self, data: bytes) -> int:
         """The short way of `write`: what can be done at once, or 0."""
@@ -57,8 +57,11 @@ class Handle:
 
 @dataclass(frozen=True)
 class Node(ABC):
-    """A name in the tree. timeout: seconds that the kernel may remember it; block_size: what cat and others read and
-    write at a time, bytes."""
+    """A name in the tree.
+
+    timeout: seconds that the kernel may remember it; block_size: what cat and others read and write at a time, bytes;
+    changes: whether its content is another one each time, so that its size and its time must be asked for.
+    """
 
     inode: int
     mode: int
@@ -66,6 +69,11 @@ class Node(ABC):
     gid: int = 0
     timeout: float = 300.0
     block_size: int = 4096
+    changes: bool = False
+
+    def size(self) -> int:
+        """Bytes that stat tells: of a text as it is now, 0 for all else."""
+        return 0
 
 
 class File(Node):
@@ -100,6 +108,8 @@ def missing(name: str) -> NoSuchTarget:
 class TextHandle(Handle):
     """A text that was made when the file was opened."""
 
+    seekable = True
+
     def __init__(self, text: str) -> None:
         self._content = text.encode()
 
@@ -115,6 +125,10 @@ class TextFile(File):
     """A read-only file whose text is made at each open."""
 
     make: Callable[[], str] = str
+
+    def size(self) -> int:
+        # what copies by the page cache (sendfile) stops there, and archivers announce it
+        return len(self.make().encode())
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if access_mode(flags)[1]:

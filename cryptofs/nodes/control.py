@@ -30,6 +30,8 @@ def wipe_key(request: Record | None) -> None:
 class ControlHandle(Handle):
     """One open of `ctl`. The write fails with the call's errno; the reply tells more."""
 
+    seekable = True  # offsets mean nothing here, but buffered files of Python and `head` want to seek
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self._reply: Buffer = b""

@@ -167,7 +167,7 @@ class DeviceNodes:
         common = {"timeout": 0.0, "table": self._table, "device": device}
         files: list[tuple[str, Node]] = [
             ("crypto", DeviceCryptoFile(first + _CRYPTO, mode, *who, block_size=BIG_PIECES, **common)),  # type: ignore[arg-type]
-            ("status", TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, make=device.status)),
+            ("status", TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, changes=True, make=device.status)),
         ]
         files += [
             (

@@ -53,6 +53,10 @@ class OwnedFile(File):
     def concerns(self) -> dict[str, str | int]:
         return {"owner": self.uid}
 
+    def size(self) -> int:
+        assert self.inner is not None
+        return self.inner.size()
+
     def open(self, flags: int, caller: Caller) -> Handle:
         assert self.inner is not None
         if caller.uid not in (0, self.uid):
@@ -83,7 +87,7 @@ class Tree:
         algorithms = self._keep(StaticDirectory(_ALGORITHMS, DIRECTORY, self._uid, self._gid, children=types))
         self._devices = DeviceNodes(table, self._uid, self._gid)
         devices = self._keep(DevicesDirectory(_DEVICES, DIRECTORY, self._uid, self._gid, nodes=self._devices))
-        stats = self._text(_STATS, lambda: format_stats(table, time.monotonic() - self._started))
+        stats = self._text(_STATS, lambda: format_stats(table, time.monotonic() - self._started), True)
         version = self._text(_VERSION, lambda: f"cryptofs {__version__}\n")
         self._keep(
             StaticDirectory(
@@ -144,11 +148,11 @@ class Tree:
         who = (context.uid, context.gid, 0.0)
 
         def owned(index: int, mode: int, inner: File) -> Node:
-            return OwnedFile(first + index, mode, *who, block_size=inner.block_size, inner=inner)
+            return OwnedFile(first + index, mode, *who, block_size=inner.block_size, changes=inner.changes, inner=inner)
 
         files = (
             ("ctl", owned(1, _OWNER_FILE, ControlFile(first + 1, _OWNER_FILE, context=context))),
-            ("status", owned(2, _OWNER_READ, TextFile(first + 2, _OWNER_READ, make=context.status))),
+            ("status", owned(2, _OWNER_READ, TextFile(first + 2, _OWNER_READ, changes=True, make=context.status))),
             (
                 "stream",
                 owned(3, _OWNER_FILE, StreamFile(first + 3, _OWNER_FILE, block_size=BIG_PIECES, context=context)),
@@ -164,8 +168,8 @@ class Tree:
     def _node(self, inode: int, make: Callable[[], str]) -> Node:
         return TextFile(inode, READ_ONLY, self._uid, self._gid, make=make)
 
-    def _text(self, inode: int, make: Callable[[], str]) -> Node:
-        return self._keep(self._node(inode, make))
+    def _text(self, inode: int, make: Callable[[], str], changes: bool = False) -> Node:
+        return self._keep(TextFile(inode, READ_ONLY, self._uid, self._gid, changes=changes, make=make))
 
 
 @dataclass(frozen=True)
