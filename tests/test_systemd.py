@@ -406,12 +406,28 @@ def test_a_device_whose_key_only_root_may_read(installed: None) -> None:
         )
         assert show("NFileDescriptorStore") == "0"
         begun = time.time()
+        pid = main_pid()
         config.write_text(text + "colour = 1\n")
-        run("systemctl", "reload", UNIT)
-        wait_until(lambda: "colour" in journal(begun), 10, "the reason")
+        assert subprocess.run(["systemctl", "reload", UNIT], capture_output=True, check=False).returncode != 0
+        assert "colour" in journal(begun)
         wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
         assert "cryptofs.toml" in show("StatusText")
         assert run(*command).strip() == expected
+        # a file that was replaced, and the first device of another name, need no restart
+        other = directory / "other.key"
+        other.touch(0o600)
+        other.write_bytes(CANARY[::-1])
+        other.rename(key)
+        config.write_text(text + text.replace("canary]", "second]"))
+        run("systemctl", "reload", UNIT)
+        assert main_pid() == pid
+        assert "new devices: second; new keys: canary;" in show("StatusText")
+        changed = hmac.digest(CANARY[::-1], b"abc", "sha256").hex()
+        assert [digest_of_device(name) for name in ("canary", "second")] == [changed, changed]
+        key.write_bytes(b"")
+        assert subprocess.run(["systemctl", "reload", UNIT], capture_output=True, check=False).returncode != 0
+        assert digest_of_device("canary") == changed
+        config.write_text(text + "colour = 1\n")
         with drop_in("Restart=no"):
             assert subprocess.run(["systemctl", "restart", UNIT], capture_output=True, check=False).returncode != 0
         assert not is_mounted()
@@ -523,6 +539,72 @@ def test_no_key_in_the_journal(service: int) -> None:
     for form in (CANARY.hex(), CANARY.hex().upper(), repr(CANARY), CANARY.decode("latin-1")):
         assert form not in text
     assert "mounted" in journal(begun)
+
+
+INSTALL = Path(__file__).parent.parent / "scripts" / "install"
+PROGRAM = Path("/opt/cryptofs")
+
+
+def test_install_over_a_running_service(service: int, tmp_path: Path) -> None:
+    """An upgrade: a new process serves the new version at the same place. One that does not start, or that does not
+    take the configuration, leaves the former version serving, and says so.
+    """
+    source = tmp_path / "from"
+    copy = source / "opt" / "cryptofs"
+    copy.parent.mkdir(parents=True)
+    run("cp", "-a", str(PROGRAM), str(copy), timeout=120)
+    (package,) = copy.glob("lib/python3*/site-packages/cryptofs")
+
+    def install() -> subprocess.CompletedProcess[str]:
+        command = [str(INSTALL), "--from", str(source)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    version = (MOUNT / "version").read_text()
+    init = package / "__init__.py"
+    init.write_text(re.sub('__version__ = ".*"', '__version__ = "9.8.7"', init.read_text()))
+    begun = time.time()
+    done = install()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "9.8.7" in (MOUNT / "version").read_text()
+    assert "9.8.7" not in version
+    assert main_pid() != service
+    assert digest_as_nobody() == EMPTY
+    assert Path("/proc/self/mounts").read_text().count("fuse.cryptofs") == 1
+    assert run("systemctl", "show", "-P", "NeedDaemonReload", UNIT).strip() == "no"
+    assert "Traceback" not in journal(begun)
+    pid = main_pid()
+    with configured_beside('[policy]\ncolour = "red"\n'):
+        done = install()
+        assert done.returncode == 1
+        assert "policy.colour: unknown key" in done.stderr
+        assert "nothing was changed" in done.stderr
+        assert main_pid() == pid
+    daemon = package / "daemon.py"
+    text = daemon.read_text()
+    daemon.write_text(text + "\nraise SystemExit(3)\n")
+    init.write_text(init.read_text().replace("9.8.7", "9.9.9"))
+    done = install()
+    assert done.returncode == 1
+    assert "the former one is installed again and serves" in done.stderr
+    assert "9.8.7" in (MOUNT / "version").read_text()
+    assert digest_as_nobody() == EMPTY
+    assert sorted(path.name for path in PROGRAM.parent.glob("cryptofs*")) == ["cryptofs"]
+
+
+@contextlib.contextmanager
+def configured_beside(text: str) -> Iterator[None]:
+    """Another configuration file for a while, beside a service that goes on."""
+    config = Path("/etc/cryptofs/cryptofs.toml")
+    config.parent.mkdir(exist_ok=True)
+    before = config.read_bytes() if config.exists() else None
+    config.write_text(text)
+    config.chmod(0o644)
+    try:
+        yield
+    finally:
+        config.unlink()
+        if before is not None:
+            config.write_bytes(before)
 
 
 def test_the_suite_runs_as_it_says() -> None:
