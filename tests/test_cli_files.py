@@ -589,6 +589,7 @@ def test_rights_of_other_users(tmp_path: Path) -> None:
         directory.chmod(mode)
     for path, mode, owner in (
         (shut / "writable", 0o666, 0),
+        (shut / "roots", 0o644, 0),
         (free / "readonly", 0o444, OWNER),
         (free / "roots", 0o644, 0),
         (free / "shared", 0o666, 0),
@@ -598,6 +599,7 @@ def test_rights_of_other_users(tmp_path: Path) -> None:
         path.chmod(mode)
         os.chown(path, owner, owner)
     assert "redirect standard output" in replaced_as_user(shut / "writable")
+    assert "redirect" not in replaced_as_user(shut / "roots")
     assert "Permission denied" in replaced_as_user(shut / "new")
     assert "Permission denied" in replaced_as_user(free / "readonly")
     assert "Permission denied" in replaced_as_user(free / "roots")
@@ -607,7 +609,7 @@ def test_rights_of_other_users(tmp_path: Path) -> None:
     assert replaced_as_user(free / "own") == ""
     assert (free / "own").read_bytes() == b"new"
     assert set(os.listdir(free)) == {"readonly", "roots", "shared", "own"}
-    assert os.listdir(shut) == ["writable"]
+    assert set(os.listdir(shut)) == {"writable", "roots"}
 
 
 def test_a_target_that_cannot_be_renamed_to(sh: Shell) -> None:

@@ -128,7 +128,8 @@ class _Replacement:
             raise
 
     def _unwritable(self, error: OSError) -> Exception:
-        if self._old is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if not (refused and self._old is not None and self._writable()):
             return OSError(error.errno, error.strerror, self._label)
         return SystemFault(
             f"{printable(self._label)}: its directory takes no file beside it, which is where the new content grows; "
@@ -136,8 +137,11 @@ class _Replacement:
             error.errno,
         )
 
+    def _writable(self) -> bool:
+        return os.access(self._target, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
     def _take_over(self, descriptor: int, old: os.stat_result) -> None:
-        if not os.access(self._target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        if not self._writable():
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self._label)
         made = os.fstat(descriptor)
         try:
