@@ -14,9 +14,8 @@ import click
 from click.core import ParameterSource
 
 from ..algorithms import Type, look_up
-from ..client import Context, RequestError
+from ..client import Context, RequestError, decrypt_file, encrypt_file
 from ..errors import InvalidValue, printable
-from ..records import Operation
 from . import device as through
 from . import sealing
 from .keys import key_options, key_stream, read_key
@@ -137,17 +136,7 @@ def encrypt(
         return
     with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
         vector = _parse_iv(iv) if iv is not None else None
-        if vector is None and context.iv_size:
-            vector = _random(context.iv_size, where)
-            writer.write(vector)
-        message = context.message(Operation.ENCRYPT, vector)
-        pad = context.block_size if padding == "pkcs7" and context.block_size > 1 else 0
-        total = 0
-        for piece in parts(reader, sink=writer):
-            total += len(piece)
-            writer.write(message.update(piece))
-        filler = pad - total % pad if pad else 0
-        writer.write(message.finish(bytes([filler]) * filler))
+        encrypt_file(context, parts(reader, sink=writer), writer, iv=vector, padding=padding == "pkcs7")
 
 
 @click.command()
@@ -170,21 +159,7 @@ def decrypt(
         return
     with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
         vector = _parse_iv(iv) if iv is not None else None
-        if vector is None and context.iv_size:
-            vector = read_full(reader, context.iv_size)
-            if len(vector) < context.iv_size:
-                raise InvalidValue(f"input of {len(vector)} bytes: it begins with an iv of {context.iv_size}")
-        message = context.message(Operation.DECRYPT, vector)
-        padded = padding == "pkcs7" and context.block_size > 1
-        # the last block is held back: only at the end is it known to be the padding
-        held = b""
-        for piece in parts(reader, sink=writer):
-            held += message.update(piece)
-            keep = context.block_size if padded else 0
-            writer.write(held[: len(held) - keep])
-            held = held[len(held) - keep :]
-        held += message.finish()
-        writer.write(through.unpad(held, context.block_size) if padded else held)
+        decrypt_file(context, parts(reader, sink=writer), writer, iv=vector, padding=padding == "pkcs7")
 
 
 _HINTS = {
