@@ -498,3 +498,37 @@ def test_mount_in_another_namespace(helper: Path) -> None:
     """
     done = with_fstab(helper, "", script)
     assert done.stdout.split() == ["1", "0"], done.stderr
+
+
+# Containers; docs/containers.md
+
+
+CONTAINER = """
+mount -t tmpfs none /mnt; mount --make-shared /mnt; mkdir -p /mnt/crypto/fs; F=/mnt/crypto/fs
+serve() { $C mount $F --daemon --allow-root --engines openssl; }
+serve
+# what a runtime does for volumes: a mount namespace of its own, and binds with the propagation that was asked for
+unshare --mount --propagation slave bash -euc '
+    mount -t tmpfs none /srv; mkdir /srv/rslave /srv/rprivate /srv/mount
+    mount --rbind /mnt/crypto /srv/rslave; mount --make-rslave /srv/rslave
+    mount --rbind /mnt/crypto /srv/rprivate; mount --make-rprivate /srv/rprivate
+    mount --bind /mnt/crypto/fs /srv/mount
+    touch /mnt/started; until [ -e /mnt/again ]; do sleep 0.05; done
+    for each in rslave/fs rprivate/fs mount; do head -c 8 /srv/$each/version 2>&1 && echo; done
+' & container=$!
+until [ -e /mnt/started ]; do sleep 0.05; done
+kill -KILL $(pgrep -o -f -- "mount $F --daemon")
+while head -c 1 $F/version >&2; do sleep 0.05; done
+serve; touch /mnt/again; wait $container
+umount /mnt/crypto/fs
+"""
+
+
+@as_root
+def test_a_container_keeps_the_mount_over_a_restart() -> None:
+    """Bound with rslave, the parent has the new mount; bound privately, or only the mount bound, the dead one stays."""
+    done = in_shell(CONTAINER, private=True)
+    first, *others = done.stdout.splitlines() or [done.stderr]
+    assert first == "cryptofs", done.stdout + done.stderr
+    assert len(others) == 2
+    assert all("Transport endpoint is not connected" in line for line in others), others

@@ -607,6 +607,86 @@ def configured_beside(text: str) -> Iterator[None]:
             config.write_bytes(before)
 
 
+# A mount that is lost to its path
+
+
+def test_a_mount_that_was_taken_away_is_made_again(service: int) -> None:
+    """`umount -l` leaves the daemon its clients and its watchdog's open file: it ends, and systemd starts it again."""
+    begun = time.time()
+    with Context("hash", "sha256", mount=MOUNT) as context:
+        run("umount", "-l", str(MOUNT))
+        # the connection lives on, and that is what a daemon that asks no path would see
+        assert context.digest(b"").hex() == EMPTY
+        wait_until(lambda: show("MainPID") not in (str(service), "0"), 30, "a new process")
+    wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
+    assert digest_as_nobody() == EMPTY
+    assert "the mount was taken away from its path" in journal(begun)
+    assert "watchdog timeout" not in journal(begun).lower()
+
+
+def test_a_mount_that_is_covered_is_no_service(service: int) -> None:
+    """A tmpfs over it: the service fails and says why; the tmpfs stays."""
+    begun = time.time()
+    with drop_in("Restart=no"):
+        run("mount", "-t", "tmpfs", "none", str(MOUNT))
+        try:
+            wait_until(lambda: show("ActiveState") == "failed", 30, "its failure")
+            assert "tmpfs is mounted over the mount" in journal(begun)
+            assert f" {MOUNT} tmpfs " in Path("/proc/self/mounts").read_text()
+        finally:
+            run("umount", str(MOUNT))
+    run("systemctl", "reset-failed", UNIT)
+    run("systemctl", "start", UNIT)
+    assert digest_as_nobody() == EMPTY
+
+
+# Clients in hardened units; docs/containers.md
+
+
+HASH = f"/opt/cryptofs/bin/cryptofs hash --mount {MOUNT} /dev/null"
+
+
+def in_unit(*settings: str) -> str:
+    """What a transient unit with these settings gets for a digest."""
+    options = [word for setting in settings for word in ("-p", setting)]
+    return run("systemd-run", "--wait", "--pipe", "--quiet", *options, "sh", "-c", f"{HASH} 2>&1", check=False)
+
+
+@pytest.mark.parametrize("hardened", ["ProtectSystem=strict", "DynamicUser=yes"])
+def test_a_hardened_client_names_the_mount(service: int, hardened: str) -> None:
+    """The whole tree is read-only there: EROFS, unless the unit names the mount."""
+    refused = in_unit(hardened)
+    assert EMPTY not in refused
+    assert "read-only" in refused.lower()
+    assert EMPTY in in_unit(hardened, f"ReadWritePaths=-{MOUNT}")
+
+
+@pytest.mark.parametrize("first", ["service", "client"])
+def test_a_hardened_client_keeps_the_mount_over_a_restart(service: int, first: str) -> None:
+    """The new mount reaches the unit's own namespace, whichever was started first."""
+    if first == "client":
+        run("systemctl", "stop", UNIT)
+    script = f"while :; do {HASH} || echo none; sleep 0.2; done"
+    options = ("-p", "DynamicUser=yes", "-p", f"ReadWritePaths=-{MOUNT}")
+    run("systemd-run", "--unit=hardened", "--quiet", *options, "sh", "-c", script)
+
+    def said(since: float) -> str:
+        run("journalctl", "--sync", check=False)
+        return run("journalctl", "-u", "hardened", "-o", "cat", "--since", f"@{int(since)}")
+
+    try:
+        if first == "client":
+            wait_until(lambda: "none" in said(0), 20, "a try")
+        else:
+            wait_until(lambda: EMPTY in said(0), 20, "a digest")
+        run("systemctl", "restart", UNIT)
+        time.sleep(1)
+        since = time.time() + 1
+        wait_until(lambda: EMPTY in said(since), 20, "a digest through the new mount")
+    finally:
+        run("systemctl", "stop", "hardened", check=False)
+
+
 def test_the_suite_runs_as_it_says() -> None:
     """The first process is systemd."""
     assert Path("/proc/1/comm").read_text() == "systemd\n"
