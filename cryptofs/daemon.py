@@ -194,7 +194,7 @@ async def _serve(
             nursery.cancel_scope.cancel()
     tell("STOPPING")
     if silent:
-        raise MountError(f"{mountpoint}: the mount does not answer: {silent[0]}", errno.EIO)
+        raise MountError(f"{mountpoint}: {silent[0]}", errno.EIO)
 
 
 async def _show_life(
@@ -212,7 +212,7 @@ async def _show_life(
     wrong, _ = await _asked(pulse, compute=False)
     if wrong:
         # not raised in here, where it would come out in a group with a trace
-        silent.append(wrong)
+        silent.append(f"the mount does not answer: {wrong}")
         scope.cancel()
         return
     log.info("%s: mounted", mountpoint)

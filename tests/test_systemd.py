@@ -618,7 +618,7 @@ def test_a_mount_that_was_taken_away_is_made_again(service: int) -> None:
         # the connection lives on, and that is what a daemon that asks no path would see
         assert context.digest(b"").hex() == EMPTY
         wait_until(lambda: show("MainPID") not in (str(service), "0"), 30, "a new process")
-    wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
+    wait_until(lambda: show("ActiveState") == "active", 30, "ready again")
     assert digest_as_nobody() == EMPTY
     assert "the mount was taken away from its path" in journal(begun)
     assert "watchdog timeout" not in journal(begun).lower()
