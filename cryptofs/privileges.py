@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import SystemFault, printable
+from .errors import SystemFault, WrongUsage, printable
 from .mountinfo import FILE_SYSTEM, mounts_on
 
 SERVICE_USER = "cryptofs"
@@ -45,6 +45,12 @@ class PrivilegeError(SystemFault):
     """A privileged step could not be done, or a privilege not be given up."""
 
 
+class NoSuchUser(PrivilegeError, WrongUsage):
+    """There is no user of this name."""
+
+    errno = errno.ENOENT
+
+
 # no dataclass: loading those takes a fifth of a privileged step's time
 class Account(NamedTuple):
     """Whom the daemon becomes: name, uid and primary gid. It keeps no other group."""
@@ -55,13 +61,13 @@ class Account(NamedTuple):
 
 
 def find_account(name: str) -> Account:
-    """The account of this name. Errors: PrivilegeError where there is none, or where it is root."""
+    """The account of this name. Errors: NoSuchUser, or PrivilegeError where it is root."""
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):
-        raise PrivilegeError(f"user {name!r}: no such user", errno.ENOENT) from None
+        raise NoSuchUser(f"user '{printable(name)}': no such user; name another with --user") from None
     if entry.pw_uid == 0:
-        raise PrivilegeError(f"user {name!r} is root; `--allow-root` serves as root", errno.EINVAL)
+        raise PrivilegeError(f"user '{printable(name)}' is root; `--allow-root` serves as root", errno.EINVAL)
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 

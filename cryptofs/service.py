@@ -5,6 +5,7 @@ there, and the service, which has no privilege, finds it at its start.
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import CryptofsError
+from .errors import SystemFault, printable
 
 FUSE = "fuse"
 """The name of the descriptor that serves the mount."""
@@ -37,8 +38,14 @@ class Handed(NamedTuple):
     path: Path
 
 
-class ServiceError(CryptofsError):
+class ServiceError(SystemFault):
     """The service manager could not be told, or has not handed over what is needed."""
+
+
+def _about_socket(path: Path, error: OSError, more: str) -> ServiceError:
+    # a path that is too long for a socket has no errno, and the interpreter's own words
+    number = error.errno or errno.ENAMETOOLONG
+    return ServiceError(f"{printable(path)}: {os.strerror(number)}{more}", number)
 
 
 def managed() -> bool:
@@ -91,9 +98,12 @@ def store(descriptors: Mapping[str, int]) -> None:
     Returns when it has them. Errors: ServiceError.
     """
     if not managed():
-        raise ServiceError("no service manager to hand over to: NOTIFY_SOCKET is not set")
+        raise ServiceError(
+            "no service manager to hand over to: NOTIFY_SOCKET is not set; systemd runs this as ExecStartPre=+",
+            errno.ENOTCONN,
+        )
     if len(descriptors) > _STORED_MAX:
-        raise ServiceError(f"{len(descriptors)} descriptors to hand over, at most {_STORED_MAX}")
+        raise ServiceError(f"{len(descriptors)} descriptors to hand over, at most {_STORED_MAX}", errno.EMSGSIZE)
     for name, descriptor in descriptors.items():
         _send(f"FDSTOREREMOVE=1\nFDNAME={name}")
         # FDPOLL=0: it would drop /dev/fuse as soon as that is not served
@@ -131,7 +141,7 @@ def _send(text: str, *descriptors: int) -> None:
             else:
                 to_manager.send(text.encode())
     except OSError as error:
-        raise ServiceError(f"{text.partition('=')[0]}: {error.strerror}") from None
+        raise ServiceError.of(error, f"service manager, {text.partition('=')[0]}") from None
 
 
 def _barrier() -> None:
@@ -145,7 +155,7 @@ def _barrier() -> None:
         waiting = select.poll()
         waiting.register(ours, 0)
         if not waiting.poll(_BARRIER_TIMEOUT * 1000):
-            raise ServiceError(f"the service manager did not answer within {_BARRIER_TIMEOUT:g} s")
+            raise ServiceError(f"the service manager did not answer within {_BARRIER_TIMEOUT:g} s", errno.ETIMEDOUT)
     finally:
         os.close(ours)
 
@@ -174,7 +184,7 @@ def listen(mountpoint: Path) -> int:
             listener.listen(8)
             return listener.detach()
     except OSError as error:
-        raise ServiceError(f"{path}: {error.strerror or error}") from None
+        raise _about_socket(path, error, "") from None
     finally:
         os.umask(before)
 
@@ -192,18 +202,16 @@ def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
             # keys are not for whoever put a socket there: its credentials are those of the process that made it listen
             _, uid, _ = _PEER.unpack(to_service.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             if uid not in (0, os.geteuid()):
-                raise ServiceError(f"{path}: uid {uid} listens there, not the service")
+                raise ServiceError(f"{printable(path)}: uid {uid} listens there, not the service", errno.EPERM)
             for name, file in files.items():
                 message = f"{name}\0{file.path}".encode(errors="surrogateescape")
                 socket.send_fds(to_service, [message], [file.descriptor])
             to_service.send(_RELOAD)
             answer = to_service.recv(_MESSAGE_MAX)
     except TimeoutError:
-        raise ServiceError(f"the service did not answer within {_ANSWER_TIMEOUT:g} s") from None
+        raise ServiceError(f"the service did not answer within {_ANSWER_TIMEOUT:g} s", errno.ETIMEDOUT) from None
     except OSError as error:
-        raise ServiceError(
-            f"{path}: {error.strerror or error}: no service of this version listens; restart it"
-        ) from None
+        raise _about_socket(path, error, ": no service of this version listens; restart it") from None
     said = answer.partition(b" ")[2].decode(errors="replace")
     if not answer.startswith(_DONE):
         raise ServiceError(said or "the service ended without an answer")

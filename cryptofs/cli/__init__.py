@@ -50,14 +50,11 @@ def _status_of(work: Callable[[], int | None]) -> int:
             complain(end.code)
             return _FAILED
         return end.code or 0
-    except WrongUsage as error:
-        complain(error.message)
-        return _WRONG_USAGE
     except KeyboardInterrupt:
         return _INTERRUPTED
     except CryptofsError as error:
         complain(str(error))
-        return _FAILED
+        return _WRONG_USAGE if isinstance(error, WrongUsage) else _FAILED
     except MemoryError:
         complain("ENOMEM: not enough memory")
         return _FAILED

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..declared import check_devices
+from ..errors import printable
 from ..privileges import SERVICE_USER, PrivilegeError, find_account
 
 DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
@@ -27,7 +28,8 @@ def check_config(file: Path, user: str | None) -> None:
     names = policy.everybody.names
     allowed = "every name" if names is None else f"{len(names)} names"
     rules = len(policy.users) + len(policy.groups)
-    click.echo(f"{file}: {len(config.devices)} devices, {allowed} for everybody, {rules} rules of users and groups")
+    shown = printable(file)
+    click.echo(f"{shown}: {len(config.devices)} devices, {allowed} for everybody, {rules} rules of users and groups")
 
 
 def _serving(user: str | None) -> int | None:

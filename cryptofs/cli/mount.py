@@ -12,6 +12,7 @@ import click
 from ..daemon import Settings, serve
 from ..detaching import detach
 from ..engines import ENGINES, check_engines
+from ..errors import WrongUsage, printable
 from ..logs import discards_messages
 from ..mounting import MountError, check_options, prepare_mountpoint, unmount
 from ..privileges import SERVICE_USER, Account, PrivilegeError, find_account
@@ -66,9 +67,7 @@ def mount(
     checked = check_options([part for option in options for part in option.split(",") if part])
     if service:
         if options or user or detached:
-            raise MountError(
-                "--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount", errno.EINVAL
-            )
+            raise WrongUsage("--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount")
         # not resolved: nobody serves the mount yet, and looking at it would wait for an answer
         mountpoint = mountpoint.absolute()
     else:
@@ -102,11 +101,11 @@ def who_serves(user: str | None, allow_root: bool) -> Account | None:
     """Whom the daemon becomes; None: who it is now. Errors: PrivilegeError."""
     if os.geteuid() != 0:
         if user is not None:
-            raise PrivilegeError(f"--user {user}: only root can serve as somebody else", errno.EPERM)
+            raise PrivilegeError(f"--user {printable(user)}: only root can serve as somebody else", errno.EPERM)
         return None
     if allow_root:
         if user is not None:
-            raise PrivilegeError(f"--user {user} and --allow-root: one or the other", errno.EINVAL)
+            raise WrongUsage(f"--user {printable(user)} and --allow-root: one or the other")
         return None
     if user is not None:
         return find_account(user)

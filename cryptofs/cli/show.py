@@ -15,6 +15,7 @@ from ..client import MountNotFound, find_mount
 from ..client.mounts import MOUNT_VARIABLE
 from ..engines import open_engines
 from ..engines.base import resolve
+from ..errors import printable
 from .files import mount_option
 
 _COLUMNS = ("type", "name", "engine", "driver", "block-size", "iv-size", "key-sizes", "digest-size", "max-authsize")
@@ -75,7 +76,7 @@ def algorithms(patterns: tuple[str, ...], where: Path | None, local: bool, plain
     elif rows:
         _print_table(rows)
     if patterns and not rows:
-        click.echo(f"cryptofs: no algorithm fits {' '.join(patterns)}", err=True)
+        click.echo(f"cryptofs: no algorithm fits {' '.join(map(printable, patterns))}", err=True)
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ These run at each start, and a restart has to be quick: nothing large is importe
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -177,10 +178,10 @@ def open_files(files: dict[str, Path], account: Account) -> dict[str, Handed]:
             try:
                 opened[name] = Handed(open_key_file(file), file)
             except OSError as error:
-                raise ServiceError(f"{subject}: {why_unopened(error)}") from None
+                raise ServiceError(f"{subject}: {why_unopened(error)}", error.errno) from None
             reason = why_not(os.fstat(opened[name].descriptor), {account.uid})
             if reason:
-                raise ServiceError(f"{subject}: {reason}")
+                raise ServiceError(f"{subject}: {reason}", errno.EACCES)
     except BaseException:
         for each in opened.values():
             os.close(each.descriptor)

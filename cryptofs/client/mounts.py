@@ -79,18 +79,21 @@ def _silent_or(mount: Mount) -> str:
 
 def _tried(mount: Mount) -> str:
     try:
-        # an open, which the daemon has to answer: the kernel may remember what stat and access ask
-        descriptor = os.open(os.path.join(mount.point, b"version"), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if os.fstat(descriptor).st_dev != mount.device:
-                return "another file system is mounted over it"
-        finally:
-            os.close(descriptor)
+        if os.stat(mount.point).st_dev != mount.device:
+            return "another file system is mounted over it"
+        _ask(mount.point)
         if not os.access(os.path.join(mount.point, b"crypto"), os.R_OK | os.W_OK, effective_ids=True):
             return _WHY[errno.EACCES]
     except OSError as error:
         return _reason(error)
     return ""
+
+
+def _ask(point: bytes) -> None:
+    """Have the daemon answer. Errors: OSError where it does not, or where there is none."""
+    # an open: the kernel may remember what stat and access ask
+    os.close(os.open(os.path.join(point, b"version"), os.O_RDONLY | os.O_CLOEXEC))
+    os.stat(os.path.join(point, b"crypto"))
 
 
 def _reason(error: OSError) -> str:
@@ -100,7 +103,7 @@ def _reason(error: OSError) -> str:
 
 def _named(path: Path) -> Path:
     try:
-        os.stat(path / "crypto")
+        _ask(os.fsencode(path))
     except OSError as error:
         number = error.errno or errno.EIO
         reason = "no cryptofs is mounted here" if number in _NOTHING_HERE else _reason(error)

@@ -1,11 +1,12 @@
 """Reading the configuration: every error names file, line and key."""
 
+import errno
 import os
 import re
 import tomllib
 from pathlib import Path
 
-from ..errors import InvalidValue
+from ..errors import SystemFault, printable
 from .lines import find_line
 from .models import Config
 from .tables import Reading
@@ -16,8 +17,10 @@ _AT_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000,}")
 
 
-class ConfigError(InvalidValue):
-    """The configuration cannot be used; one line for each thing that is wrong."""
+class ConfigError(SystemFault):
+    """The configuration cannot be used; one line for each thing that is wrong. EINVAL, or why it cannot be read."""
+
+    errno = errno.EINVAL
 
 
 def load(path: Path) -> Config:
@@ -26,26 +29,26 @@ def load(path: Path) -> Config:
     try:
         raw = tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{path}:1: brackets in brackets, too deep to be read") from None
+        raise ConfigError(f"{printable(path)}:1: brackets in brackets, too deep to be read") from None
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
         line = place[1] if place else "1"
-        raise ConfigError(f"{path}:{line}: {_AT_LINE.sub('', str(error))}") from None
+        raise ConfigError(f"{printable(path)}:{line}: {_AT_LINE.sub('', str(error))}") from None
     except ValueError:
         # the parser leaves this one to the interpreter
         before = text[: match.start()] if (match := _LONG_NUMBER.search(text)) else ""
-        raise ConfigError(f"{path}:{before.count(chr(10)) + 1}: a number of too many digits") from None
+        raise ConfigError(f"{printable(path)}:{before.count(chr(10)) + 1}: a number of too many digits") from None
     reading = Reading()
     config = reading.table(Config, raw)
     if config is None or reading.wrong:
         wrong = sorted((find_line(text, place), ".".join(place) or "file", why) for place, why in reading.wrong)
-        raise ConfigError("\n".join(f"{path}:{line}: {key}: {why}" for line, key, why in wrong))
+        raise ConfigError("\n".join(f"{printable(path)}:{line}: {key}: {why}" for line, key, why in wrong))
     return config
 
 
 def locate(path: Path, *place: str) -> str:
     """`file:line: key` of a key that is in the file, for an error that shows only when it is used."""
-    return f"{path}:{find_line(_read(path), place)}: {'.'.join(place)}"
+    return f"{printable(path)}:{find_line(_read(path), place)}: {'.'.join(place)}"
 
 
 def _read(path: Path) -> str:
@@ -55,14 +58,14 @@ def _read(path: Path) -> str:
             mode = status.st_mode
             data = file.read(SIZE_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError.of(error, path) from None
     if mode & 0o022:
-        raise ConfigError(f"{path}: mode {mode & 0o777:04o}: others than its owner may write it")
+        raise ConfigError(f"{printable(path)}: mode {mode & 0o777:04o}: others than its owner may write it")
     if status.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{path}: owned by uid {status.st_uid}: root or uid {os.geteuid()} must own it")
+        raise ConfigError(f"{printable(path)}: owned by uid {status.st_uid}: root or uid {os.geteuid()} must own it")
     if len(data) > SIZE_MAX:
-        raise ConfigError(f"{path}: more than {SIZE_MAX} bytes")
+        raise ConfigError(f"{printable(path)}: more than {SIZE_MAX} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}:1: not UTF-8") from None
+        raise ConfigError(f"{printable(path)}:1: not UTF-8") from None
