@@ -60,7 +60,8 @@ class Goal:
 
     def by_rate(self, comparison: Comparison, amount: float, unit: str) -> Result:
         """The rate of operation 0 to that of operation 1, where each handles `amount` of the unit in one call."""
-        ours, floor = (f"{amount / comparison.seconds(operation):,.3g}" for operation in (0, 1))
+        rates = (amount / comparison.seconds(operation) for operation in (0, 1))
+        ours, floor = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}" for rate in rates)
         return self._by_ratio(comparison.ratio(1, 0), f"{ours} to {floor} {unit}")
 
     def _by_ratio(self, ratio: Ratio, detail: str) -> Result:
