@@ -140,7 +140,7 @@ def test_threads_share_a_context_and_its_pipeline(hasher: Context) -> None:
 
 def test_one_pipeline_at_a_time(hasher: Context) -> None:
     """A second one is EBUSY until the first is closed."""
-    with Pipeline(hasher):
+    with Pipeline(hasher) as closed:
         with pytest.raises(RequestError) as caught:
             Pipeline(hasher)
         assert caught.value.errno == errno.EBUSY
@@ -150,6 +150,10 @@ def test_one_pipeline_at_a_time(hasher: Context) -> None:
         with pytest.raises(RequestError) as caught:
             hasher.encrypt(b"x")
         assert caught.value.errno == errno.EOPNOTSUPP
+    with pytest.raises(RequestError) as caught:
+        closed.digest(b"x")
+    # the class that is exported, and not one of the client's own
+    assert type(caught.value) is ClosedError
     with Pipeline(hasher) as again:
         assert again.digest(b"x").result(BOUND) == sha256(b"x")
 

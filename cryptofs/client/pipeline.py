@@ -22,8 +22,8 @@ from typing import Any, Self
 from ..records import PAYLOAD_MAX, Attr, Buffer, Operation, Record, Value, octets
 from . import process
 from .context import Context
-from .errors import Refused, RequestError
-from .flight import Entry, Flight
+from .errors import ClosedError, Refused, RequestError
+from .flight import Entry, Flight, FlightEnded
 from .wire import encode
 
 
@@ -165,7 +165,10 @@ class Pipeline(process.Unshared):
         self._flight.check()
         pending = Pending(self._flight, self._context.new_id())
         head, payload = encode(Record(operation, 0, pending.identity, 0, attributes, octets(data)))
-        self._flight.add(pending, head, payload, expected)
+        try:
+            self._flight.add(pending, head, payload, expected)
+        except FlightEnded as error:
+            raise ClosedError(error.errno or errno.EBADF, error.message) from None
         return pending
 
     def cancel(self, pending: Pending) -> None:
