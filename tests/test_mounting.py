@@ -501,6 +501,44 @@ def test_mount_in_another_namespace(helper: Path) -> None:
     assert done.stdout.split() == ["1", "0"], done.stderr
 
 
+# The path is looked up
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (("umount", "-l", "{top}/m"), "the mount was taken away from its path"),
+        (("mount", "-t", "tmpfs", "none", "{top}/m"), "tmpfs is mounted over the mount"),
+        (("mount", "-t", "tmpfs", "none", "{top}"), "the mount point is gone"),
+    ],
+    ids=["taken", "covered", "parent"],
+)
+def test_a_watched_daemon_ends_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...], says: str
+) -> None:
+    """While a client keeps the connection alive: status 1 and the reason, so that its manager makes a new mount."""
+    monkeypatch.setenv("WATCHDOG_USEC", "900000")
+    top = tmp_path / "top"
+    (top / "m").mkdir(parents=True)
+    daemon = Daemon(top / "m", "--engines", "openssl", log=tmp_path / "log")
+    try:
+        with contextlib.suppress(OSError), (top / "m" / "crypto").open("rb", buffering=0):
+            time.sleep(1)
+            assert daemon.process.poll() is None
+            subprocess.run([word.format(top=top) for word in how], check=True, timeout=20)
+            assert daemon.process.wait(20) == 1
+        assert f"cryptofs: EIO: {top}/m: {says}" in daemon.log
+        assert "Traceback" not in daemon.log
+    finally:
+        while kinds_on(top)[-1:] == ["tmpfs"]:
+            subprocess.run(["umount", str(top)], check=True, timeout=20)
+        while kinds_on(top / "m"):
+            subprocess.run(["umount", "-l", str(top / "m")], check=True, timeout=20)
+        if daemon.process.poll() is None:
+            daemon.kill()
+
+
 # Containers; docs/containers.md
 
 
