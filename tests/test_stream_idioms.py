@@ -93,7 +93,6 @@ CONCURRENT = {
     "both slow": 'slow >&3 & w=$!; sleep 0.1; slowly <&3 >"$OUT" & all $w $!',
     "by dd": 'dd bs=4k status=none <&3 >"$OUT" & r=$!; dd if="$IN" bs=10k status=none >&3 & all $r $!',
     "both standard": '(cat <&3 >"$OUT") & r=$!; (slow >&3) & all $r $!',
-    "a reader that stops": 'cat "$IN" >&3 & w=$!; head -c 1000 <&3 >"$OUT" & all $w $!',
     "dd opens the descriptor's file": 'dd if="$IN" of=/dev/fd/3 bs=64k && cat <&3 >"$OUT"',
     "tee opens it": 'slow | tee /dev/fd/3 >/dev/null && cat <&3 >"$OUT"',
     "one way only": 'cat "$IN" >"$D/encrypt" && cat "$D/encrypt" >"$OUT"',
