@@ -6,6 +6,7 @@ reload when told to.
 
 import logging
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ class Assembly:
 
             opened_before = handed or {}
             self._handed = {
-                stored: Handed(opened_before[stored], path)
+                stored: _kept(Handed(opened_before[stored], path))
                 for stored, path in files_of(loaded).items()
                 if stored in opened_before
             }
@@ -96,20 +97,13 @@ class Assembly:
         and so does a device whose declaration and key have not changed. Errors: ConfigError, KeyUnavailable,
         NotOffered, InvalidValue; what held before holds on then, as a whole.
         """
-        changes = _Changes(self._handed if handed is None else handed, privileged=handed is not None)
-        try:
-            config = self._load()
-            if config is None:
-                done, line = False, "no configuration file: what held before holds on"
-            else:
-                line = self._apply(config, changes)
-                done = True
-        except BaseException:
-            _close_all(handed)
-            raise
-        if handed is not None:
-            _close_all(self._handed if done else handed)
-            self._handed = dict(handed) if done else self._handed
+        given = self._handed if handed is None else {name: _kept(each) for name, each in handed.items()}
+        config = self._load()
+        if config is None:
+            return "no configuration file: what held before holds on"
+        line = self._apply(config, _Changes(given, privileged=handed is not None))
+        # those of before are closed with the last source that reads them: that of a PIN is kept for another login
+        self._handed = given
         return line
 
     def _apply(self, config: "Config", changes: "_Changes") -> str:
@@ -194,6 +188,7 @@ class Assembly:
         self.table.close_all()
         for device in self.table.devices.values():
             device.retire()
+        self._handed = {}
         tell_held_back()
 
 
@@ -232,6 +227,12 @@ def _is_alike(one: Device, other: Device) -> bool:
     return (one.settings.type, one.settings.algorithm) == (other.settings.type, other.settings.algorithm)
 
 
-def _close_all(handed: Mapping[str, Handed] | None) -> None:
-    for each in (handed or {}).values():
-        os.close(each.descriptor)
+class _Keeper:
+    """Closes a descriptor when it goes."""
+
+    def __init__(self, descriptor: int) -> None:
+        weakref.finalize(self, os.close, descriptor)
+
+
+def _kept(handed: Handed) -> Handed:
+    return handed._replace(keeper=_Keeper(handed.descriptor))

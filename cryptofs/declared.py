@@ -32,8 +32,9 @@ class Access:
         """The source for a file: the one that was handed over under the name `stored`, if it was found by this path."""
         handed = self.handed.get(stored)
         # a descriptor is that of the file that was named then, whatever is named now
-        descriptor = handed.descriptor if handed is not None and handed.path == path else None
-        return FileKey(path, hexadecimal, descriptor, self.serving)
+        if handed is None or handed.path != path:
+            return FileKey(path, hexadecimal, None, self.serving)
+        return FileKey(path, hexadecimal, handed.descriptor, self.serving, handed.keeper)
 
 
 def files_of(config: Config) -> dict[str, Path]:

@@ -142,6 +142,10 @@ class KeyUnavailable(CryptofsError):
     errno = errno.ENOKEY
 
 
+class PinRefused(KeyUnavailable):
+    """A token does not take the PIN. Each further try may lock it: nothing tries again by itself."""
+
+
 class NotConfigured(CryptofsError):
     """Used before configure."""
 

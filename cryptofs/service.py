@@ -36,6 +36,8 @@ class Handed(NamedTuple):
 
     descriptor: int
     path: Path
+    keeper: object = None
+    """What closes the descriptor when nobody has it any more; None: whoever opened it does."""
 
 
 class ServiceError(SystemFault):

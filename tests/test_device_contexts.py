@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+from os import dup
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.assembly import Assembly
 from cryptofs.client import files
+from cryptofs.config import ConfigError
 from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings, device_operations, sealed
 from cryptofs.contexts import device as device_module
 from cryptofs.contexts.nonces import SHORT_NONCE, Nonces
@@ -23,6 +25,7 @@ from cryptofs.engines import open_engines
 from cryptofs.engines.base import Transform
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NoSuchTarget, NotPermitted, OverQuota
 from cryptofs.keys import FileKey
+from cryptofs.logs import Logs, Standard
 from cryptofs.nodes import Caller, Tree
 from cryptofs.nodes.base import Directory, File, Node
 from cryptofs.nodes.devices import DeviceStreamHandle
@@ -468,7 +471,7 @@ def test_a_handed_descriptor_is_for_its_file_only(tmp_path: Path) -> None:
     declare("one")
     with (tmp_path / "one").open("rb") as opened_before:
         (tmp_path / "one").rename(tmp_path / "moved")
-        made = Assembly(("openssl",), config, {KEY_PREFIX + "d": opened_before.fileno()})
+        made = Assembly(("openssl",), config, {KEY_PREFIX + "d": dup(opened_before.fileno())})
         file = through_stream(made.table.devices["d"], ENCRYPT, PLAIN)
         declare("two")
         made.reload()
@@ -716,7 +719,7 @@ def test_a_reload_that_breaks_is_told(
         raise ModuleNotFoundError("No module named 'pkcs11'")
 
     monkeypatch.setattr(made, "_load", broken)
-    daemon._reload(made)
+    daemon._reload(made, Logs(Standard()))
     assert "the old configuration holds: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
     assert made.table.policy.everybody.contexts == 3
 
@@ -734,5 +737,5 @@ def test_a_configuration_that_comes_later(tmp_path: Path) -> None:
     config.unlink()
     assert "what held before holds on" in made.reload()
     assert made.table.policy.everybody.contexts == 3
-    with pytest.raises(InvalidValue, match="No such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         Assembly(("openssl",), config)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cryptofs.algorithms import Type
+from cryptofs.assembly import Assembly
 from cryptofs.engines.base import Transform
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.errors import (
@@ -25,6 +26,7 @@ from cryptofs.errors import (
     NotPermitted,
     NotSupported,
     OutOfResources,
+    PinRefused,
     TooLarge,
 )
 from cryptofs.keys import FileKey, TokenKey
@@ -501,19 +503,201 @@ def test_pin_is_wiped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(any(secret) for secret in read + cut_off)
 
 
-def test_token_disappears(source: Callable[..., TokenKey], place: Path) -> None:
-    """A token whose login is lost: ENOKEY, `key source gone`; the next open logs in anew."""
-    transform = source("aes-32").open((), Type.AEAD, "gcm(aes)", None)
-    assert len(once(transform, ENCRYPT, b"x", bytes(12))) == 17
-    sealed = once(transform, ENCRYPT, b"x", bytes(12))
-    pkcs11.lib(str(MODULE)).reinitialize()
-    for operation, data in ((ENCRYPT, b"x"), (DECRYPT, sealed)):
-        with pytest.raises(KeyUnavailable, match="key source gone"):
-            once(transform, operation, data, bytes(12))
-    with closing(source("aes-32").open((), Type.AEAD, "gcm(aes)", None)) as again:
-        assert once(again, DECRYPT, sealed, bytes(12)) == b"x"
-        transform.close()
-        assert once(again, DECRYPT, sealed, bytes(12)) == b"x"
+@pytest.fixture
+def own(place: Path, tmp_path: Path) -> Iterator["Removable"]:
+    """A token of one's own that can be taken out."""
+    made = Removable(tmp_path)
+    before = os.environ["SOFTHSM2_CONF"]
+    os.environ["SOFTHSM2_CONF"] = str(tmp_path / "conf")
+    pkcs11.unload(str(MODULE))
+    yield made
+    pkcs11.unload(str(MODULE))
+    os.environ["SOFTHSM2_CONF"] = before
+
+
+class Removable:
+    """A SoftHSM whose token can be taken out, and one with another key of the same label be put in."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.tokens = directory / "tokens"
+        (directory / "conf").write_text(f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\n")
+        self.pin = directory / "pin"
+        self.pin.write_text(PIN)
+        self.pin.chmod(0o600)
+        self.make()
+
+    def make(self) -> None:
+        """A new token with new keys."""
+        self.tokens.mkdir()
+        new_token(self.directory, "own")
+        script = f"""
+import pkcs11
+from pkcs11 import Attribute, KeyType, ObjectClass
+with pkcs11.lib({str(MODULE)!r}).get_token(token_label="own").open(rw=True, user_pin={PIN!r}) as session:
+    session.generate_key(KeyType.AES, 256, label="aes", store=True)
+    session.create_object({{
+        Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.GENERIC_SECRET, Attribute.LABEL: "mac",
+        Attribute.VALUE: {MAC_KEY!r}, Attribute.TOKEN: True, Attribute.PRIVATE: True, Attribute.SIGN: True,
+    }})
+"""
+        environment = {**os.environ, "SOFTHSM2_CONF": str(self.directory / "conf")}
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)
+
+    def take_out(self) -> None:
+        """The token is gone."""
+        self.tokens.rename(self.directory / "out")
+        self.tokens.mkdir()
+
+    def put_back(self) -> None:
+        """It is there again."""
+        self.tokens.rmdir()
+        (self.directory / "out").rename(self.tokens)
+
+    def source(self, label: str = "aes") -> TokenKey:
+        """A key of it."""
+        return TokenKey(MODULE, "own", label, FileKey(self.pin))
+
+
+def skip_the_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the time between two logins pass; gives what it is set to."""
+    from cryptofs.engines.pkcs11 import token
+
+    now = [1000.0]
+    monkeypatch.setattr(token.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_token_disappears(own: Removable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was taken out: ENOKEY, `key source gone`. When it is back, what was open goes on by itself: with one
+    login, after a wait that grows while it is out.
+    """
+    now = skip_the_wait(monkeypatch)
+    with (
+        closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as transform,
+        closing(own.source().open((), Type.SKCIPHER, "cbc(aes)", None)) as other,
+        closing(own.source("mac").open((), Type.HASH, "hmac(sha256)", None)) as mac,
+    ):
+        sealed = once(transform, ENCRYPT, b"x", bytes(12))
+        digest = once(mac, DIGEST, b"x")
+        logins: list[None] = []
+        read = FileKey.read
+        monkeypatch.setattr(FileKey, "read", lambda self: (logins.append(None), read(self))[1])
+        own.take_out()
+        for operation, data in ((ENCRYPT, b"x"), (DECRYPT, sealed)):
+            with pytest.raises(KeyUnavailable, match="key source gone"):
+                once(transform, operation, data, bytes(12))
+        own.put_back()
+        # the wait of 1 s is not over: a token that is out is not asked with every request
+        with pytest.raises(KeyUnavailable, match="the next login is tried in 1 s"):
+            once(transform, DECRYPT, sealed, bytes(12))
+        assert logins == []
+        now[0] += 1.1
+        assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
+        assert once(mac, DIGEST, b"x") == digest
+        assert len(once(other, ENCRYPT, bytes(32), bytes(16))) == 32
+        assert len(in_parts(mac, DIGEST, [bytes(50_000), bytes(50_000)])) == 32
+        assert len(logins) == 1
+        pkcs11.lib(str(MODULE)).reinitialize()
+        assert once(other, ENCRYPT, bytes(16), bytes(16))
+        assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
+        # and for one that opens it anew
+        own.take_out()
+        with pytest.raises(KeyUnavailable):
+            own.source().open((), Type.AEAD, "gcm(aes)", None)
+        own.put_back()
+        with closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as again:
+            assert once(again, DECRYPT, sealed, bytes(12)) == b"x"
+        assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
+
+
+def test_a_wrong_pin_is_tried_once(own: Removable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PIN that the token refuses is not tried again by itself, however long it takes: tokens lock after a few."""
+    now = skip_the_wait(monkeypatch)
+    with closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as transform:
+        sealed = once(transform, ENCRYPT, b"x", bytes(12))
+        own.pin.write_text("another-pin-1")
+        reads: list[None] = []
+        read = FileKey.read
+        monkeypatch.setattr(FileKey, "read", lambda self: (reads.append(None), read(self))[1])
+        own.take_out()
+        with pytest.raises(KeyUnavailable):
+            once(transform, DECRYPT, sealed, bytes(12))
+        own.put_back()
+        for _ in range(5):
+            now[0] += 1000
+            with pytest.raises(PinRefused, match="PinIncorrect") as caught:
+                once(transform, DECRYPT, sealed, bytes(12))
+            assert caught.value.errno == errno.ENOKEY
+        assert len(reads) == 1
+        # a reload opens its source again, once for each
+        with pytest.raises(PinRefused):
+            own.source().open((), Type.AEAD, "gcm(aes)", None)
+        assert len(reads) == 2
+        own.pin.write_text(PIN)
+        with closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as again:
+            assert once(again, DECRYPT, sealed, bytes(12)) == b"x"
+        assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
+
+
+def test_another_key_of_the_same_label(own: Removable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another token with the same labels is put in: what was open does not go on with another key."""
+    now = skip_the_wait(monkeypatch)
+    with closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as transform:
+        sealed = once(transform, ENCRYPT, b"x", bytes(12))
+        own.tokens.rename(own.directory / "first")
+        own.make()
+        now[0] += 100
+        with pytest.raises(KeyUnavailable, match="another key is under the label 'aes' now"):
+            once(transform, DECRYPT, sealed, bytes(12))
+        with (
+            closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as fresh,
+            pytest.raises(BadTag),
+        ):
+            once(fresh, DECRYPT, sealed, bytes(12))
+        with pytest.raises(KeyUnavailable, match="another key"):
+            once(transform, ENCRYPT, b"x", bytes(12))
+
+
+def test_a_device_of_a_token(own: Removable, tmp_path: Path) -> None:
+    """A reload looks at a token's key, too: one that is out makes it fail, another one's key is taken for new opens.
+    A refused PIN ends a start with a status of its own, by which the service knows not to try again.
+    """
+    config = tmp_path / "cryptofs.toml"
+    key = f'key.pkcs11 = "aes"\nkey.module = "{MODULE}"\nkey.token = "own"\nkey.pin-file = "{own.pin}"\n'
+    config.write_text(f'[devices.d]\ntype = "aead"\nname = "gcm(aes)"\n{key}')
+    config.chmod(0o600)
+    made = Assembly(("openssl",), config)
+    before = made.table.devices["d"]
+    try:
+        assert "new keys" not in made.reload()
+        assert made.table.devices["d"] is before
+        own.take_out()
+        with pytest.raises(KeyUnavailable, match=r"cryptofs.toml:4: devices\.d\.key\.pkcs11: .*no token of this label"):
+            made.reload()
+        assert made.table.devices["d"] is before
+        own.put_back()
+        assert "new keys" not in made.reload()
+        assert made.table.devices["d"] is before
+        own.tokens.rename(own.directory / "first")
+        own.make()
+        assert made.reload().endswith("; new keys: d")
+        assert made.table.devices["d"] is not before
+    finally:
+        made.close()
+    own.pin.write_text("another-pin-1")
+    (tmp_path / "mount").mkdir()
+    command = [sys.executable, "-m", "cryptofs", "mount", str(tmp_path / "mount"), "--config", str(config)]
+    done = subprocess.run(
+        [*command, *(["--allow-root"] if os.geteuid() == 0 else [])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 77
+    assert "PinIncorrect" in done.stderr
+    assert "another-pin-1" not in done.stderr
 
 
 def test_missing_package(place: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..errors import CryptofsError, WrongUsage
+from ..errors import CryptofsError, PinRefused, WrongUsage
 from .standard import complain, describe, finish, prepare
 
 STEPS = ("hand-over", "reload", "take-back")
@@ -16,6 +16,8 @@ _WRONG_USAGE = 2
 _OWN_FAULT = 70
 # as a shell shows a program that SIGINT has ended
 _INTERRUPTED = 128 + 2
+# the unit does not start it again after 77: each try may lock the token
+_STATUSES: dict[type[CryptofsError], int] = {WrongUsage: _WRONG_USAGE, PinRefused: 77}
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def _status_of(work: Callable[[], int | None]) -> int:
         return _INTERRUPTED
     except CryptofsError as error:
         complain(str(error))
-        return _WRONG_USAGE if isinstance(error, WrongUsage) else _FAILED
+        return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), _FAILED)
     except MemoryError:
         complain("ENOMEM: not enough memory")
         return _FAILED

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CryptofsError
@@ -81,12 +81,14 @@ class FileKey(_FileSource):
 
     descriptor: the file, opened by a starter with more rights; it stays open and is read from its start each time.
     serving: the uid of the account that will serve, which may own the file, too, while root still reads it.
+    keeper: what keeps the descriptor open for as long as this is there.
     """
 
     path: Path
     hexadecimal: bool = False
     descriptor: int | None = None
     serving: int | None = None
+    keeper: object = field(default=None, compare=False, repr=False)
 
     def describe(self) -> str:
         return f"file {self.path}"

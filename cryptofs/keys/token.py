@@ -1,7 +1,8 @@
 """Keys in PKCS#11 tokens: the token computes, and the key stays there."""
 
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +57,8 @@ class TokenKey(KeySource):
             raise self.unavailable(
                 "the package python-pkcs11 is missing; it comes with the extra cryptofs[pkcs11]"
             ) from None
-        pins: list[bytearray] = []
-
-        def read_pin() -> bytearray | None:
-            if self.pin is None:
-                return None
-            pins.append(without_newline(self.pin.read()))
-            return pins[-1]
-
         try:
-            with closing(TokenEngine(str(self.module), self.token, self.label, read_pin)) as engine:
+            with closing(TokenEngine(str(self.module), self.token, self.label, self._read_pin)) as engine:
                 description = engine.describe(type_, name)
                 if description is None:
                     raise NotOffered(f"{type_} {name!r}: not offered by the token {self.token!r} of {self.module}")
@@ -73,7 +66,15 @@ class TokenKey(KeySource):
         except InvalidValue as error:
             raise InvalidValue(f"{self.describe()}: {error.message}") from None
         except KeyUnavailable as error:
-            raise KeyUnavailable(f"{self.describe()}: {error.message}") from None
+            raise type(error)(f"{self.describe()}: {error.message}") from None
+
+    @contextmanager
+    def _read_pin(self) -> Iterator[bytearray | None]:
+        if self.pin is None:
+            yield None
+            return
+        pin = without_newline(self.pin.read())
+        try:
+            yield pin
         finally:
-            for pin in pins:
-                wipe(pin)
+            wipe(pin)

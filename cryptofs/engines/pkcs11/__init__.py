@@ -8,7 +8,7 @@ other engines:
 - a hash message that is longer than 64 KiB cannot be cloned, and 16 of them may be under way with a key.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pkcs11
@@ -20,7 +20,7 @@ from ..base import Engine, Transform
 from .aead import TokenGcm
 from .cipher import TokenCipher
 from .hash import TokenHmac
-from .token import Token, TokenKey, fault
+from .token import Pin, Token, TokenKey, fault
 
 __all__ = ["TokenEngine"]
 
@@ -50,14 +50,13 @@ class TokenEngine(Engine):
 
     name = "pkcs11"
 
-    def __init__(self, module: str, token: str, label: str, read_pin: Callable[[], bytearray | None]) -> None:
+    def __init__(self, module: str, token: str, label: str, pin: Pin) -> None:
         """module: path of the PKCS#11 library; token, label: of the token and of the secret key in it.
 
-        read_pin: asked where this process has not logged in to the token yet; None for a token that wants no PIN.
-        The caller wipes the PIN. Errors: KeyUnavailable.
+        pin: asked for each login; it is kept for one that is needed later. Errors: KeyUnavailable, PinRefused.
         """
         self._label = label
-        self._token = Token.open(module, token, read_pin)
+        self._token = Token.open(module, token, pin)
         self._mechanisms = self._token.mechanisms
 
     def close(self) -> None:
@@ -93,9 +92,14 @@ class TokenEngine(Engine):
             raise InvalidValue(f"authsize {authsize}: {description.name} takes {takes}")
         token = self._token.hold()
         try:
-            return self._build(description, TokenKey(token, self._label), authsize)
+            key = TokenKey(token, self._label, _SERVED[description.type, description.name].mechanism)
         except BaseException:
             token.release()
+            raise
+        try:
+            return self._build(description, key, authsize)
+        except BaseException:
+            key.close()
             raise
 
     def _build(self, description: Description, key: TokenKey, authsize: int) -> Transform:

@@ -5,18 +5,23 @@ What has to be known of it:
   under the module's lock;
 - a process logs in to a token once, for all its sessions, and python-pkcs11 logs out when the session that logged in is
   closed: so a token is logged in to once and stays so while a key of it is in use;
+- a module does not see a token that comes back before it has been initialised again, which ends every session of every
+  token of the module, and numbers new ones from the beginning: an old handle may then be another's;
 - a PIN is wanted as `str`, of which only `encode` is called: `_Pin` gives a bytearray there, which can be wiped.
 """
 
+import os
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, cast
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass
 
-from ...errors import CryptofsError, EngineFault, KeyUnavailable, OutOfResources
+from ...errors import CryptofsError, EngineFault, KeyUnavailable, OutOfResources, PinRefused
 
 Result = TypeVar("Result")
 
@@ -28,6 +33,13 @@ _GONE = (
     pkcs11.SessionHandleInvalid,
     pkcs11.TokenNotPresent,
     pkcs11.UserNotLoggedIn,
+)
+_PIN_REFUSED = (
+    pkcs11.PinExpired,
+    pkcs11.PinIncorrect,
+    pkcs11.PinInvalid,
+    pkcs11.PinLenRange,
+    pkcs11.PinLocked,
 )
 _SHORTAGES = (pkcs11.DeviceMemory, pkcs11.HostMemory, pkcs11.SessionCount)
 
@@ -60,55 +72,125 @@ _locks: dict[str, threading.RLock] = {}
 _tokens: dict[tuple[str, str], "Token"] = {}
 
 
-class Token:
-    """A token that this process is logged in to; use `open` and `release`. lock: the module's."""
+Pin = Callable[[], AbstractContextManager[bytearray | None]]
+"""Gives the PIN for a login and wipes it afterwards; None for a token that wants none."""
 
-    def __init__(self, token: pkcs11.Token, session: pkcs11.Session, lock: threading.RLock) -> None:
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+"""Seconds between one login that fails and the next: doubled each time."""
+
+
+class Token:
+    """A token that this process is logged in to; use `open` and `release`. lock: the module's.
+
+    generation: counts the logins: a handle that was found under an earlier one is void.
+    """
+
+    def __init__(self, module: str, label: str, pin: Pin, lock: threading.RLock) -> None:
         self.lock = lock
-        self._token = token
-        self._session = session
+        self.generation = 0
+        self._place = (module, label)
+        self._pin = pin
         self._users = 0
-        self.mechanisms = frozenset(token.slot.get_mechanisms())
+        self._keys: set[TokenKey] = set()
+        self._streams = 0
+        self._token: pkcs11.Token
+        self._session: pkcs11.Session | None = None
+        self.mechanisms: frozenset[Mechanism] = frozenset()
+        self._refused = ""
+        self._wait = _FIRST_WAIT
+        self._next = 0.0
 
     @classmethod
-    def open(cls, module: str, label: str, read_pin: Callable[[], bytearray | None]) -> "Token":
-        """The token by its label; `read_pin` is asked where nobody has logged in yet, and the caller wipes the PIN.
+    def open(cls, module: str, label: str, pin: Pin) -> "Token":
+        """The token by its label. `pin` is asked where nobody has logged in yet, and kept for a later login.
 
-        Errors: KeyUnavailable.
+        A login that was refused before, or has to wait, is tried at once. Errors: KeyUnavailable, PinRefused.
         """
         with _registry:
             lock = _locks.setdefault(module, threading.RLock())
         with _registry, lock:
-            token = _tokens.get((module, label))
-            if token is None or not token._alive():
+            token = _tokens.get((module, label)) or cls(module, label, pin, lock)
+            token._pin = pin
+            if not token._is_well():
                 try:
-                    token = cls._log_in(module, label, read_pin(), lock)
+                    token._log_in()
                 except pkcs11.PKCS11Error as error:
-                    raise KeyUnavailable(_reason(error)) from None
-                _tokens[module, label] = token
+                    raise _refusal(error) from None
+            _tokens[module, label] = token
             token._users += 1
             return token
 
-    @classmethod
-    def _log_in(cls, module: str, label: str, pin: bytearray | None, lock: threading.RLock) -> "Token":
-        library = pkcs11.lib(module)
-        token = _only(library.get_tokens(token_label=label))
-        try:
-            session = token.open(user_pin=None if pin is None else cast(str, _Pin(pin)))
-        except pkcs11.UserAlreadyLoggedIn:
-            session = token.open()
-        return cls(token, session, lock)
+    def revive(self, seen: int) -> None:
+        """Log in again to a token that was lost after the login `seen`; nothing is done if somebody else has already.
 
-    def _alive(self) -> bool:
+        After a failure the next try waits; after a PIN that the token refuses there is none before `open`, for a token
+        locks after a few. Errors: KeyUnavailable, PinRefused.
+        """
+        with _registry, self.lock:
+            if self.generation != seen:
+                return
+            if self._refused:
+                raise PinRefused(
+                    f"key source gone: the token refused the PIN ({self._refused}): a reload tries it again"
+                )
+            now = time.monotonic()
+            if now < self._next:
+                raise KeyUnavailable(f"key source gone: the next login is tried in {self._next - now:.0f} s")
+            try:
+                self._log_in()
+            except (pkcs11.PKCS11Error, KeyUnavailable) as error:
+                if isinstance(error, _PIN_REFUSED):
+                    self._refused = type(error).__name__
+                self._next = time.monotonic() + self._wait
+                self._wait = min(2 * self._wait, _LONGEST_WAIT)
+                failed = _refusal(error) if isinstance(error, pkcs11.PKCS11Error) else error
+                raise type(failed)(f"key source gone: {failed.message}") from None
+
+    def _log_in(self) -> None:
+        library = pkcs11.lib(self._place[0])
+        others = [token for token in _tokens.values() if token.lock is self.lock]
+        if self.generation and not any(token._streams or (token is not self and token._is_well()) for token in others):
+            library.reinitialize()
+            for token in others:
+                token._session = None
+        try:
+            slot = _only(library.get_tokens(token_label=self._place[1]))
+        except pkcs11.NoSuchToken:
+            if any(each._session is not None for each in others):
+                raise
+            # the module may have looked before the token came
+            library.reinitialize()
+            slot = _only(library.get_tokens(token_label=self._place[1]))
+        with self._pin() as pin:
+            try:
+                session = slot.open(user_pin=None if pin is None else cast(str, _Pin(pin)))
+            except pkcs11.UserAlreadyLoggedIn:
+                session = slot.open()
+        self._token, self._session = slot, session
+        self.mechanisms = frozenset(slot.slot.get_mechanisms())
+        self.generation += 1
+        self._refused, self._wait, self._next = "", _FIRST_WAIT, 0.0
+
+    def _is_well(self) -> bool:
+        """Whether the session lives, and the keys that are in use are there."""
+        if self._session is None:
+            return False
         # not by a search, which python-pkcs11 would try to end once more when the session is gone
         try:
             with self.lock:
                 self._session.generate_random(64)
         except pkcs11.RandomNoRNG:
-            return True
+            pass
         except pkcs11.PKCS11Error:
             return False
-        return True
+        return not self._keys or any(key.answers() for key in self._keys)
+
+    @property
+    def session(self) -> pkcs11.Session:
+        """The session that is logged in. Errors: pkcs11's, where the token was lost."""
+        if self._session is None:
+            raise pkcs11.SessionClosed
+        return self._session
 
     def find(self, label: str, session: pkcs11.Session | None = None) -> Any:
         """The secret key by its label. Errors: pkcs11's; NoSuchKey, MultipleObjectsReturned."""
@@ -122,17 +204,21 @@ class Token:
     def _search(self, attributes: dict[Attribute, Any], session: pkcs11.Session | None = None) -> list[Any]:
         # to its end: a search that is left before keeps its session busy until the iterator is collected
         with self.lock:
-            return list((session or self._session).get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, **attributes}))
+            return list((session or self.session).get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, **attributes}))
 
     @contextmanager
     def own_session(self) -> Iterator[pkcs11.Session]:
         """A session for an operation in parts. Errors: pkcs11's."""
         with self.lock:
+            if self._session is None:
+                raise pkcs11.SessionClosed
             session = self._token.open()
+            self._streams += 1
         try:
             yield session
         finally:
             with self.lock:
+                self._streams -= 1
                 session.close()
 
     def hold(self) -> "Token":
@@ -150,8 +236,10 @@ class Token:
             for place, token in list(_tokens.items()):
                 if token is self:
                     del _tokens[place]
+            session, self._session = self._session, None
             try:
-                self._session.close()
+                if session is not None:
+                    session.close()
             except pkcs11.PKCS11Error:
                 # the token is gone, and the session with it
                 return
@@ -166,47 +254,125 @@ def _only(tokens: Iterator[pkcs11.Token]) -> pkcs11.Token:
     return found[0]
 
 
-class TokenKey:
-    """A key in a token, by its label, and what it computes there."""
+def _refusal(error: pkcs11.PKCS11Error) -> KeyUnavailable:
+    """The error for a login that failed."""
+    return (PinRefused if isinstance(error, _PIN_REFUSED) else KeyUnavailable)(_reason(error))
 
-    def __init__(self, token: Token, label: str) -> None:
-        """Errors: KeyUnavailable."""
+
+_CIPHERS = (Mechanism.AES_ECB, Mechanism.AES_CBC, Mechanism.AES_CTR, Mechanism.AES_GCM)
+_CHALLENGE = os.urandom(32)
+"""What a key answers to show, after another login, that it is the same key; the answer tells nothing about it."""
+
+
+def _parameter(mechanism: Mechanism) -> Any:
+    block = _CHALLENGE[:16]
+    match mechanism:
+        case Mechanism.AES_CBC:
+            return block
+        case Mechanism.AES_CTR:
+            return struct.pack("@L16s", 128, block)
+        case Mechanism.AES_GCM:
+            return GCMParams(block[:12], None, 128)
+    return None
+
+
+class TokenKey:
+    """A key in a token, by its label, and what it computes there.
+
+    After the token was lost and is back, it is found again, if it is the same key.
+    """
+
+    def __init__(self, token: Token, label: str, mechanism: Mechanism) -> None:
+        """mechanism: what it will be used with. Errors: KeyUnavailable."""
         self.token = token
         self.label = label
-        try:
-            with token.lock:
-                self._key = token.find(label)
+        self._mechanism = mechanism
+        with token.lock:
+            self._key = self._find()
+            self._generation = token.generation
+            try:
                 self.type = KeyType(self._key.key_type)
+            except (pkcs11.PKCS11Error, ValueError) as error:
+                raise KeyUnavailable(f"key {label!r} in the token: {type(error).__name__}") from None
+            self.may_encrypt = isinstance(self._key, pkcs11.EncryptMixin)
+            self.may_decrypt = isinstance(self._key, pkcs11.DecryptMixin)
+            self.may_sign = isinstance(self._key, pkcs11.SignMixin)
+            self._mark = self._answer(self._key)
+            token._keys.add(self)
+
+    def close(self) -> None:
+        """Let go of the token."""
+        self.token._keys.discard(self)
+        self.token.release()
+
+    def _find(self) -> Any:
+        try:
+            return self.token.find(self.label)
         except pkcs11.NoSuchKey:
-            raise KeyUnavailable(f"key source gone: the token has no secret key {label!r}") from None
+            raise KeyUnavailable(f"key source gone: the token has no secret key {self.label!r}") from None
         except pkcs11.MultipleObjectsReturned:
-            raise KeyUnavailable(f"the token has more than one secret key {label!r}") from None
-        except (pkcs11.PKCS11Error, ValueError) as error:
-            raise KeyUnavailable(f"key {label!r} in the token: {type(error).__name__}") from None
-        self.may_encrypt = isinstance(self._key, pkcs11.EncryptMixin)
-        self.may_decrypt = isinstance(self._key, pkcs11.DecryptMixin)
-        self.may_sign = isinstance(self._key, pkcs11.SignMixin)
+            raise KeyUnavailable(f"the token has more than one secret key {self.label!r}") from None
+        except pkcs11.PKCS11Error as error:
+            raise KeyUnavailable(f"key {self.label!r} in the token: {type(error).__name__}") from None
+
+    def _answer(self, key: Any) -> bytes | None:
+        try:
+            if isinstance(key, pkcs11.SignMixin) and self._mechanism not in _CIPHERS:
+                return key.sign(_CHALLENGE, mechanism=self._mechanism)
+            compute = key.encrypt if isinstance(key, pkcs11.EncryptMixin) else key.decrypt
+            parameter = _parameter(self._mechanism)
+            return cast(bytes, compute(_CHALLENGE, mechanism=self._mechanism, mechanism_param=parameter))
+        except (pkcs11.PKCS11Error, AttributeError):
+            # the key does not do this: what it is for shows when it is used
+            return None
+
+    def _run(self, compute: Callable[[Any], Result]) -> Result:
+        """What the key computes; once more if the token was lost and can be logged in to again. Errors: pkcs11's,
+        KeyUnavailable.
+        """
+        with self.token.lock:
+            seen = self._generation
+            if seen == self.token.generation and self.token._session is not None:
+                try:
+                    return compute(self._key)
+                except _GONE:
+                    pass
+        # not under the module's lock: the registry's comes first
+        self.token.revive(seen)
+        with self.token.lock:
+            self._take_up()
+            return compute(self._key)
+
+    def _take_up(self) -> None:
+        if self._generation == self.token.generation:
+            return
+        key = self._find()
+        if self._answer(key) != self._mark:
+            raise KeyUnavailable(
+                f"key source gone: another key is under the label {self.label!r} now: a reload takes it for new opens"
+            )
+        self._key, self._generation = key, self.token.generation
 
     def encrypt(self, data: bytes, mechanism: Mechanism, parameter: Any) -> bytes:
-        """A whole message or piece. Errors: pkcs11's."""
-        with self.token.lock:
-            return cast(bytes, self._key.encrypt(data, mechanism=mechanism, mechanism_param=parameter))
+        """A whole message or piece. Errors: pkcs11's, KeyUnavailable."""
+        return self._run(lambda key: cast(bytes, key.encrypt(data, mechanism=mechanism, mechanism_param=parameter)))
 
     def decrypt(self, data: bytes, mechanism: Mechanism, parameter: Any) -> bytes:
-        """A whole message or piece. Errors: pkcs11's."""
-        with self.token.lock:
-            return cast(bytes, self._key.decrypt(data, mechanism=mechanism, mechanism_param=parameter))
+        """A whole message or piece. Errors: pkcs11's, KeyUnavailable."""
+        return self._run(lambda key: cast(bytes, key.decrypt(data, mechanism=mechanism, mechanism_param=parameter)))
 
     def sign(self, data: bytes, mechanism: Mechanism) -> bytes:
-        """The MAC of a whole message. Errors: pkcs11's."""
-        with self.token.lock:
-            return cast(bytes, self._key.sign(data, mechanism=mechanism))
+        """The MAC of a whole message. Errors: pkcs11's, KeyUnavailable."""
+        return self._run(lambda key: cast(bytes, key.sign(data, mechanism=mechanism)))
 
     def sign_parts(self, parts: Iterator[bytes], mechanism: Mechanism) -> bytes:
-        """The MAC of a message in parts, in a session of its own. Errors: pkcs11's, and what `parts` raises.
+        """The MAC of a message in parts, in a session of its own. Errors: pkcs11's, KeyUnavailable, and what `parts`
+        raises.
 
-        The module's lock is held while this runs; `parts` may let go of it while it waits.
+        The module's lock is held while this runs; `parts` may let go of it while it waits. A message whose token is
+        lost on the way has failed: the token does not have its beginning any more.
         """
+        self._run(lambda key: key[Attribute.CLASS])
         with self.token.own_session() as session, self.token.lock:
             key = self.token.find(self.label, session)
             return cast(bytes, key.sign(parts, mechanism=mechanism))
@@ -215,6 +381,8 @@ class TokenKey:
         """Whether the token still knows the key."""
         try:
             with self.token.lock:
+                if self._generation != self.token.generation or self.token._session is None:
+                    return False
                 return bool(self._key[Attribute.CLASS] == ObjectClass.SECRET_KEY)
         except pkcs11.PKCS11Error:
             return False

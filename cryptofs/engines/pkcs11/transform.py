@@ -41,4 +41,4 @@ class TokenTransform(Transform):
         if not self._closed:
             self._closed = True
             self.keyed = False
-            self._key.token.release()
+            self._key.close()
