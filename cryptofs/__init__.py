@@ -1,3 +1,12 @@
 """cryptofs: the Linux kernel's cryptography, for every program that can open a file."""
 
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> str:
+    # found when it is asked for: most starts never do
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pathlib import Path
+
+    from .version import find_version
+
+    return find_version(Path(__file__).parent)

@@ -9,7 +9,8 @@ import pytest
 import cryptofs
 
 PACKAGE = Path(cryptofs.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_version.py")
+"""All but what the build writes."""
 LINES_MAX = 400
 
 LOW = {"wiping", "errors", "algorithms", "records"}
@@ -72,7 +73,8 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark.bare": set(),
     "cli": BELOW_CLI,
     "__main__": {"cli"},
-    "": set(),
+    "version": set(),
+    "": {"version"},
 }
 # the floors of the benchmark are file systems of their own, and nothing of this one
 SEES_FUSE = {"operations", "daemon", "benchmark.empty"}
@@ -115,7 +117,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         first, _, inner = name.partition(".")
         if first == "pyfuse3" and unit not in SEES_FUSE:
             found.append(name)
-        if first != "cryptofs" or inner == "__version__":
+        if first != "cryptofs" or inner == "__version__" or inner.startswith("_version."):
             continue
         imported = unit_of(inner)
         if imported != unit and imported not in ALLOWED[unit]:
