@@ -17,11 +17,11 @@ import trio
 
 from .assembly import Assembly
 from .errors import CryptofsError
+from .fuse import Operations, OwnMount, Transport
 from .hardening import harden
 from .logs import LogFile, Logs, Standard, Syslog
 from .mountinfo import mounts_on
 from .mounting import NO_OPTIONS, MountError, MountOptions, prepare_mountpoint, sweep
-from .operations import Operations
 from .privileges import Account, drop_privileges, mount_fuse, protect_mountpoint, take_away
 from .pulse import Keeper, LostMount, Pulse
 from .reloading import heed_calls
@@ -90,19 +90,21 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         log_file = _log_file(settings)
         serving = account.uid if account is not None else None
         assembly = Assembly(settings.engines, settings.config, handed_over, settings.config_may_lack, serving)
-        try:
-            where = _mount_point(settings, handed_over)
-            _become(account)
-            _init(assembly, settings, where)
-        except BaseException:
-            assembly.close()
-            raise
+        at_end.callback(assembly.close)
+        device, leave = _device(settings, handed_over)
+        at_end.callback(leave)
+        transport = Transport(device, assembly.tree, assembly.workers, _only(settings))
+        at_end.callback(transport.close)
+        _become(account)
+        _init(transport, assembly, settings)
         # after the last fork and the last step that may fail
         logs = Logs(log_file or (Syslog() if settings.syslog else Standard()))
         logs.start(logging.getLogger().level, settings.service if assembly.with_audit is None else assembly.with_audit)
         at_end.callback(logs.stop)
         at_end.callback(log.info, "%s: unmounted", settings.mountpoint)
-        at_end.callback(_leave, settings.mountpoint, _device_at(settings.mountpoint))
+        at_end.callback(leave)
+        at_end.callback(transport.close)
+        at_end.callback(pyfuse3.close, unmount=False)
         # first of all: nobody may be woken by a session that is gone
         at_end.callback(assembly.close)
         if settings.service:
@@ -113,7 +115,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         gc.enable()
         gc.set_threshold(10_000, 20, 20)
         try:
-            trio.run(_serve, settings.mountpoint, assembly, pulse, logs, handed_over.get(CONTROL), ready)
+            trio.run(_serve, settings.mountpoint, assembly, transport, pulse, logs, handed_over.get(CONTROL), ready)
         except BaseException:
             log.error("%s: ended by an error", settings.mountpoint)
             raise
@@ -149,36 +151,57 @@ def _device_at(mountpoint: Path) -> int | None:
     return on[-1].device if on and on[-1].is_cryptofs else None
 
 
-def _leave(mountpoint: Path, device: int | None) -> None:
-    """End the session. The mount is taken away, unless something else is mounted over it by now."""
-    ours = device is not None and _device_at(mountpoint) == device
-    if not ours and any(mount.device == device for mount in mounts_on(mountpoint)):
+def _leave(mount: OwnMount, mountpoint: Path, device: int | None) -> None:
+    """Take the mount away, unless that was done or something else is mounted over it by now."""
+    if device is not None and _device_at(mountpoint) == device:
+        mount.take_away()
+    elif any(other.device == device for other in mounts_on(mountpoint)):
         log.warning("%s: the mount is left as it is: something else is mounted over it", mountpoint)
-    pyfuse3.close(unmount=ours)
 
 
-def _mount_point(settings: Settings, handed_over: dict[str, int]) -> str:
-    """What libfuse is given: the directory, or the descriptor of a mount that was made already."""
+def _device(settings: Settings, handed_over: dict[str, int]) -> tuple[int, Callable[[], None]]:
+    """The descriptor that serves the mount, and what takes the mount away in the end.
+
+    The mount is made here, unless the service manager kept it; the manager's, and one that root makes for somebody
+    else, is taken away by another process.
+    """
     if settings.service:
-        return f"/dev/fd/{handed_over[FUSE]}"
-    if settings.account is None:
-        return str(settings.mountpoint)
-    options = settings.options
-    return f"/dev/fd/{mount_fuse(settings.mountpoint, settings.account, options.flags, options.source)}"
+        return handed_over[FUSE], _nothing
+    options, mountpoint = settings.options, settings.mountpoint
+    if settings.account is not None:
+        return mount_fuse(mountpoint, settings.account, options.flags, options.source), _nothing
+    mount = OwnMount(mountpoint, options.for_fusermount())
+    return mount.device, partial(_leave, mount, mountpoint, _device_at(mountpoint))
 
 
-def _init(assembly: Assembly, settings: Settings, where: str) -> None:
-    # a mount that was made already has its options
-    made = where != str(settings.mountpoint)
-    options = {"debug"} & settings.options.own if made else settings.options.for_libfuse()
+def _nothing() -> None:
+    return
+
+
+def _only(settings: Settings) -> int | None:
+    """Who may use the mount beside root, where its options say so: the kernel knows but all or one."""
+    if "allow_root" not in settings.options.own:
+        return None
+    return settings.account.uid if settings.account is not None else os.geteuid()
+
+
+def _init(transport: Transport, assembly: Assembly, settings: Settings) -> None:
     try:
-        pyfuse3.init(Operations(assembly.tree), where, options)
+        # the mount has its options already
+        pyfuse3.init(Operations(assembly.tree), transport.mountpoint, {"debug"} & settings.options.own)
     except RuntimeError as error:
-        raise MountError(f"{settings.mountpoint}: {error}; is /dev/fuse there and usable?", errno.EIO) from None
+        raise MountError(f"{settings.mountpoint}: {error}", errno.EIO) from None
+    transport.hand_over()
 
 
 async def _serve(
-    mountpoint: Path, assembly: Assembly, pulse: Pulse, logs: Logs, control: int | None, ready: Callable[[], None]
+    mountpoint: Path,
+    assembly: Assembly,
+    transport: Transport,
+    pulse: Pulse,
+    logs: Logs,
+    control: int | None,
+    ready: Callable[[], None],
 ) -> None:
     assembly.start()
     silent: list[str] = []
@@ -187,10 +210,11 @@ async def _serve(
         if control is not None:
             nursery.start_soon(heed_calls, control, partial(_reload, assembly, logs))
         nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready, silent, nursery.cancel_scope)
+        nursery.start_soon(partial(pyfuse3.main, max_tasks=_MAX_TASKS))
         try:
-            await pyfuse3.main(max_tasks=_MAX_TASKS)
+            await transport.serve()
         finally:
-            # main returns by itself only when somebody else has unmounted
+            # it returns by itself only when somebody else has unmounted
             nursery.cancel_scope.cancel()
     tell("STOPPING")
     if silent:

@@ -177,15 +177,15 @@ class Cancelled(CryptofsError):
 
 
 class WouldBlock(CryptofsError):
-    """Nothing ready or no room, on a context that must not wait or after the bounded wait."""
+    """Nothing is ready, or there is no room, on a context that must not wait."""
 
     errno = errno.EAGAIN
 
 
-class Interrupted(CryptofsError):
-    """The bounded wait ended, or a signal waits for the caller: try again."""
+class NotACall(CryptofsError):
+    """An ioctl that the file does not take."""
 
-    errno = errno.EINTR
+    errno = errno.ENOTTY
 
 
 class OverQuota(CryptofsError):

@@ -65,14 +65,16 @@ class MountOptions:
     own: frozenset[str] = frozenset()
     """Any of allow_other, allow_root, auto_unmount, debug."""
 
-    def for_libfuse(self) -> set[str]:
-        """The options that pyfuse3 gets: these, and those that the file system depends on.
+    def for_fusermount(self) -> set[str]:
+        """The options that fusermount3 gets: these, and those that the file system depends on.
 
-        Neither auto_unmount, which is done here, nor the flags that an ordinary user's fusermount3 may not know; those
-        change nothing, because the tree has no symlinks and no times of access.
+        Neither auto_unmount, which is done here, nor the flags that fusermount3 may not know; those change nothing,
+        because the tree has no symlinks and no times of access. The kernel lets in all users or one: that it is root
+        alone beside the owner is checked with each request.
         """
         fixed = {f"fsname={self.source}", "subtype=cryptofs", "default_permissions"}
-        return fixed | (self.flags - {"nodiratime", "nosymfollow"}) | (self.own - {"auto_unmount"})
+        everybody = {"allow_other"} if self.own & {"allow_other", "allow_root"} else set[str]()
+        return fixed | (self.flags - {"nodiratime", "nosymfollow"}) | everybody
 
 
 NO_OPTIONS = MountOptions()

@@ -1,12 +1,11 @@
-"""Zeroing what held a key, immutable objects included.
+"""Zeroing what held a key.
 
-What a client writes reaches Python as `bytes`, which cannot be changed by any means of the language. Left alone, a
-key would stay in freed memory until something else is written over it.
+What a client writes lies in a buffer of the transport's and is wiped where it lies. One library call that a key goes
+through gives `bytes`, which cannot be changed by any means of the language; left alone, they would stay in freed memory
+until something else is written over them.
 """
 
 import ctypes
-
-Buffer = bytes | bytearray | memoryview
 
 # one-byte and empty objects are shared by the whole interpreter
 _SMALLEST = 2
@@ -37,12 +36,39 @@ _release.argtypes = (ctypes.POINTER(_View),)
 _release.restype = None
 
 
-def wipe(buffer: Buffer) -> None:
-    """Zero a buffer in place, though it be immutable: only for what nobody else can have, as a write from outside."""
+def wipe(buffer: bytearray | memoryview) -> None:
+    """Zero a buffer in place."""
+    memoryview(buffer).cast("B")[:] = bytes(len(buffer))
+
+
+def wipe_immutable(digest: bytes) -> None:
+    """Zero a digest of a key, which a library gives as `bytes`: only where nobody else can have the object."""
     view = _View()
-    _get(buffer, ctypes.byref(view), 0)
+    _get(digest, ctypes.byref(view), 0)
     try:
         if view.len >= _SMALLEST:
             ctypes.memset(view.buf, 0, view.len)
     finally:
         _release(ctypes.byref(view))
+
+
+_NO_DIGIT = 0xFF
+_DIGITS = bytearray([_NO_DIGIT]) * 256
+for _value in range(16):
+    for _digit in f"{_value:x}{_value:X}".encode():
+        _DIGITS[_digit] = _value
+
+
+def from_hexadecimal(digits: bytearray | memoryview) -> bytearray:
+    """The bytes that hexadecimal digits stand for, made without a copy that cannot be wiped.
+
+    Errors: ValueError with the position of what is no digit, or for an odd number of them.
+    """
+    secret = bytearray(len(digits) // 2)
+    for at, digit in enumerate(digits):
+        value = _DIGITS[digit]
+        if value == _NO_DIGIT or len(digits) % 2:
+            wipe(secret)
+            raise ValueError(at)
+        secret[at // 2] = secret[at // 2] << 4 | value
+    return secret

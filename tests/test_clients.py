@@ -23,14 +23,16 @@ PAYLOAD_MAX = 1_040_384
 HEADER = struct.Struct("<IBBHQII")  # size, version, operation, flags, id, status, attributes_size
 
 
-def compiled(name: str, directory: Path) -> Path:
-    """The client `name`.c as a program."""
+def compiled(name: str, directory: Path, *headers: Path) -> Path:
+    """The client `name`.c as a program; headers: directories of what it includes."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.fail("no cc: a C compiler is needed to test the clients in C")
     program = directory / name
     source = TESTS / "clients" / f"{name}.c"
-    subprocess.run([compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
+    included = [f"-I{directory}" for directory in headers]
+    options = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", *included]
+    subprocess.run([compiler, *options, "-o", program, source], check=True)
     return program
 
 

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cryptofs import exchange as module
 from cryptofs.errors import Cancelled, CryptofsError, InvalidValue, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from cryptofs.exchange import Exchange, Job, Lane, cost_of
+from cryptofs.exchange import state as module
 from cryptofs.policy import Account, Rule
-from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record
+from cryptofs.records import HEADER_SIZE, PAYLOAD_MAX, Attr, Flag, Operation, Record
 
 MORE = int(Flag.MORE)
 
@@ -421,10 +421,10 @@ def test_kept_bytes_leave_room_for_every_request() -> None:
     """As many as there may be: who polls for room finds it, and the largest request passes, once answers are read."""
     exchange = Exchange()
     for identity in range(1, 18, 2):
-        run(exchange, request(identity, more=True, payload=bytes(module.PAYLOAD_MAX)))
-    assert module.KEPT_BYTES - module.PAYLOAD_MAX < exchange.kept <= module.KEPT_BYTES
+        run(exchange, request(identity, more=True, payload=bytes(PAYLOAD_MAX)))
+    assert module.KEPT_BYTES - PAYLOAD_MAX < exchange.kept <= module.KEPT_BYTES
     assert exchange.writable
-    run(exchange, request(1, payload=bytes(module.PAYLOAD_MAX)))
+    run(exchange, request(1, payload=bytes(PAYLOAD_MAX)))
 
 
 def test_a_queue_that_reading_does_not_empty() -> None:
@@ -729,6 +729,6 @@ TestExchangeMachine = ExchangeMachine.TestCase
 
 def test_lane_is_open() -> None:
     """A lane with a message or a failure is open."""
-    assert not Lane().is_open
-    assert Lane(message=Running()).is_open
-    assert Lane(failure=BAD).is_open
+    assert not Lane(0).is_open
+    assert Lane(0, message=Running()).is_open
+    assert Lane(0, failure=BAD).is_open

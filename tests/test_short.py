@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptofs import exchange
 from cryptofs.algorithms import Type, look_up
 from cryptofs.contexts import Context, ContextTable
 from cryptofs.engines import open_engines
+from cryptofs.exchange import state
 from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record, build, parse_requests
 
 NAMES = [
@@ -103,7 +103,7 @@ def test_the_short_way_is_taken() -> None:
 
 def test_the_short_way_keeps_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full queue, an open message and a closed context stop it; nothing is counted then."""
-    monkeypatch.setattr(exchange, "QUEUE_REQUESTS", 2)
+    monkeypatch.setattr(state, "QUEUE_REQUESTS", 2)
     table = ContextTable(open_engines(("openssl",)))
     context = configured(table, Type.HASH, "sha256", None)
     data = build(Record(Operation.DIGEST, 0, 7, 0, {}, b"abc"))

@@ -18,6 +18,7 @@ _COMMANDS = {
     "compress": "compression.compress",
     "decompress": "compression.decompress",
     "hash": "hash.hash_",
+    "header": "header.header",
     "encrypt": "files.encrypt",
     "decrypt": "files.decrypt",
     "seal": "files.seal",

@@ -1,5 +1,6 @@
 """Contexts: one transform each (`context`), its calls (`control`), its stream (`stream`), all of them (`table`)."""
 
+from ..exchange import Call
 from .comparing import same_key
 from .context import Context
 from .device import Device, DeviceSettings, device_operations
@@ -13,6 +14,7 @@ __all__ = [
     "CONTEXTS_MAX",
     "MESSAGES_MAX",
     "STREAM_BUFFER",
+    "Call",
     "Context",
     "ContextTable",
     "Device",

@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..algorithms import Type
 from ..audit import audit_refusal
 from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, InvalidValue, NotConfigured, NotPermitted, OverQuota
-from ..exchange import MORE, Exchange, Job, cost_of
+from ..exchange import CALLED, MORE, Call, Exchange, Job, cost_of, lane_number
 from ..policy import EVERYTHING, Account
 from ..records import (
     Buffer,
@@ -25,6 +24,7 @@ from . import work
 from .control import CONTROLS, concerned
 from .device import Device
 from .short import ShortWay, activity
+from .status import Rows, exchange_rows, transform_rows
 from .stream import Stream
 from .workers import ALONE_NS, LONG_NS, Workers
 
@@ -100,11 +100,7 @@ class Context:
     # Requests
 
     def submit(self, buffer: Buffer) -> None:
-        """Accept what one write carries, all or nothing, and run it.
-
-        Errors: those of `parse_requests`, TooLarge and WouldBlock of `Exchange.admit`; what is wrong inside a
-        request is told in its answer.
-        """
+        """Accept what one write carries, all or nothing. Errors: of `parse_requests`, of `Exchange.admit`."""
         self.accept(parse_requests(buffer))
 
     def adopt(self, transform: Transform) -> None:
@@ -119,27 +115,54 @@ class Context:
 
     def accept(self, records: list[Record]) -> None:
         """Accept parsed requests, all or none. Short ones are done when this returns, long ones by workers."""
-        exchange = self.exchange
-        exchange.admit(records)
-        lanes = exchange.lanes
+        self.exchange.admit(records)
         planned = 0.0
         for record in records:
-            if record.operation < _FIRST_DATA_OPERATION:
-                self._answer_control(record)
-                continue
-            transform = self.transform
-            if transform is not None:
-                planned += work.estimate_ns(transform, record, lanes.get(record.id))
-            if planned > _INLINE_NS or record.id in lanes or record.flags or transform is None:
-                self._advance(exchange.enqueue(record), planned > _INLINE_NS)
-            elif planned > LONG_NS and self._is_for_workers(work.estimate_ns(transform, record)):
-                self._advance(exchange.enqueue(record), True)
-            else:
-                self._answer_whole(transform, record)
+            planned = self._begin(record, planned)
         if self._watchers:
             self.changed()
 
-    def _answer_whole(self, transform: Transform, record: Record) -> None:
+    def call(self, record: Record, room: int) -> Buffer | Call:
+        """Do what a request that came by ioctl asks: its answer, or the call that has it later.
+
+        room: bytes that the caller's buffer has. Errors: those of `Exchange.admit`; TooLarge where the answer will not
+        fit: then nothing was done, where that can be known before.
+        """
+        if self.transform is not None and record.operation >= _FIRST_DATA_OPERATION:
+            work.check_room(self.transform, record, self.exchange.lanes.get(record.id + CALLED), room)
+        call = Call(room)
+        self.exchange.admit((record,), call)
+        self._begin(record, 0.0, call)
+        if self._watchers:
+            self.changed()
+        response = call.take()
+        if response is None:
+            return call
+        if isinstance(response, memoryview):
+            work.buffers.lend(response)
+        return response
+
+    def _begin(self, record: Record, planned: float, call: Call | None = None) -> float:
+        """Do an admitted request, or have it done.
+
+        planned: nanoseconds that the requests before it in the same write take; returns those with its own.
+        """
+        if record.operation < _FIRST_DATA_OPERATION:
+            self._answer_control(record, call)
+            return planned
+        exchange, transform = self.exchange, self.transform
+        lane = exchange.lanes.get(lane_number(record, call))
+        own = work.estimate_ns(transform, record, lane) if transform is not None else 0.0
+        planned += own
+        if planned > _INLINE_NS or lane is not None or record.flags or transform is None:
+            self._advance(exchange.enqueue(record, call), planned > _INLINE_NS)
+        elif planned > LONG_NS and self._is_for_workers(own):
+            self._advance(exchange.enqueue(record, call), True)
+        else:
+            self._answer_whole(transform, record, call)
+        return planned
+
+    def _answer_whole(self, transform: Transform, record: Record, call: Call | None = None) -> None:
         failed = False
         try:
             response = work.respond_whole(transform, record)
@@ -149,14 +172,14 @@ class Context:
         except Exception:
             failed = True
             response = work.refuse(record, self._engine_fault(record))
-        self.exchange.answer(response, cost_of(record), failed)
+        self.exchange.answer(response, cost_of(record), failed, call)
 
     def _engine_fault(self, record: Record) -> CryptofsError:
         """Called where an engine raised what it should not: log it, and what to tell the client."""
         work.log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
         return work.engine_fault(record)
 
-    def _answer_control(self, record: Record) -> None:
+    def _answer_control(self, record: Record, call: Call | None) -> None:
         try:
             reply = Record(record.operation, _RESPONSE, record.id, 0, self.control(record))
         except CryptofsError as error:
@@ -164,7 +187,7 @@ class Context:
         except Exception:
             fault = self._engine_fault(record)
             reply = error_response(record, fault.errno, fault.message)
-        self.exchange.answer(build(reply), cost_of(record), reply.status != 0)
+        self.exchange.answer(build(reply), cost_of(record), reply.status != 0, call)
 
     def control(self, record: Record) -> dict[int, Value]:
         """Do a control call; returns the reply's attributes. Errors: the call's."""
@@ -340,35 +363,12 @@ class Context:
 
     def status(self) -> str:
         """`tag: value` lines for people and scripts; never a key."""
-        exchange = self.exchange
-        rows: list[tuple[str, object]] = [("context", self.number), ("uid", self.uid), ("pid", self.pid)]
+        rows: Rows = [("context", self.number), ("uid", self.uid), ("pid", self.pid)]
         if self.device is not None:
             rows.append(("device", self.device.settings.name))
-        if self.transform is None:
-            rows.append(("state", "unconfigured"))
-        else:
-            description = self.transform.description
-            rows += [
-                ("state", "configured"),
-                ("type", description.type.value),
-                ("name", description.name),
-                ("engine", description.engine),
-                ("driver", description.driver),
-                ("key", "(hidden)" if self.transform.key_set else "(none)"),
-            ]
-            if description.type is Type.AEAD:
-                rows.append(("authsize", self.transform.authsize))
-            if self.transform.level is not None:
-                rows.append(("level", self.transform.level))
-        rows += [
-            ("nonblocking", int(self.nonblocking)),
-            ("in-flight", exchange.in_flight),
-            ("unread", exchange.outstanding - exchange.in_flight),
-            ("queue-bytes", exchange.bytes),
-            ("open-messages", sum(lane.is_open for lane in exchange.lanes.values())),
-            ("completed", exchange.completed),
-            ("failed", exchange.failed),
-        ]
+        rows += transform_rows(self.transform)
+        rows.append(("nonblocking", int(self.nonblocking)))
+        rows += exchange_rows(self.exchange)
         if self.last_error is not None:
             rows.append(("last-error", str(self.last_error)))
         if self._stream is not None:

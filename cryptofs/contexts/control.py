@@ -233,8 +233,8 @@ def _clone(context: "Context", record: Record) -> Reply:
             raise InvalidValue("clone: a stream is cloned into another context")
         other.stream.adopt(context.stream.clone_message())
         return {}
-    source = context.exchange.lanes.get(target)
-    if source is None or source.message is None:
+    source = context.exchange.message_lane(target)
+    if source is None:
         raise NoSuchTarget(f"message {target}: none is open under this id")
     if source.jobs:
         raise Busy(f"message {target}: parts of it are in flight")

@@ -33,6 +33,8 @@ BATCH_MAX = 262_144
 SLOW_PACE = 10_000
 """Nanoseconds a byte from which a transform is not for the event loop: a token waits for hardware."""
 
+_LONGER = 128
+"""Bytes by which an answer of the short way may be longer than its request: a digest, a nonce and a tag."""
 _RESPONSE = int(Flag.RESPONSE)
 _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
 _OPERATIONS = {int(each): each for each in (Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST)}
@@ -89,38 +91,20 @@ class ShortWay:
         self._iv_head = _IV_HEADS.get(iv_size, b"")
         self._iv_end = ATTRIBUTE_HEADER_SIZE + iv_size if self._iv_head else 0
 
-    def answer(self, data: bytes) -> int:
+    def answer(self, data: memoryview) -> int:
         """Answer the requests of a write and return its size, or return 0: nothing has happened then."""
         size = len(data)
         exchange = self._exchange
-        short = self._short
-        if short is None or exchange.lanes or not HEADER_SIZE <= size <= BATCH_MAX:
+        if self._short is None or exchange.lanes or not HEADER_SIZE <= size <= BATCH_MAX:
             return 0
-        total, version, number, flags, identity, status, attributes_size = unpack_header(data)
-        if total != size:
-            return self._answer_batch(data, short)
-        if size > SHORT_MAX or version != VERSION or flags or status:
-            return 0
-        iv = None
-        response: Buffer
-        payload_at = HEADER_SIZE + attributes_size
-        if attributes_size:
-            if attributes_size != self._iv_end or data[HEADER_SIZE:_VALUE_AT] != self._iv_head:
-                return 0
-            iv = data[_VALUE_AT:payload_at]
-        cost = 2 * (size - attributes_size)
+        header = unpack_header(data)
+        if header[0] != size:
+            return self._answer_batch(data, self._short)
+        cost = 2 * (size - header[6])
         if not exchange.has_room(1, cost):
             return 0
-        try:
-            if size > COPY_MAX:
-                response = self._respond_larger(data, number, identity, iv, payload_at)
-            else:
-                output = short(number, iv, data[payload_at:])
-                if output is None:
-                    return 0
-                head = build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0)
-                response = head + output
-        except Exception:
+        response = self._respond(data, header)
+        if response is None:
             return 0
         # from here on it is answered: nothing may send it the general way as well
         exchange.answer_at_once(response, cost)
@@ -129,17 +113,61 @@ class ShortWay:
             self._told()
         return size
 
-    def _respond_larger(self, data: bytes, number: int, identity: int, iv: bytes | None, payload_at: int) -> Buffer:
+    def call(self, data: memoryview, room: int) -> Buffer | None:
+        """The answer to a request that came by ioctl, or None: nothing has happened then. room: bytes it may have."""
+        size = len(data)
+        exchange = self._exchange
+        if self._short is None or exchange.lanes or not HEADER_SIZE <= size <= SHORT_MAX:
+            return None
+        header = unpack_header(data)
+        cost = 2 * (size - header[6])
+        # a device's nonce and a tag make an answer longer than what is asked
+        if header[0] != size or size + _LONGER > room or not exchange.has_room(1, cost):
+            return None
+        response = self._respond(data, header)
+        if response is not None:
+            exchange.answer_call(cost)
+            _activity[0] += 1
+            if isinstance(response, memoryview):
+                buffers.lend(response)
+        return response
+
+    def _respond(self, data: memoryview, header: tuple[int, ...]) -> Buffer | None:
+        """The answer to one request, or None where the general way has to find it."""
+        size, version, number, flags, identity, status, attributes_size = header
+        # keys come with other operations: what is copied here is data
+        if size > SHORT_MAX or version != VERSION or flags or status or number not in _OPERATIONS:
+            return None
+        iv = None
+        payload_at = HEADER_SIZE + attributes_size
+        if attributes_size:
+            if attributes_size != self._iv_end or data[HEADER_SIZE:_VALUE_AT] != self._iv_head:
+                return None
+            iv = bytes(data[_VALUE_AT:payload_at])
+        try:
+            if size > COPY_MAX:
+                return self._respond_larger(data, number, identity, iv, payload_at)
+            assert self._short is not None
+            output = self._short(number, iv, bytes(data[payload_at:]))
+        except Exception:
+            return None
+        if output is None:
+            return None
+        return build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0) + output
+
+    def _respond_larger(
+        self, data: memoryview, number: int, identity: int, iv: bytes | None, payload_at: int
+    ) -> Buffer:
         assert self._transform is not None
         operation = _OPERATIONS[number]
-        payload = memoryview(data)[payload_at:]
+        payload = data[payload_at:]
         room = self._transform.room(operation, len(payload))
         out = buffers.take(HEADER_SIZE + room + OUT_SLACK)
         total = HEADER_SIZE + self._transform.once(operation, iv, 0, payload, out[HEADER_SIZE:])
         pack_header(out, 0, total, VERSION, number, _RESPONSE, identity, 0, 0)
         return out[:total]
 
-    def _answer_batch(self, data: bytes, short: Callable[[int, bytes | None, bytes], bytes | None]) -> int:
+    def _answer_batch(self, data: memoryview, short: Callable[[int, bytes | None, bytes], bytes | None]) -> int:
         plan = self._plan(data)
         if plan is None:
             return 0
@@ -168,7 +196,7 @@ class ShortWay:
             self._told()
         return len(data)
 
-    def _plan(self, data: bytes) -> list[tuple[int, int, bytes | None, bytes]] | None:
+    def _plan(self, data: memoryview) -> list[tuple[int, int, bytes | None, bytes]] | None:
         """Every record of a write, if all are of the kind: all or none of them must be accepted."""
         plan = []
         position, size = 0, len(data)
@@ -181,14 +209,14 @@ class ShortWay:
             end = position + total
             if version != VERSION or flags or status or not at <= end <= size or total > SHORT_MAX:
                 return None
+            if number not in _OPERATIONS:
+                return None
             iv = None
             if attributes_size:
                 value_at = position + _VALUE_AT
                 if attributes_size != iv_end or data[position + HEADER_SIZE : value_at] != iv_head:
                     return None
-                iv = data[value_at:at]
-            if number not in _OPERATIONS:
-                return None
-            plan.append((number, identity, iv, data[at:end]))
+                iv = bytes(data[value_at:at])
+            plan.append((number, identity, iv, bytes(data[at:end])))
             position = end
         return plan

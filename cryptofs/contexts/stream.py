@@ -91,10 +91,6 @@ class Stream:
         """Whether nobody else has it open: then who writes is the only one who could read."""
         return self._users == [user]
 
-    def has_other_reader(self, user: StreamUser) -> bool:
-        """Whether a handle other than this one is open for reading."""
-        return any(other.reads for other in self._users if other is not user)
-
     # Parameters
 
     def set_parameters(self, operation: Operation | None, iv: bytes | None, assoclen: int | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform, overfull
-from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue, OverQuota
+from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue, OverQuota, TooLarge
 from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
     ATTRIBUTES,
@@ -101,6 +101,31 @@ def estimate_ns(transform: Transform, record: Record, lane: Lane | None = None) 
         size = max(size, lane.message.room(size, not record.flags & MORE))
     cost = float(size + length) * transform.pace
     return cost + transform.costs.get(record.operation, 0.0) if transform.costs else cost
+
+
+def check_room(transform: Transform, record: Record, lane: Lane | None, room: int) -> None:
+    """Check that the answer to a request will fit into `room` bytes, as far as its size is known. Errors: TooLarge."""
+    least = HEADER_SIZE + _answer_size(transform, record, lane)
+    if least > room:
+        raise TooLarge(f"answer of {least} bytes: the buffer has {room}")
+
+
+def _answer_size(transform: Transform, record: Record, lane: Lane | None) -> int:
+    """Bytes of payload that the answer to a request is known to have before it is computed; for a part, the most that
+    it may have.
+    """
+    size = len(record.payload)
+    if lane is not None and lane.message is not None:
+        return int(lane.message.room(size, not record.flags & MORE))
+    length: Any = record.attributes.get(_LENGTH, 0)
+    assoclen: Any = record.attributes.get(_ASSOCLEN, 0)
+    if record.operation is Operation.DECRYPT:
+        return max(0, size - int(assoclen) - transform.authsize)
+    if record.operation is _GENERATE:
+        return int(length)
+    if record.flags & MORE or record.operation not in (Operation.DIGEST, Operation.ENCRYPT):
+        return 0
+    return transform.room(record.operation, size) - min(size, int(assoclen))
 
 
 def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:

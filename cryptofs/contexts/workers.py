@@ -73,6 +73,8 @@ class Workers:
         self._token: trio.lowlevel.TrioToken | None = None
         self._latest: object = None
         self._changed_at = -ALONE
+        self.pending = 0
+        """Computations that were submitted and whose results have not come back."""
 
     def alone(self, who: object) -> bool:
         """Whether `who` has been the same for ALONE seconds: handing its work over would then only cost."""
@@ -96,8 +98,13 @@ class Workers:
 
     def submit(self, work: Work, done: Done, user: int = 0) -> None:
         """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise."""
+        self.pending += 1
         self._turns.put(user, (work, done))
         self._words.put(True)
+
+    def _hand_back(self, done: Done, result: Any) -> None:
+        self.pending -= 1
+        done(result)
 
     def stop(self) -> None:
         """Let the threads finish what they have begun, and end them."""
@@ -123,6 +130,6 @@ class Workers:
             if token is None:
                 continue
             try:
-                token.run_sync_soon(done, result)
+                token.run_sync_soon(self._hand_back, done, result)
             except trio.RunFinishedError:
                 return

@@ -3,6 +3,5 @@
 from .base import Caller, Directory, File, Handle, Node
 from .devices import DEVICE_STREAM
 from .tree import ROOT_INODE, Tree
-from .waiting import WAIT_BOUND
 
-__all__ = ["DEVICE_STREAM", "ROOT_INODE", "WAIT_BOUND", "Caller", "Directory", "File", "Handle", "Node", "Tree"]
+__all__ = ["DEVICE_STREAM", "ROOT_INODE", "Caller", "Directory", "File", "Handle", "Node", "Tree"]

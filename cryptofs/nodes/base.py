@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import InvalidValue, NoSuchTarget, NotPermitted
+from ..contexts import Call
+from ..errors import InvalidValue, NoSuchTarget, NotACall, NotPermitted
 from ..records import Buffer
 
 
@@ -19,40 +20,50 @@ class Caller:
     pid: int
 
 
+_OWN = 1 << 62
+_UID_BITS = 32
+
+
 class Handle:
-    """One open file. `read` and `write` wait at most the published bound."""
+    """One open file. Nothing here waits: what cannot go on says so, and is tried again after `watch` has called
+    back.
+    """
 
     seekable = False
     """Whether pread, pwrite and lseek are allowed. Where not, copy_file_range and sendfile are refused, too: they would
     go through the page cache, which takes the file to be as long as its size says."""
 
-    def write_nowait(self, data: bytes) -> int:
-        """The short way of `write`: what can be done at once, or 0."""
-        return 0
-
-    def read_nowait(self, size: int) -> Buffer | None:
-        """The short way of `read`: what is there to be read, or None."""
-        return None
-
-    async def read(self, offset: int, size: int) -> Buffer:
-        """Up to `size` bytes."""
+    def read(self, offset: int, size: int) -> Buffer | None:
+        """Up to `size` bytes, or None where it has to wait."""
         raise InvalidValue("this file is not read")
 
-    async def write(self, offset: int, data: bytes) -> int:
-        """Take all of `data`; returns its size."""
+    def write(self, offset: int, data: memoryview) -> int:
+        """Take `data`, or a first piece of it; returns how many bytes were taken, 0 where it has to wait.
+
+        The memory is used again when no view of it is left.
+        """
         raise InvalidValue("this file is not written")
+
+    def call(self, data: memoryview, room: int) -> Buffer | Call:
+        """CRYPTOFS_CALL: the answer of at most `room` bytes to the record at the start of `data`, or a call that has it
+        later. Errors: NotACall where the file takes none."""
+        raise NotACall("this file takes no ioctl")
 
     def ready(self) -> tuple[bool, bool]:
         """Whether a read and a write would go on without waiting."""
         return True, True
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Call back, once, when `ready` may have changed; a later watch replaces an earlier one."""
-        return
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, once, when `ready` may have changed; returns what takes the wish back."""
+        return _nothing
 
     def close(self) -> None:
         """The last descriptor of the open file has gone."""
         return
+
+
+def _nothing() -> None:
+    """What there is to take back where nothing changes."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,8 @@ class Node(ABC):
     """A name in the tree.
 
     timeout: seconds that the kernel may remember it; block_size: what cat and others read and write at a time, bytes;
-    changes: whether its content is another one each time, so that its size and its time must be asked for.
+    changes: whether its content is another one each time, so that its size and its time must be asked for;
+    own: whether it is an inode of each user's own.
     """
 
     inode: int
@@ -70,10 +82,25 @@ class Node(ABC):
     timeout: float = 300.0
     block_size: int = 4096
     changes: bool = False
+    own: bool = False
 
     def size(self) -> int:
         """Bytes that stat tells: of a text as it is now, 0 for all else."""
         return 0
+
+    def inode_for(self, uid: int) -> int:
+        """The inode that a user sees.
+
+        The kernel holds an inode's lock while it takes what a program writes, or gives what a directory lists. Memory
+        that never answers, a page of a file system of that program's own, keeps the lock for ever: so a file that
+        everybody uses is another inode for each user, and nobody waits for another one's memory.
+        """
+        return _OWN | self.inode << _UID_BITS | uid if self.own else self.inode
+
+
+def shared_inode(inode: int) -> int:
+    """The inode of a node, by what `inode_for` gave any user."""
+    return (inode & ~_OWN) >> _UID_BITS if inode & _OWN else inode
 
 
 class File(Node):
@@ -113,7 +140,7 @@ class TextHandle(Handle):
     def __init__(self, text: str) -> None:
         self._content = text.encode()
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    def read(self, offset: int, size: int) -> Buffer:
         return self._content[offset : offset + size]
 
     def ready(self) -> tuple[bool, bool]:

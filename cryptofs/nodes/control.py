@@ -20,13 +20,6 @@ from ..wiping import wipe
 from .base import Caller, File, Handle
 
 
-def wipe_key(request: Record | None) -> None:
-    """Zero the key that a request brought, in the write itself: its transform has a copy of its own."""
-    key = request.attributes.get(Attr.KEY) if request is not None else None
-    if key is not None and not isinstance(key, int | str):
-        wipe(key)
-
-
 class ControlHandle(Handle):
     """One open of `ctl`. The write fails with the call's errno; the reply tells more."""
 
@@ -36,7 +29,7 @@ class ControlHandle(Handle):
         self._context = context
         self._reply: Buffer = b""
 
-    async def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: memoryview) -> int:
         if self._context.closed:
             raise Gone(f"context {self._context.number} was closed")
         binary = len(data) >= HEADER_SIZE and int.from_bytes(data[:4], "little") == len(data)
@@ -54,9 +47,11 @@ class ControlHandle(Handle):
             raise
         finally:
             self._context.changed()
-            # a key may stand in it, whether it was understood or not
+            # a key may stand in it, whether it was understood or not; a line's was copied
             wipe(data)
-            wipe_key(request)
+            key = request.attributes.get(Attr.KEY) if request is not None else None
+            if isinstance(key, bytearray):
+                wipe(key)
         if binary:
             self._reply = build(Record(request.operation, Flag.RESPONSE, request.id, 0, attributes))
         else:
@@ -64,13 +59,13 @@ class ControlHandle(Handle):
         return size
 
     @staticmethod
-    def _one_record(data: bytes) -> Record:
+    def _one_record(data: memoryview) -> Record:
         records = parse_requests(data)
         if len(records) != 1:
             raise InvalidValue(f"{len(records)} records: one control call a write")
         return records[0]
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    def read(self, offset: int, size: int) -> Buffer:
         # the offset has run on with what was written, so it says nothing about the reply
         if not self._reply and self._context.closed:
             raise Gone(f"context {self._context.number} was closed")

@@ -1,17 +1,15 @@
-"""`crypto`: each open makes a context; records in by write, records out by read."""
+"""`crypto`: each open makes a context; records in by write, records out by read, or both by one ioctl."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..contexts import Context, ContextTable
-from ..errors import CryptofsError, Gone, OverQuota, WouldBlock
-from ..records import Buffer, Operation, Record, parse_requests
+from ..contexts import Call, Context, ContextTable
+from ..errors import CryptofsError, Gone, InvalidValue, OverQuota, WouldBlock
+from ..records import HEADER_SIZE, Attr, Buffer, Record, parse_requests
+from ..wiping import wipe
 from .base import Caller, File, Handle
-from .control import wipe_key
-from .waiting import wait_for
-
-_BRING_KEYS = (Operation.CONFIGURE, Operation.SET_KEY)
 
 
 class CryptoHandle(Handle):
@@ -22,62 +20,69 @@ class CryptoHandle(Handle):
     def __init__(self, table: ContextTable, context: Context) -> None:
         self._table = table
         self.context = context
-        self._forget: Callable[[], None] | None = None
-        # without a frame of their own: these two are what every small request goes through
-        self.write_nowait = context.short.answer  # type: ignore[method-assign]
-        self.read_nowait = context.take  # type: ignore[method-assign]
 
-    async def write(self, offset: int, data: bytes) -> int:
-        # never a wait: the kernel lets one write in at a time to this inode, which is everybody's
+    def write(self, offset: int, data: memoryview) -> int:
+        # never a wait: the kernel lets one write in at a time to this inode
+        context = self.context
+        size = context.short.answer(data)
+        if size:
+            return size
+        with self._requests(data, "write") as records:
+            context.accept(records)
+        return len(data)
+
+    def call(self, data: memoryview, room: int) -> Buffer | Call:
+        record = data[: int.from_bytes(data[:4], "little")]
+        response = self.context.short.call(record, room)
+        if response is not None:
+            return response
+        if room < HEADER_SIZE:
+            raise InvalidValue(f"buffer of {room} bytes: an answer has at least {HEADER_SIZE}")
+        with self._requests(record, "ioctl") as (request,):
+            return self.context.call(request, room)
+
+    @contextmanager
+    def _requests(self, data: memoryview, how: str) -> Iterator[list[Record]]:
+        """The records of a write or of an ioctl; what is refused is remembered, and no key stays in `data`."""
         records: list[Record] = []
         try:
             records = parse_requests(data)
-            self.context.accept(records)
+            yield records
         except CryptofsError as error:
             self.context.last_error = error.again()
             if isinstance(error, OverQuota):
-                self.context.refused("write", error)
+                self.context.refused(how, error)
+            if not records:
+                # what was not understood may hold one anywhere
+                wipe(data)
             raise
         finally:
             for record in records:
-                if record.operation in _BRING_KEYS:
-                    wipe_key(record)
-        return len(data)
+                key = record.attributes.get(Attr.KEY)
+                if isinstance(key, memoryview):
+                    # its transform has a copy of its own
+                    wipe(key)
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    def read(self, offset: int, size: int) -> Buffer | None:
         context = self.context
         response = context.take(size)
         if response is not None:
             return response
+        if context.closed:
+            raise Gone(f"context {context.number} was closed")
         if context.exchange.in_flight:
-            return await self._wait_for_response(size)
+            if context.nonblocking:
+                raise WouldBlock(f"{context.exchange.in_flight} requests are in flight, no answer is ready")
+            return None
         if context.transform is None:
             return f"{context.number}\n".encode()[offset : offset + size]
         return b""
 
-    async def _wait_for_response(self, size: int) -> Buffer:
-        context = self.context
-        if context.nonblocking:
-            raise WouldBlock(f"{context.exchange.in_flight} requests are in flight, no answer is ready")
-
-        def attempt() -> Buffer | None:
-            self._check_open()
-            response = context.take(size)
-            return b"" if response is None and not context.exchange.in_flight else response
-
-        return await wait_for(attempt, context.watch, context.pid)
-
-    def _check_open(self) -> None:
-        if self.context.closed:
-            raise Gone(f"context {self.context.number} was closed")
-
     def ready(self) -> tuple[bool, bool]:
         return self.context.exchange.readable, self.context.exchange.writable
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        if self._forget is not None:
-            self._forget()
-        self._forget = self.context.watch(callback)
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self.context.watch(callback)
 
     def close(self) -> None:
         self._table.close(self.context)

@@ -26,7 +26,7 @@ from .stream import StreamHandle
 
 DEVICE_STREAM = 16 * 1024 * 1024
 """Bytes of output that a stream file of a device holds for the program that writes it, before it reads."""
-FIRST_DEVICE = 1 << 36
+FIRST_DEVICE = 1 << 20  # a file that each user has for itself has 30 bits
 _PER_DEVICE = 16
 _CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
 _STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest", "sign"))
@@ -77,7 +77,7 @@ class DeviceStreamHandle(StreamHandle):
         try:
             context.stream.limit = DEVICE_STREAM
             context.stream.set_parameters(operation, None, None)
-            super().__init__(context, context.stream, flags, caller)
+            super().__init__(context, context.stream, flags)
         except BaseException:
             table.close(context)
             raise
@@ -164,10 +164,13 @@ class DeviceNodes:
         who = (settings.uid, settings.gid)
         mode = stat.S_IFREG | settings.mode
         # not remembered by the kernel: a reload may change owner and mode
-        common = {"timeout": 0.0, "table": self._table, "device": device}
+        common = {"timeout": 0.0, "own": True, "table": self._table, "device": device}
         files: list[tuple[str, Node]] = [
             ("crypto", DeviceCryptoFile(first + _CRYPTO, mode, *who, block_size=BIG_PIECES, **common)),  # type: ignore[arg-type]
-            ("status", TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, changes=True, make=device.status)),
+            (
+                "status",
+                TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, changes=True, own=True, make=device.status),
+            ),
         ]
         files += [
             (

@@ -24,17 +24,18 @@ from .base import (
     StaticDirectory,
     TextFile,
     missing,
+    shared_inode,
 )
 from .control import ControlFile
 from .crypto import CryptoFile
-from .devices import FIRST_DEVICE, DeviceNodes, DevicesDirectory
+from .devices import DeviceNodes, DevicesDirectory
 from .stats import format_stats
 from .stream import StreamFile
 
 ROOT_INODE = 1
 _CRYPTO, _CONTEXTS, _ALGORITHMS, _STATS, _VERSION, _DEVICES = range(2, 8)
 _FIRST_TYPE = 16
-_FIRST_ALGORITHM = 1 << 32  # below the devices
+_FIRST_ALGORITHM = 1 << 32  # above the devices
 _FIRST_CONTEXT = 1 << 40
 _PER_CONTEXT = 8
 _ALGORITHMS_REMEMBERED = 4096
@@ -74,9 +75,11 @@ class Tree:
         self._algorithms = AlgorithmNodes(table.engines, self._node)
         self._static: dict[int, Node] = {}
         crypto = self._keep(
-            CryptoFile(_CRYPTO, stat.S_IFREG | 0o666, self._uid, self._gid, block_size=BIG_PIECES, table=table)
+            CryptoFile(
+                _CRYPTO, stat.S_IFREG | 0o666, self._uid, self._gid, block_size=BIG_PIECES, own=True, table=table
+            )
         )
-        contexts = self._keep(ContextsDirectory(_CONTEXTS, DIRECTORY, self._uid, self._gid, tree=self))
+        contexts = self._keep(ContextsDirectory(_CONTEXTS, DIRECTORY, self._uid, self._gid, own=True, tree=self))
         types = tuple(
             (
                 str(type_),
@@ -107,7 +110,8 @@ class Tree:
         )
 
     def node(self, inode: int) -> Node:
-        """The node with this inode. Errors: NoSuchTarget for one that has gone."""
+        """The node with this inode, which may be a user's own. Errors: NoSuchTarget for one that has gone."""
+        inode = shared_inode(inode)
         node = self._static.get(inode)
         if node is not None:
             return node
@@ -118,7 +122,7 @@ class Tree:
                 raise Gone(f"context {number} was closed")
             if index < len(nodes := self.context_nodes(context)):
                 return nodes[index][1]
-        node = self._devices.get(inode) if inode >= FIRST_DEVICE else self._algorithms.get(inode)
+        node = self._algorithms.get(inode) if inode >= _FIRST_ALGORITHM else self._devices.get(inode)
         if node is None:
             raise NoSuchTarget(f"inode {inode}: gone")
         return node

@@ -1,5 +1,6 @@
 """The wire format: its definition (`layout`), the codec derived from it, and the text form of control calls."""
 
+from .call import CALL_MAX, CALL_NUMBER, CALL_TYPE, call_command, is_call
 from .codec import (
     Buffer,
     Record,
@@ -37,6 +38,9 @@ __all__ = [
     "ATTRIBUTES",
     "ATTRIBUTES_MAX",
     "ATTRIBUTE_HEADER_SIZE",
+    "CALL_MAX",
+    "CALL_NUMBER",
+    "CALL_TYPE",
     "CONTROL_OPERATIONS",
     "HEADER_SIZE",
     "OPERATION_WORDS",
@@ -56,9 +60,11 @@ __all__ = [
     "build_head",
     "build_header",
     "build_many",
+    "call_command",
     "error_response",
     "format_tags",
     "frozen",
+    "is_call",
     "octets",
     "pack_header",
     "parse_line",

@@ -25,7 +25,7 @@ from .layout import (
     Flag,
     Kind,
     Operation,
-    field_format,
+    field_codes,
     padding,
 )
 from .octets import octets
@@ -33,8 +33,8 @@ from .octets import octets
 Buffer = bytes | bytearray | memoryview
 Value = int | str | Buffer
 
-_HEADER = struct.Struct(field_format(HEADER))
-_ATTRIBUTE = struct.Struct(field_format(ATTRIBUTE_HEADER))
+_HEADER = struct.Struct("<" + field_codes(HEADER))
+_ATTRIBUTE = struct.Struct("<" + field_codes(ATTRIBUTE_HEADER))
 _NOT_OF_REQUESTS = 0xFFFF & ~int(REQUEST_FLAGS)
 _NOT_OF_RESPONSES = 0xFFFF & ~int(Flag.MORE | Flag.RESPONSE)
 _RESPONSE = int(Flag.RESPONSE)

@@ -208,12 +208,14 @@ RECORD: Any = Struct(
 )
 
 
-def field_format(definition: Any) -> str:
-    """The struct format of a construct Struct of plain integers, taken from its fields' own formats."""
+def field_codes(definition: Any) -> str:
+    """The struct codes of a construct Struct of plain integers, from its fields' own formats, without the byte
+    order.
+    """
     codes = []
     for subconstruct in definition.subcons:
         field = subconstruct
         while not hasattr(field, "fmtstr"):
             field = field.subcon
-        codes.append(field.fmtstr.lstrip("<"))
-    return "<" + "".join(codes)
+        codes.append(field.fmtstr.lstrip("<="))
+    return "".join(codes)

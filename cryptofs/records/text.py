@@ -1,11 +1,10 @@
 """The text form of control calls and replies: one line of `word key=value …`, and `tag: value` lines."""
 
-import binascii
 from collections.abc import Mapping
 
 from ..errors import CryptofsError, InvalidValue, TooLarge
-from ..wiping import wipe
-from .codec import Record, Value, show_value
+from ..wiping import from_hexadecimal, wipe
+from .codec import Buffer, Record, Value, show_value
 from .layout import (
     ATTRIBUTE_WORDS,
     ATTRIBUTES,
@@ -22,12 +21,20 @@ _DIGITS_MAX = 20
 _WORD_MAX = 31
 
 
-def parse_line(line: bytes) -> Record:
+def parse_line(line: Buffer) -> Record:
     """A control line as a request: `configure type=skcipher name=cbc(aes) key=hex:0011`.
 
     A bytes value is `hex:` and hexadecimal digits, or `text:` and the bytes themselves; integers are decimal.
     Errors: InvalidValue, TooLarge; a message never repeats the value of a secret attribute.
     """
+    text = bytearray(line)
+    try:
+        return _parse_text(text)
+    finally:
+        wipe(text)
+
+
+def _parse_text(line: bytearray) -> Record:
     if len(line) >= CUT_LINE and not line.endswith(b"\n"):
         # the shell's printf writes a long line in pieces of 4,096 bytes: half a key must not be taken for a key
         raise InvalidValue(f"control line of {len(line)} bytes: one of {CUT_LINE} or more ends with a newline")
@@ -36,12 +43,22 @@ def parse_line(line: bytes) -> Record:
     if not line.isascii():
         raise InvalidValue("control line: ASCII only")
     # bytearrays, of which no copy of a key need stay
-    words = bytearray(line).split()
+    words = line.split()
     try:
-        return _parse_words(words, b"\n" in line.strip())
+        return _parse_words(words, line.find(b"\n", *_inner(line)) >= 0)
     finally:
         for word in words:
             wipe(word)
+
+
+def _inner(line: bytearray) -> tuple[int, int]:
+    """Where the line begins and ends without its white space: `strip` would copy a key."""
+    first, end = 0, len(line)
+    while first < end and line[first : first + 1].isspace():
+        first += 1
+    while end > first and line[end - 1 : end].isspace():
+        end -= 1
+    return first, end
 
 
 def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
@@ -72,7 +89,7 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
     except CryptofsError:
         # a key that was read before something went wrong
         for parsed in attributes.values():
-            if isinstance(parsed, bytes):
+            if isinstance(parsed, bytearray):
                 wipe(parsed)
         raise
     return Record(operation, attributes=attributes)
@@ -102,14 +119,14 @@ def _value(name: str, kind: Kind, largest: int, raw: bytearray) -> Value:
     return parsed
 
 
-def _bytes(name: str, value: bytearray) -> bytes:
+def _bytes(name: str, value: bytearray) -> bytearray:
     scheme, separator, rest = value.partition(b":")
     try:
         if separator and scheme == b"text":
-            return bytes(rest)
+            return bytearray(rest)
         if separator and scheme == b"hex":
             try:
-                return binascii.unhexlify(rest)
+                return from_hexadecimal(rest)
             except ValueError:
                 raise InvalidValue(f"{name}: hex: takes an even number of hexadecimal digits") from None
     finally:

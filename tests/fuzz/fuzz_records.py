@@ -34,10 +34,12 @@ from fake_engine import CANARY, FakeEngine
 from stress.oracle import acceptable, check_line, check_parser, walk
 
 from cryptofs.errors import CryptofsError
+from cryptofs.exchange import Call, Exchange
 from cryptofs.records import (
     HEADER_SIZE,
     RECORD_MAX,
     Attr,
+    Buffer,
     Flag,
     Operation,
     Record,
@@ -200,26 +202,26 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def _answer_twice() -> None:
-    inner = cryptofs.exchange.Exchange.answer
+    inner = Exchange.answer
 
-    def answer(self: cryptofs.exchange.Exchange, response: bytes, cost: int, failed: bool = False) -> None:
-        inner(self, response, cost, failed)
+    def answer(self: Exchange, response: Buffer, cost: int, failed: bool = False, call: Call | None = None) -> None:
+        inner(self, response, cost, failed, call)
         if cost == 2 * (HEADER_SIZE + 7):
-            inner(self, response, cost, failed)
+            inner(self, response, cost, failed, call)
 
-    cryptofs.exchange.Exchange.answer = answer  # type: ignore[method-assign]
+    Exchange.answer = answer  # type: ignore[method-assign]
 
 
 def _lose_answer() -> None:
-    inner = cryptofs.exchange.Exchange.answer
+    inner = Exchange.answer
 
-    def answer(self: cryptofs.exchange.Exchange, response: bytes, cost: int, failed: bool = False) -> None:
+    def answer(self: Exchange, response: Buffer, cost: int, failed: bool = False, call: Call | None = None) -> None:
         if failed and len(response) % 16 == 12:
             self.in_flight -= 1
         else:
-            inner(self, response, cost, failed)
+            inner(self, response, cost, failed, call)
 
-    cryptofs.exchange.Exchange.answer = answer  # type: ignore[method-assign]
+    Exchange.answer = answer  # type: ignore[method-assign]
 
 
 def _loose_padding() -> None:

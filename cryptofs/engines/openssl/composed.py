@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from ...errors import InvalidValue
 from ...records import Buffer
-from ...wiping import wipe as wipe_immutable
+from ...wiping import wipe_immutable
 from .cbc import Cbc
 from .keys import keep, wipe
 from .modes import Chacha, ChachaRun, Ecb, StreamMode

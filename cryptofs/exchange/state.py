@@ -15,12 +15,12 @@ answers the same error, so that the tail of a message is never taken for a messa
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from .policy import Account
-from .records import HEADER_SIZE, PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Flag, Operation, Record, Value
+from ..errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
+from ..policy import Account
+from ..records import RECORD_MAX, Buffer, Flag, Operation, Record
+from .lanes import CALLED, Call, Job, Lane, cost_of, detach, holds_more, lane_number
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -36,69 +36,7 @@ UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
 
 MORE = int(Flag.MORE)
 _LARGEST = 2 * RECORD_MAX
-_FIRST_WITH_OPERANDS = int(Operation.SIGN)
-_KEPT = {Attr.IV, Attr.SIGNATURE, Attr.PEER_KEY, Attr.CIPHERTEXT}
 _SMALL = 4096
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The messages of one id. message: the engine's running message; failure: what ended it early; kept: bytes that
-    the message keeps, counted in the exchange's."""
-
-    operation: Operation | None = None
-    message: Any = None
-    failure: CryptofsError | None = None
-    kept: int = 0
-    jobs: "deque[Job]" = field(default_factory=deque)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a message has begun on this lane and its last part has not run."""
-        return self.message is not None or self.failure is not None
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One accepted request; cost: bytes counted against QUEUE_BYTES until its answer is read, less what its message
-    keeps of it and, at the end, more what the message has kept."""
-
-    record: Record
-    cost: int
-    lane: Lane
-    cancelled: bool = False
-    forgets: bool = False
-    """Whether the lane begins anew behind this job, whatever became of its message: the last one before a reset."""
-
-
-def cost_of(record: Record) -> int:
-    """What a request and its answer take of QUEUE_BYTES."""
-    # what is decompressed may be as large as an answer can be, unless the request sets a bound
-    unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
-    length = record.attributes.get(Attr.LENGTH, unsaid)
-    cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
-    if record.operation >= _FIRST_WITH_OPERANDS:
-        cost += sum(len(value) for value in record.attributes.values() if not isinstance(value, int | str))
-    return cost
-
-
-def _holds_more(record: Record) -> bool:
-    """Whether the write that a request came in is much larger than its payload."""
-    payload = record.payload
-    return isinstance(payload, memoryview) and 2 * len(payload) < memoryview(payload.obj).nbytes
-
-
-def _detach(record: Record) -> None:
-    """Let go of the write that a request came in: a small one that waits must not hold a megabyte."""
-    record.payload = bytes(record.payload)
-    kept: dict[int, Value] = {}
-    for number, value in record.attributes.items():
-        if isinstance(value, int | str):
-            kept[number] = value
-        else:
-            # a data operation takes no other bytes; it will refuse them, whatever they are
-            kept[number] = bytes(value) if number in _KEPT else b""
-    record.attributes = kept
 
 
 class Exchange:
@@ -135,8 +73,8 @@ class Exchange:
 
     # What comes in
 
-    def admit(self, records: Sequence[Record]) -> None:
-        """Take all of these into account, or none.
+    def admit(self, records: Sequence[Record], call: Call | None = None) -> None:
+        """Take all of these into account, or none. call: the ioctl that brought the only one.
 
         Errors: TooLarge for what would never fit, WouldBlock for what does not fit before answers are read, OverQuota
         for what messages in parts leave no room for, for such messages where too many have not ended, and for what the
@@ -146,8 +84,9 @@ class Exchange:
         begun = set()
         for record in records:
             cost += cost_of(record)
-            if record.flags & MORE and record.id not in self.lanes:
-                begun.add(record.id)
+            number = lane_number(record, call)
+            if record.flags & MORE and number not in self.lanes:
+                begun.add(number)
         if len(records) > QUEUE_REQUESTS:
             raise TooLarge(f"{len(records)} requests in one write: the queue takes {QUEUE_REQUESTS}")
         if cost > QUEUE_BYTES:
@@ -182,14 +121,17 @@ class Exchange:
         self.in_flight += count
         self.bytes += cost
 
-    def enqueue(self, record: Record) -> Job:
+    def enqueue(self, record: Record, call: Call | None = None) -> Job:
         """Put an admitted request on its lane. It may run at once if it is the first one there."""
-        lane = self.lanes.get(record.id)
+        number = lane_number(record, call)
+        lane = self.lanes.get(number)
         if lane is None:
-            lane = self.lanes[record.id] = Lane()
-        if _holds_more(record):
-            _detach(record)
-        job = Job(record, cost_of(record), lane)
+            lane = self.lanes[number] = Lane(number)
+        if holds_more(record):
+            detach(record)
+        job = Job(record, cost_of(record), lane, call)
+        if call is not None:
+            call.job = job
         lane.jobs.append(job)
         return job
 
@@ -206,7 +148,7 @@ class Exchange:
 
     def adopt(self, identity: int, operation: Operation | None, message: Any) -> None:
         """Open a lane with a message that has begun elsewhere. Errors: OverQuota; the message is closed then."""
-        lane = Lane(operation, message)
+        lane = Lane(identity, operation, message)
         try:
             self.check_kept(lane)
             if self.account is not None:
@@ -228,15 +170,19 @@ class Exchange:
 
     # What goes out
 
-    def answer(self, response: Buffer, cost: int, failed: bool = False) -> None:
-        """Make the one answer of an admitted request ready."""
+    def answer(self, response: Buffer, cost: int, failed: bool = False, call: Call | None = None) -> None:
+        """Make the one answer of an admitted request ready, or give it to the call that brought the request."""
         if len(response) > cost + _SMALL:
             # a message may give more than a part took: what its library kept to itself
             self.bytes += len(response) - cost
             if self.account is not None:
                 self.account.charge(0, len(response) - cost)
             cost = len(response)
-        self._ready.append((response, cost))
+        if call is None:
+            self._ready.append((response, cost))
+        else:
+            call.response = response
+            self._took(1, cost)
         self.in_flight -= 1
         self.completed += 1
         self.failed += failed
@@ -249,6 +195,13 @@ class Exchange:
         self.completed += 1
         if self.account is not None:
             self.account.charge(1, cost)
+
+    def answer_call(self, cost: int) -> None:
+        """`answer_at_once` for a request that came by ioctl: its answer is the caller's already."""
+        self.completed += 1
+        if self.account is not None:
+            self.account.charge(1, cost)
+            self.account.give_back(1, cost)
 
     def answer_many(self, answers: Sequence[tuple[Buffer, int]]) -> None:
         """`answer_at_once` for several, each with its cost."""
@@ -272,13 +225,13 @@ class Exchange:
             job.cost += lane.kept - kept
             self.kept += kept - lane.kept
             lane.kept = kept
-        self.answer(response, job.cost, failed)
+        self.answer(response, job.cost, failed, job.call)
         if job.forgets:
             self.fail(lane, Cancelled("reset"), last=True)
         if lane.jobs:
             return lane.jobs[0]
-        if not lane.is_open and self.lanes.get(job.record.id) is lane:
-            del self.lanes[job.record.id]
+        if not lane.is_open and self.lanes.get(lane.number) is lane:
+            del self.lanes[lane.number]
         return None
 
     def has_room(self, count: int, cost: int) -> bool:
@@ -345,17 +298,26 @@ class Exchange:
         lane.failure = None if last else failure
 
     def cancel(self, identity: int) -> None:
-        """Cancel what is not finished under an id: its jobs answer ECANCELED when their turn comes.
+        """Cancel what is not finished under an id, written or called: its jobs answer ECANCELED when their turn comes.
 
         Errors: NoSuchTarget if nothing is unfinished there.
         """
-        lane = self.lanes.get(identity)
-        if lane is None:
+        lanes = [lane for lane in map(self.lanes.get, (identity, identity + CALLED)) if lane is not None]
+        if not lanes:
             raise NoSuchTarget(f"request {identity}: nothing unfinished has this id")
-        for job in lane.jobs:
-            job.cancelled = True
-        if not lane.jobs and lane.failure is None:
-            self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
+        for lane in lanes:
+            for job in lane.jobs:
+                job.cancelled = True
+            if not lane.jobs and lane.failure is None:
+                self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
+
+    def message_lane(self, identity: int) -> Lane | None:
+        """The lane on which a message of this id is open: one that is written, else one that comes by ioctl."""
+        for number in (identity, identity + CALLED):
+            lane = self.lanes.get(number)
+            if lane is not None and lane.message is not None:
+                return lane
+        return None
 
     def reset(self) -> None:
         """Drop unfinished messages. Accepted requests are still answered, in their order: ECANCELED."""
@@ -373,6 +335,8 @@ class Exchange:
         for lane in self.lanes.values():
             for job in lane.jobs:
                 job.cancelled = True
+                if job.call is not None:
+                    job.call.gone = True
             if not lane.jobs:
                 self.fail(lane, Cancelled("closed"), last=True)
             lane.jobs.clear()

@@ -1,0 +1,130 @@
+"""What waits on one context: lanes of requests by id, and calls that wait for their answer."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import CryptofsError, Gone, TooLarge
+from ..records import (
+    ATTRIBUTE_HEADER_SIZE,
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    Attr,
+    Buffer,
+    Operation,
+    Record,
+    Value,
+    build,
+    parse_responses,
+)
+
+_FIRST_WITH_OPERANDS = int(Operation.SIGN)
+_KEPT = {Attr.IV, Attr.SIGNATURE, Attr.PEER_KEY, Attr.CIPHERTEXT}
+
+CALLED = 1 << 64
+"""Added to the id of a message whose parts come by ioctl. So its lane is not that of a message that is written, and a
+thread that calls does not meet one that writes, whatever ids they use."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The messages of one id.
+
+    number: its key among the lanes; message: the engine's running message; failure: what ended it early; kept: bytes
+    that the message keeps, counted in the exchange's."""
+
+    number: int
+    operation: Operation | None = None
+    message: Any = None
+    failure: CryptofsError | None = None
+    kept: int = 0
+    jobs: "deque[Job]" = field(default_factory=deque)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message has begun on this lane and its last part has not run."""
+        return self.message is not None or self.failure is not None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request that came by ioctl: its answer goes to the system call that brought it, never to a reader.
+
+    room: bytes that the caller's buffer has.
+    """
+
+    room: int
+    response: Buffer | None = None
+    job: "Job | None" = None
+    gone: bool = False
+    """Whether its context was closed."""
+
+    def take(self) -> Buffer | None:
+        """The answer, or None while there is none. Errors: TooLarge where the buffer is smaller; Gone."""
+        if self.gone:
+            raise Gone("the context was closed")
+        response = self.response
+        if response is None or len(response) <= self.room:
+            return response
+        (answer,) = parse_responses(response)
+        if not answer.status:
+            raise TooLarge(f"answer of {len(response)} bytes: the buffer has {self.room}")
+        # of an error the number is what counts, and as much of its message as there is room for
+        space = self.room - HEADER_SIZE - ATTRIBUTE_HEADER_SIZE
+        text = str(answer.attributes.get(Attr.MESSAGE, ""))[: max(0, space - space % 4)]
+        answer.attributes = {Attr.MESSAGE: text} if text else {}
+        return build(answer)
+
+    def give_up(self) -> None:
+        """The caller was interrupted: what has not finished is cancelled, and the answer is dropped."""
+        if self.job is not None:
+            self.job.cancelled = True
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted request; cost: bytes counted against QUEUE_BYTES until its answer is read, less what its message
+    keeps of it and, at the end, more what the message has kept."""
+
+    record: Record
+    cost: int
+    lane: Lane
+    call: Call | None = None
+    cancelled: bool = False
+    forgets: bool = False
+    """Whether the lane begins anew behind this job, whatever became of its message: the last one before a reset."""
+
+
+def lane_number(record: Record, call: Call | None) -> int:
+    """The key of a request's lane."""
+    return record.id if call is None else record.id + CALLED
+
+
+def cost_of(record: Record) -> int:
+    """What a request and its answer take of QUEUE_BYTES."""
+    # what is decompressed may be as large as an answer can be, unless the request sets a bound
+    unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
+    length = record.attributes.get(Attr.LENGTH, unsaid)
+    cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
+    if record.operation >= _FIRST_WITH_OPERANDS:
+        cost += sum(len(value) for value in record.attributes.values() if not isinstance(value, int | str))
+    return cost
+
+
+def holds_more(record: Record) -> bool:
+    """Whether the write that a request came in is much larger than its payload."""
+    payload = record.payload
+    return isinstance(payload, memoryview) and 2 * len(payload) < memoryview(payload.obj).nbytes
+
+
+def detach(record: Record) -> None:
+    """Let go of the write that a request came in: a small one that waits must not hold a megabyte."""
+    record.payload = bytes(record.payload)
+    kept: dict[int, Value] = {}
+    for number, value in record.attributes.items():
+        if isinstance(value, int | str):
+            kept[number] = value
+        else:
+            # a data operation takes no other bytes; it will refuse them, whatever they are
+            kept[number] = bytes(value) if number in _KEPT else b""
+    record.attributes = kept

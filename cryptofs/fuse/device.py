@@ -1,0 +1,93 @@
+"""The descriptor of `/dev/fuse`, and what is written to it: answers and wake-ups."""
+
+import contextlib
+import errno
+import logging
+import os
+
+from ..errors import CryptofsError
+from ..records import Buffer
+from .protocol import ANSWER, CONTROLLED, DIRECT_IO, NONSEEKABLE, NOTIFY_POLL, OPENED, POLLED, WAKE_UP, WRITTEN
+
+log = logging.getLogger("cryptofs")
+
+_JOINED = 8192
+"""Bytes up to which data is copied behind its header: for the kernel a second buffer costs more than such a copy."""
+
+
+class Device:
+    """Takes answers for the kernel. `unique` is the number of the request that is answered."""
+
+    def __init__(self, descriptor: int) -> None:
+        """descriptor: of a mount that was made. This object owns it from now on."""
+        self.descriptor = descriptor
+        os.set_blocking(descriptor, False)
+
+    def close(self) -> None:
+        """Give the descriptor up: whoever waits for an answer, or asks again, gets an error."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def put(self, *parts: Buffer) -> bool:
+        """Write an answer; returns whether its request was still there."""
+        try:
+            if len(parts) == 1:
+                os.write(self.descriptor, parts[0])
+            else:
+                os.writev(self.descriptor, parts)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.error("the kernel refused an answer: %s", error.strerror)
+                self._answer_after_all(parts[0])
+            return False
+        return True
+
+    def _answer_after_all(self, head: Buffer) -> None:
+        """A request that is never answered would hang its caller."""
+        unique = ANSWER.unpack_from(head)[2]
+        if unique:
+            with contextlib.suppress(OSError):
+                os.write(self.descriptor, ANSWER.pack(ANSWER.size, -errno.EIO, unique))
+
+    def refuse(self, unique: int, number: int) -> None:
+        """Answer with an errno; 0 is success without anything to tell."""
+        self.put(ANSWER.pack(ANSWER.size, -number, unique))
+
+    def fail(self, unique: int, error: Exception, what: str) -> None:
+        """Answer with what went wrong. Anything but an error of ours is a fault: it is logged, and ends nothing."""
+        if isinstance(error, CryptofsError):
+            self.refuse(unique, error.errno)
+            return
+        log.error("%s failed", what, exc_info=error)
+        self.refuse(unique, errno.EIO)
+
+    def give(self, unique: int, data: Buffer) -> None:
+        """Answer a read."""
+        size = len(data)
+        head = ANSWER.pack(ANSWER.size + size, 0, unique)
+        if size <= _JOINED:
+            self.put(head + data)
+        else:
+            self.put(head, data)
+
+    def give_opened(self, unique: int, handle: int, seekable: bool) -> bool:
+        """Answer an open; returns whether the kernel knows the handle now, and so will release it."""
+        how = DIRECT_IO if seekable else DIRECT_IO | NONSEEKABLE
+        return self.put(OPENED.pack(OPENED.size, 0, unique, handle, how, 0))
+
+    def give_written(self, unique: int, size: int) -> None:
+        """Answer a write of which `size` bytes were taken."""
+        self.put(WRITTEN.pack(WRITTEN.size, 0, unique, size, 0))
+
+    def give_controlled(self, unique: int, response: Buffer) -> None:
+        """Answer an ioctl with what goes into its buffer."""
+        self.put(CONTROLLED.pack(CONTROLLED.size + len(response), 0, unique, 0, 0, 0, 0) + response)
+
+    def give_polled(self, unique: int, events: int) -> None:
+        """Answer a poll."""
+        self.put(POLLED.pack(POLLED.size, 0, unique, events, 0))
+
+    def wake(self, poll_handle: int) -> None:
+        """Wake who polls. It never raises: it is called where an answer was recorded for good a moment before."""
+        self.put(WAKE_UP.pack(WAKE_UP.size, NOTIFY_POLL, 0, poll_handle))

@@ -1,0 +1,97 @@
+"""Requests that wait: each is tried again when its handle has changed, until it is answered or interrupted."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from ..contexts import Call
+from ..errors import WouldBlock
+from ..nodes import Handle
+from ..records import Buffer
+
+
+class Wait(ABC):
+    """One request that waits. unique: the kernel's number of it."""
+
+    __slots__ = ("forget", "handle", "has_room", "taken", "unique")
+    what: ClassVar[str]
+    """What the request is, for the log."""
+
+    def __init__(self, unique: int, handle: Handle) -> None:
+        self.unique = unique
+        self.handle = handle
+        self.forget: Callable[[], None] | None = None
+        """Takes back the wish to be called."""
+        self.has_room = False
+        """Whether it could go on now and leaves others their turn."""
+        self.taken = 0
+        """Bytes of a write that its handle has taken."""
+
+    @abstractmethod
+    def attempt(self) -> Buffer | int | None:
+        """The result, or None to wait on. Errors: those of the handle."""
+
+    def give_up(self) -> None:
+        """The caller wants no answer any more."""
+        return
+
+
+class WaitingRead(Wait):
+    """A read that has nothing to give yet."""
+
+    __slots__ = ("_offset", "_size")
+    what = "read"
+
+    def __init__(self, unique: int, handle: Handle, offset: int, size: int) -> None:
+        super().__init__(unique, handle)
+        self._offset = offset
+        self._size = size
+
+    def attempt(self) -> Buffer | None:
+        return self.handle.read(self._offset, self._size)
+
+
+class WaitingWrite(Wait):
+    """A write that its handle takes in pieces, or cannot take yet."""
+
+    __slots__ = ("_data", "_offset")
+    what = "write"
+
+    def __init__(self, unique: int, handle: Handle, offset: int, data: memoryview, taken: int) -> None:
+        super().__init__(unique, handle)
+        self._offset = offset
+        self._data = data
+        self.taken = taken
+        self.has_room = taken > 0
+
+    def attempt(self) -> int | None:
+        """The size of the whole write. It is short where it would have to wait and must not.
+
+        What fails, fails, whatever was taken before: a message that lacks its end must not look whole.
+        """
+        try:
+            taken = self.handle.write(self._offset + self.taken, self._data[self.taken :])
+        except WouldBlock:
+            if self.taken:
+                return self.taken
+            raise
+        self.taken += taken
+        self.has_room = taken > 0
+        return self.taken if self.taken == len(self._data) else None
+
+
+class WaitingCall(Wait):
+    """An ioctl whose record is being computed."""
+
+    __slots__ = ("_call",)
+    what = "ioctl"
+
+    def __init__(self, unique: int, handle: Handle, call: Call) -> None:
+        super().__init__(unique, handle)
+        self._call = call
+
+    def attempt(self) -> Buffer | None:
+        return self._call.take()
+
+    def give_up(self) -> None:
+        self._call.give_up()
