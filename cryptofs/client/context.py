@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from ..algorithms import Type
-from ..records import PAYLOAD_MAX, Attr, Buffer, Octets, Operation, Record, Value, octets
+from ..records import CALL_MAX, PAYLOAD_MAX, Attr, Buffer, Flag, Octets, Operation, Record, Value, octets
 from . import process
 from .errors import ClosedError, Refused, RequestError
 from .flight import Flight, FlightEnded
 from .message import SLACK, PartedMessage
 from .mounts import find_mount
 from .public import PublicKeyCalls
-from .wire import Reader, answer_size, decode, encode, owned, write_record
+from .wire import Reader, answer_size, call, decode, encode, owned, write_record
 
 # no format makes more of input that cannot be compressed than an answer holds
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
@@ -84,6 +84,10 @@ class Context(process.Unshared, PublicKeyCalls):
     ) -> None:
         self._process = process.current()
         self._lock = threading.RLock()
+        self._in_parts: set[int] = set()
+        """Ids of messages whose last part was not sent yet."""
+        self._calls = True
+        """Whether the daemon takes a record by ioctl."""
         self._exchanging = False
         self._flight: Flight | None = None
         """The pipeline that has this context, which then sends every request."""
@@ -254,6 +258,7 @@ class Context(process.Unshared, PublicKeyCalls):
     def reset(self) -> None:
         """Drop unfinished messages."""
         self._call(Operation.RESET, {})
+        self._in_parts.clear()
 
     def new_id(self) -> int:
         """An id that no other request of this context has: for records that you give to `request`."""
@@ -273,13 +278,15 @@ class Context(process.Unshared, PublicKeyCalls):
         Errors: RequestError, Refused, ClosedError, ForkedError.
         """
         head, payload = encode(record)
+        size = answer_size(record.operation, expected)
+        by_call = max(size, len(head) + len(payload)) <= CALL_MAX and self._is_whole(record)
         while True:
             if self._process is not process.Process.current:
                 self.check()
             with self._lock:
                 flight = self._flight
                 if flight is None:
-                    response = self._exchange(head, payload, record.id, answer_size(record.operation, expected))
+                    response = self._exchange(head, payload, record.id, size, by_call and self._calls)
                     break
             try:
                 response = flight.submit(record.id, head, payload, expected).wait()
@@ -291,7 +298,17 @@ class Context(process.Unshared, PublicKeyCalls):
             raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
         return response
 
-    def _exchange(self, head: bytes, payload: Octets, identity: int, size: int) -> Record:
+    def _is_whole(self, record: Record) -> bool:
+        """Whether a record is no part of a message. All parts are written: a message that is called is another one."""
+        if record.flags & Flag.MORE or record.operation is Operation.CLONE:
+            self._in_parts.add(record.id)
+            return False
+        if record.id in self._in_parts:
+            self._in_parts.discard(record.id)
+            return False
+        return True
+
+    def _exchange(self, head: bytes, payload: Octets, identity: int, size: int, by_call: bool) -> Record:
         """The one way of a request and its answer when no pipeline has the context. The lock is held."""
         if self._fd < 0:
             raise ClosedError.what("context")
@@ -299,6 +316,14 @@ class Context(process.Unshared, PublicKeyCalls):
             raise RequestError(errno.EDEADLK, "this thread waits for an answer already: not in a signal handler")
         self._exchanging = True
         try:
+            if by_call:
+                try:
+                    return owned(call(self._fd, head, payload, size))
+                except OSError as error:
+                    # a larger answer than was expected is read; an older daemon has no ioctl
+                    if error.errno not in (errno.EMSGSIZE, errno.ENOTTY):
+                        raise
+                    self._calls = error.errno != errno.ENOTTY
             write_record(self._fd, head, payload)
             while data := self._reader.read(self._fd, size):
                 # answers that somebody gave up waiting for may come before this one
