@@ -147,30 +147,30 @@ class Assembly:
         from .declared import Access, key_source, make_device
 
         assert self._path is not None
-        there = self.table.devices.get(name)
+        known = self.table.devices.get(name)
         declared_so = self._loaded is not None and self._loaded.devices.get(name) == model
         source = key_source(name, model, Access(changes.handed, self._serving))
         replaced: bool | None = False
-        if isinstance(source, FileKey) and not changes.privileged and there is not None:
+        if isinstance(source, FileKey) and not changes.privileged and known is not None:
             replaced = source.was_replaced()
             if replaced:
                 source = key_source(name, model, Access({}, self._serving))
         try:
             made = make_device(self._path, name, model, source, self.table.engines)
         except KeyForbidden as error:
-            if there is not None and declared_so and not replaced:
+            if known is not None and declared_so and not replaced:
                 changes.hidden.append(name)
-                return there
+                return known
             if changes.at_start:
                 raise
             raise KeyUnavailable(f"{error.message}: {_ONLY_ROOT}") from None
         if replaced is None:
             changes.hidden.append(name)
-        same = there is not None and _is_alike(there, made) and same_key(there, made)
-        if there is not None and declared_so and same is not False:
+        same = known is not None and _is_alike(known, made) and same_key(known, made)
+        if known is not None and declared_so and same is not False:
             made.retire()
-            return there
-        if there is None:
+            return known
+        if known is None:
             changes.new.append(name)
         elif declared_so:
             changes.keys.append(name)
@@ -178,7 +178,7 @@ class Assembly:
             changes.declared.append(name)
             if same:
                 # the bound on messages is the key's, whatever else is declared
-                made.messages = there.messages
+                made.messages = known.messages
         log.info("device %s: %s from %s", name, made.transform.description.name, source.describe())
         return made
 
@@ -212,7 +212,7 @@ class _Changes:
     def __str__(self) -> str:
         said = (
             ("new devices", self.new),
-            ("devices declared anew", self.declared),
+            ("devices declared again", self.declared),
             ("new keys", self.keys),
             ("devices gone", self.gone),
             (f"keys that could not be looked at ({_ONLY_ROOT})", self.hidden),

@@ -57,7 +57,7 @@ def mounts_on(path: str | bytes | os.PathLike[str]) -> list[Mount]:
 def location(path: str | bytes | os.PathLike[str]) -> bytes:
     """The absolute path without symlinks under which the kernel lists a mount at `path`.
 
-    The file system that is mounted there is not asked: its daemon may be gone or stopped.
+    It never calls the mounted file system, whose daemon may be gone or stopped.
     """
     points = {mount.point for mount in mounts()}
     found = os.fsencode(path)

@@ -198,7 +198,7 @@ def drop_privileges(account: Account) -> None:
     if _libc.capset(ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), ctypes.byref(nothing)):
         raise _last("capset")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # a change of ids sets it anew, to what fs.suid_dumpable says
+    # a change of ids resets it to fs.suid_dumpable
     _prctl(_PR_SET_DUMPABLE, 0)
     kept = privileges_left(Path("/proc/self/status").read_text(), account)
     if _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0):

@@ -89,7 +89,7 @@ class ToyHash:
 
 
 class ToyCipher:
-    """A running stream. It is only ever given whole chunks, but for the end."""
+    """A running stream. It only gets whole chunks, and the rest at the end."""
 
     def __init__(self, engine: "FakeEngine", key: bytes, iv: bytes, chunk: int) -> None:
         self._engine = engine

@@ -341,7 +341,7 @@ def test_check_config_says_what_it_does_not_check(file: Path, tmp_path: Path, mo
 
 
 def test_check_config_places_an_engine(file: Path) -> None:
-    """An engine that there is not: file, line and key as well."""
+    """An unknown engine: file, line and key as well."""
     file.write_text('[daemon]\naudit = true\nengines = ["quantum"]\n')
     bad = CliRunner().invoke(commands, ["check-config", str(file)])
     assert f"{file}:3: daemon.engines: engine 'quantum': one of" in str(bad.exception)

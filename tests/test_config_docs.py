@@ -96,7 +96,7 @@ def test_defaults_and_bounds(title: str) -> None:
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_examples(tmp_path: Path, index: int) -> None:
-    """They are accepted as they stand, but for users that this machine may not have."""
+    """They are accepted as they stand, except that users are replaced by root."""
     assert len(EXAMPLES) == 3
     text = re.sub(r'^(user|group) = "[^"]+"', r'\1 = "root"', EXAMPLES[index], flags=re.MULTILINE)
     text = text.replace("[policy.groups.users]", "[policy.groups.0]")

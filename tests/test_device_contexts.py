@@ -357,7 +357,7 @@ def test_a_new_declaration_is_another_file() -> None:
     table.devices = {}
     with pytest.raises(NoSuchTarget):
         walk(tree, "devices", "d")
-    # however often it is declared anew, nothing gathers, and no inode comes twice
+    # however often it is declared again, nothing accumulates, and no inode comes twice
     seen = set()
     for _ in range(100):
         table.devices = {"d": gcm(uid=1000)}

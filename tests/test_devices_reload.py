@@ -105,7 +105,7 @@ def test_reload(reloaded: Reloaded) -> None:
         messages = stays.message(ENCRYPT)
         messages.update(b"in ")
         said = reloaded.reload(stay + gcm("changes", two) + gcm("new", two))
-        assert "new devices: new; devices declared anew: changes; devices gone: goes\n" in said
+        assert "new devices: new; devices declared again: changes; devices gone: goes\n" in said
         for context, text in zip((stays, changes, goes), sealed, strict=True):
             assert context.decrypt(text) == b"before"
             again = context.encrypt(b"after")

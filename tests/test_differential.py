@@ -1,4 +1,4 @@
-"""Both engines get the same random requests and must give the same bytes and errnos, but for a table of exceptions.
+"""Both engines get the same random requests and must give the same bytes and errnos, except for known differences.
 
 CRYPTOFS_CASES: how many, instead of 10,000. CRYPTOFS_SEED: which; the seed is printed. CRYPTOFS_SCENARIO: only the
 one of this number, to look into a failure. CRYPTOFS_NAMES: only these, separated by blanks.
@@ -100,7 +100,7 @@ EVENED = [
         *(Type.SKCIPHER, "chacha20"),
         [
             Record(Operation.SET_KEY, 0, 2, 0, {Attr.KEY: KEY * 2}),
-            # AF_ALG would begin the key stream anew with each part
+            # AF_ALG would restart the key stream with each part
             Record(ENCRYPT, MORE, 3, 0, {Attr.IV: KEY}, bytes(64)),
             Record(ENCRYPT, 0, 3, 0, {}, bytes(64)),
         ],

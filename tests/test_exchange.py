@@ -661,7 +661,7 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule()
     def reset(self) -> None:
-        """Drop every unfinished message; what was accepted is still answered, and its id begins anew behind it."""
+        """Drop every unfinished message; what was accepted is still answered, and its id is free after that."""
         self.exchange.reset()
         for track in self.current.values():
             self.cancelled |= {serial for serial, _ in track.jobs}

@@ -139,7 +139,7 @@ def test_an_engine_that_raises_is_an_eio(fuses: Fuses, point: str) -> None:
 
 @pytest.mark.mount
 def test_an_engine_that_raises_in_a_stream(fuses: Fuses) -> None:
-    """The writer gets EIO, and the stream begins anew after a reset."""
+    """The writer gets EIO, and the stream works again after a reset."""
     with Context("hash", "toysum", mount=fuses.mount) as context:
         stream = context.directory / "stream"
         with fuses.burning("update"):

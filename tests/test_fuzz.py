@@ -161,7 +161,7 @@ def test_the_devices_are_declared(tmp_path: Path) -> None:
 
 
 def test_sealed_files_are_tampered_with() -> None:
-    """Each way changes a file of three segments, the same with the same seed; one that orders anew may give the old."""
+    """Each way changes a file of three segments, the same with the same seed; a reordering may give the original."""
     sealed = Random(1).randbytes(32 + 2 * (12 + device_files.SEGMENT + 16) + 100)
     assert [len(each) for each in device_files.segments(sealed)] == [65_564, 65_564, 100]
     for tamper in device_files.TAMPERINGS:

@@ -104,7 +104,7 @@ def test_guesses_are_not_confirmed(mount: Path) -> None:
 @pytest.mark.mount
 @pytest.mark.parametrize("device", CHAINED)
 def test_the_last_block_comes_late(mount: Path, device: str) -> None:
-    """After each part what was made is there but for one block, the nonce included; with the last part it is all."""
+    """After each part all output is there except the last block (at first the nonce); the last part gives the rest."""
     text = os.urandom(16 * 40)
     with Context.of_device(device, mount=mount) as context:
         made = b""

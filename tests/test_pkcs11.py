@@ -601,7 +601,7 @@ def test_token_disappears(own: Removable, monkeypatch: pytest.MonkeyPatch) -> No
         pkcs11.lib(str(MODULE)).reinitialize()
         assert once(other, ENCRYPT, bytes(16), bytes(16))
         assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
-        # and for one that opens it anew
+        # and for a second transform of the same key
         own.take_out()
         with pytest.raises(KeyUnavailable):
             own.source().open((), Type.AEAD, "gcm(aes)", None)

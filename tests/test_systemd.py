@@ -210,7 +210,7 @@ def test_reload(service: int) -> None:
 
 
 def test_watchdog_sees_a_stopped_daemon(service: int) -> None:
-    """SIGSTOP: systemd kills it, starts it anew, and the mount answers."""
+    """SIGSTOP: systemd kills it, starts it again, and the mount answers."""
     # shipped are 10 s; the daemon sees three signs of life in that
     begun = time.time()
     time.sleep(12)

@@ -132,7 +132,7 @@ class Device:
         self._close_unused()
 
     def retire(self) -> None:
-        """It is declared no more, or anew: nobody opens it again, and the key goes with its last context."""
+        """The declaration has gone or changed: the device is not opened again, its last context releases the key."""
         self._retired = True
         self._close_unused()
 

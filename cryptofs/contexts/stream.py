@@ -142,7 +142,7 @@ class Stream:
         return self.readable or told or turns
 
     def writable_by(self, user: StreamUser) -> bool:
-        """Whether a write on this handle would go on without waiting, be it to an error."""
+        """Whether a write on this handle would return without waiting, even with an error."""
         return self.writable or user.stopped
 
     def _fed_by_others(self, user: StreamUser) -> bool:

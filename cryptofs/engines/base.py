@@ -79,7 +79,7 @@ class Message(ABC):
         return 0
 
     def clone(self) -> "Message":
-        """A second message in the same state. Errors: NotSupported but for hashes."""
+        """A second message in the same state. Errors: NotSupported, except for hashes."""
         raise NotSupported("clone: only the state of a hash can be cloned")
 
     def close(self) -> None:

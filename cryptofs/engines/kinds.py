@@ -59,7 +59,7 @@ class HashMessage(Message):
 
 
 class ChunkedMessage(Message):
-    """A cipher message whose output comes part by part, in whole chunks but for the end."""
+    """A cipher message whose output comes part by part: whole chunks, then the rest with the last part."""
 
     def __init__(self, running: RunningCipher, chunk_size: int, block_size: int) -> None:
         self._running = running

@@ -130,7 +130,7 @@ def operand(operation: Operation, operands: Mapping[int, object], attribute: Att
 
 
 def wants_der(operands: Mapping[int, object]) -> bool:
-    """Whether a public key is to be given as DER. Errors: InvalidValue for a key-format that there is not."""
+    """Whether a public key is to be given as DER. Errors: InvalidValue for an unknown key-format."""
     format_ = operands.get(Attr.KEY_FORMAT, RAW)
     if format_ not in FORMATS:
         raise InvalidValue(f"key-format {format_!r}: one of {', '.join(FORMATS)}")

@@ -49,7 +49,7 @@ class DeviceFile(File):
         assert self.device is not None
         settings = self.device.settings
         if self.table.devices.get(settings.name) is not self.device:
-            raise NoSuchTarget(f"device {settings.name}: gone, or declared anew; open it again")
+            raise NoSuchTarget(f"device {settings.name}: gone, or declared again; open it again")
         if not settings.mode & 0o077 and caller.uid not in (0, settings.uid):
             raise NotPermitted(f"device {settings.name}: uid {caller.uid} may not open it")
         return self.device
@@ -117,7 +117,7 @@ class DeviceStreamFile(DeviceFile):
 class DeviceNodes:
     """The nodes of all devices.
 
-    A device that is declared anew has new inodes: who was let in by the old one's mode must not open the new one.
+    A device that is declared again gets new inodes, so that access by the old mode does not open the new device.
     """
 
     def __init__(self, table: ContextTable, uid: int, gid: int) -> None:

@@ -14,7 +14,7 @@ NO_LIBRARY: dict[str, str] = {
     "hmac(wp384)": "as wp256",
     "hmac(wp512)": "as wp256",
     "vmac64(aes)": "no well-kept library has it; the kernel gave it up",
-    "ghash": "a part of gcm, forged after one use of its key: nothing to offer anew",
+    "ghash": "a part of gcm, forged after one use of its key: not worth offering",
     "michael_mic": "broken: the MAC of TKIP",
     "xxhash64": "no cryptography, and one more package for it",
     "crct10dif": "no cryptography: the checksum of SCSI's T10",

@@ -14,7 +14,7 @@ class Case:
     """One vector as a call on a transform.
 
     data: what goes in after `assoc`; to decrypt an AEAD message, ciphertext and tag. expected: all that comes out from
-    the byte `offset` on, but for a hash perhaps only the beginning of it. authsize: bytes of tag; 0 where there is
+    the byte `offset` on, for a hash perhaps only its beginning. authsize: bytes of tag; 0 where there is
     none, or where it is one that no transform could be asked for. number: the vector's own number in its file.
 
     errno: what the call must be refused with, 0 where it must succeed. differs: `expected` is a wrong tag of a MAC,

@@ -1,6 +1,6 @@
 """The manifest: of every file of the packages, how many of its cases pass on which engine, and why the rest do not run.
 
-It is the text file beside this one. A test run compares it with what ran; to write the column of an engine anew, with
+It is the text file beside this one. A test run compares it with what ran; to rewrite the column of an engine, with
 this directory's parent on the path: python -m vectors.manifest ENGINE [FAMILY…]
 """
 
@@ -151,7 +151,7 @@ NOT_RUN = "not run on this kernel yet"
 
 
 def write(engine_name: str, families: list[str]) -> list[str]:
-    """Run families on an engine and write its column anew, the rest of it as it was; returns what failed."""
+    """Run families on an engine and rewrite their rows in its column; returns what failed."""
     (engine,) = open_engines([engine_name])
     engine.warm_up()
     column = column_of(engine_name)

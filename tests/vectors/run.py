@@ -22,7 +22,7 @@ _Slot = tuple[Type, str, int, bool]
 
 
 class Runner:
-    """Cases on one engine; transforms are opened anew only for another name or tag size."""
+    """Cases on one engine; a new transform is opened only for another name or tag size."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -23,7 +23,7 @@ class AfAlgAead(KernelTransform, AeadTransform):
         return self._exchange(Operation.ENCRYPT, iv, assoclen, data, out[: size + self.authsize])
 
     def _check_count(self, iv: Buffer, size: int) -> None:
-        """The kernel refuses a text longer than its CCM nonce can count, but for the first such length."""
+        """Refuse the one length that CCM's nonce cannot count and the kernel accepts all the same."""
         if iv[0] == 1 and size == 1 << 16:
             raise Overflow(f"text of {size} bytes: a nonce of 13 bytes leaves a count of at most {size - 1}")
 

@@ -5,7 +5,7 @@ It gives the bytes and the errnos that the kernel's AF_ALG gives for the same ca
 - the state of poly1305 cannot be cloned.
 - a refused key leaves a transform with the key it had.
 - a seed for stdrng is taken and not used.
-The public key types are served by it alone, but for what the kernel's keyrings do: docs/public-key.md.
+It alone serves the public key types, except for RSA keys on the kernel's keyrings: docs/public-key.md.
 """
 
 from collections.abc import Iterable
