@@ -136,6 +136,12 @@ class KeyRejected(CryptofsError):
     errno = errno.EKEYREJECTED
 
 
+class SignatureMalformed(CryptofsError):
+    """A signature has no form that any message's could have under this key."""
+
+    errno = errno.EBADMSG
+
+
 class KeyUnavailable(CryptofsError):
     """The source of a device's key does not give it; the message names the source, never the key."""
 

@@ -247,6 +247,16 @@ TABLE: list[tuple[Operation, str, Scenario]] = [
         "EKEYREJECTED",
         public_key("sig", "ed25519", _ED25519_PUBLIC, Operation.VERIFY, signature=bytes(64)),
     ),
+    (
+        Operation.VERIFY,
+        "EBADMSG",
+        public_key("sig", "mldsa44", bytes(32), Operation.VERIFY, signature=bytes(2420)),
+    ),
+    (
+        Operation.VERIFY,
+        "EMSGSIZE",
+        public_key("sig", "mldsa87", bytes(32), Operation.VERIFY, signature=b"x", payload=bytes(PAYLOAD_MAX)),
+    ),
     (Operation.SIGN, "EDQUOT", signing_over_quota),
     (Operation.SIGN, "EMSGSIZE", signing_too_much),
     (Operation.SIGN, "EACCES", signing_device(Operation.VERIFY, Operation.SIGN, b"x")),

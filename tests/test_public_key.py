@@ -22,7 +22,7 @@ from cryptofs.algorithms import Type
 from cryptofs.algorithms.public import PUBLIC_NAMES
 from cryptofs.engines.openssl import OpensslEngine, groups, libcrypto
 from cryptofs.engines.public import PublicKeyTransform
-from cryptofs.errors import Busy, InvalidValue, KeyMissing, KeyRejected, NotSupported
+from cryptofs.errors import Busy, InvalidValue, KeyMissing, KeyRejected, NotSupported, SignatureMalformed
 from cryptofs.records import Attr, Operation
 
 ENGINE = OpensslEngine()
@@ -51,10 +51,10 @@ def does(transform: PublicKeyTransform, operation: Operation, data: bytes = b"",
 
 
 def verdict(transform: PublicKeyTransform, data: bytes, signature: bytes) -> bool:
-    """Whether a signature is accepted; one of a size that cannot be is refused otherwise, which is refused, too."""
+    """Whether a signature is accepted. There are three ways to refuse one."""
     try:
         assert does(transform, VERIFY, data, signature=signature) == b""
-    except (KeyRejected, InvalidValue):
+    except (KeyRejected, SignatureMalformed, InvalidValue):
         return False
     return True
 

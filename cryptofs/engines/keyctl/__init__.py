@@ -15,7 +15,16 @@ import itertools
 from collections.abc import Iterable
 
 from ...algorithms import Description, Name, Type, look_up, parse_name
-from ...errors import EngineFault, InvalidValue, KeyMissing, KeyRejected, OutOfResources, OverQuota, symbol
+from ...errors import (
+    EngineFault,
+    InvalidValue,
+    KeyMissing,
+    KeyRejected,
+    OutOfResources,
+    OverQuota,
+    SignatureMalformed,
+    symbol,
+)
 from ...records import Attr, Buffer, Operation
 from ..base import Answer, Engine, Operands, Transform
 from ..public import PublicKeyTransform, operand
@@ -146,7 +155,12 @@ class KernelRsa(PublicKeyTransform):
         try:
             calls.verify(self._serial, self._how, data, signature)
         except OSError as error:
-            if error.errno in (errno.EKEYREJECTED, errno.EBADMSG, errno.EINVAL):
+            if error.errno in (errno.EBADMSG, errno.EINVAL):
+                # EINVAL: the padding's first byte, or a number that is not below the modulus; the size is right
+                raise SignatureMalformed(
+                    f"signature of {len(signature)} bytes: its padding is not that of PKCS #1 v1.5 under this key"
+                ) from None
+            if error.errno == errno.EKEYREJECTED:
                 raise KeyRejected("the signature is not that of this message under this key") from None
             raise EngineFault(f"verify: the kernel answered {symbol(error.errno)}") from None
 

@@ -42,8 +42,8 @@ class Padded(PairTransform):
 class NativeRsaKeys(RsaKeys):
     """RSA keys within the C library. The pair's public half is pyca's, its private half both."""
 
-    def load(self, key: bytearray) -> Pair:
-        pair = super().load(key)
+    def load_strict(self, key: bytearray) -> Pair:
+        pair = super().load_strict(key)
         private = None if pair.private is None else libcrypto.NativeKey.parse(key, private=True)
         return Pair(private, _Public(pair.public))
 

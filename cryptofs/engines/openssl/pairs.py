@@ -131,6 +131,14 @@ class RsaKeys(Keys):
     )
 
     def load(self, key: bytearray) -> Pair:
+        unsigned = _with_unsigned_integers(key)
+        try:
+            return self.load_strict(unsigned)
+        finally:
+            wipe(unsigned)
+
+    def load_strict(self, key: bytearray) -> Pair:
+        """A key whose integers are DER's own. Errors: those of FAILURES."""
         pair = load_der(key, rsa.RSAPrivateKey, rsa.RSAPublicKey)
         self._check(pair.public)
         if pair.private is not None:
@@ -146,7 +154,7 @@ class RsaKeys(Keys):
             raise ValueError("a modulus of another size, or an even one")
 
     def load_public(self, key: Buffer) -> Any:
-        public = load_public_der(key, rsa.RSAPublicKey)
+        public = load_public_der(_with_unsigned_integers(key), rsa.RSAPublicKey)
         self._check(public)
         return public
 
@@ -159,6 +167,36 @@ class RsaKeys(Keys):
             return export_der(public)
         exported: bytes = public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
         return exported
+
+
+def _with_unsigned_integers(key: Buffer) -> bytearray:
+    """An RSA key in DER with its numbers as DER has them: positive, with 00 before a first bit.
+
+    The kernel reads numbers as unsigned, and keys that were written for it may lack that 00. Errors: ValueError.
+    """
+    view = memoryview(key)
+    body, behind = der.read(view, der.SEQUENCE)
+    if len(behind):
+        raise ValueError("something behind the key")
+    if len(body) and body[0] == der.SEQUENCE:
+        _, bits = der.read(body, der.SEQUENCE)
+        inner, rest = der.read(bits, der.BIT_STRING)
+        if rest or not len(inner) or inner[0]:
+            raise ValueError("no SubjectPublicKeyInfo")
+        return der.enclose(
+            der.SEQUENCE, body[: -len(bits)], der.enclose(der.BIT_STRING, b"\0", _with_unsigned_integers(inner[1:]))
+        )
+    version, rest = der.read(body, der.INTEGER)
+    if len(rest) and rest[0] == der.SEQUENCE:
+        _, secret = der.read(rest, der.SEQUENCE)
+        inner, attributes = der.read(secret, der.OCTET_STRING)
+        wrapped = der.enclose(der.OCTET_STRING, _with_unsigned_integers(inner))
+        return der.enclose(der.SEQUENCE, body[: -len(secret)], wrapped, attributes)
+    numbers = [der.integer(version)]
+    while len(rest):
+        number, rest = der.read(rest, der.INTEGER)
+        numbers.append(der.integer(number))
+    return der.enclose(der.SEQUENCE, *numbers)
 
 
 _CURVES: dict[str, tuple[ec.EllipticCurve, bytes]] = {

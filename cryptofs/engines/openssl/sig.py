@@ -9,10 +9,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, paddin
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
 
 from ...algorithms import Description, Name
-from ...errors import InvalidValue, KeyRejected
-from ...records import Attr, Buffer, Operation
+from ...errors import InvalidValue, KeyRejected, SignatureMalformed, TooLarge
+from ...records import PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Operation, Record
+from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
+from . import malformed
 from .pairs import EcKeys, Keys, RawKeys, RsaKeys
 from .transform import PairTransform
 
@@ -38,7 +40,9 @@ _BY_SIZE: dict[int, hashes.HashAlgorithm] = {
 
 
 class Scheme(ABC):
-    """How a kind of key signs."""
+    """How a kind of key signs. largest: bytes of data that can be signed, and verified as well."""
+
+    largest = PAYLOAD_MAX
 
     @abstractmethod
     def check(self, data: Buffer) -> str | None:
@@ -50,17 +54,22 @@ class Scheme(ABC):
 
     @abstractmethod
     def signature_size(self, public: Any) -> int:
-        """Bytes of every signature, 0 where they differ."""
+        """Bytes of every signature; 0 where they differ, or where another size is a fault of its form."""
 
     @abstractmethod
     def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
         """Errors: InvalidSignature, or ValueError where it has no form."""
+
+    def malformed(self, public: Any, signature: bytes) -> str | None:
+        """What is wrong with the form of a signature that was refused, if anything is."""
+        return None
 
 
 class Pkcs1(Scheme):
     """RSASSA-PKCS1-v1_5 of a digest."""
 
     def __init__(self, digest: str) -> None:
+        self._digest = digest
         self._algorithm = PKCS1_DIGESTS[digest]
         self._prehashed = Prehashed(self._algorithm)
 
@@ -77,6 +86,9 @@ class Pkcs1(Scheme):
 
     def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
         public.verify(signature, bytes(data), padding.PKCS1v15(), self._prehashed)
+
+    def malformed(self, public: Any, signature: bytes) -> str | None:
+        return malformed.pkcs1(public, signature, self._digest, self._algorithm.digest_size)
 
 
 class Ecdsa(Scheme):
@@ -99,9 +111,18 @@ class Ecdsa(Scheme):
 
     def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
         if self._size:
-            parts = signature[: self._size], signature[self._size :]
-            signature = encode_dss_signature(*(int.from_bytes(part, "big") for part in parts))
+            signature = encode_dss_signature(*self._parts(signature))
         public.verify(signature, bytes(data), ec.ECDSA(Prehashed(_BY_SIZE[len(data)])))
+
+    def _parts(self, signature: bytes) -> tuple[int, int]:
+        return int.from_bytes(signature[: self._size], "big"), int.from_bytes(signature[self._size :], "big")
+
+    def malformed(self, public: Any, signature: bytes) -> str | None:
+        try:
+            r, s = self._parts(signature) if self._size else malformed.numbers(signature)
+        except ValueError:
+            return "it is no DER of r and s"
+        return malformed.ecdsa(public, r, s)
 
 
 class Pure(Scheme):
@@ -109,6 +130,9 @@ class Pure(Scheme):
 
     def __init__(self, size: int) -> None:
         self._size = size
+        # who verifies sends the signature in the same record
+        around = len(build_record(Record(Operation.VERIFY, 0, 0, 0, {Attr.SIGNATURE: bytes(size)})))
+        self.largest = min(PAYLOAD_MAX, RECORD_MAX - around)
 
     def check(self, data: Buffer) -> str | None:
         return None
@@ -124,6 +148,16 @@ class Pure(Scheme):
         public.verify(signature, data)
 
 
+class MlDsa(Pure):
+    """Signatures whose size, as in the kernel, is a part of their form."""
+
+    def signature_size(self, public: Any) -> int:
+        return 0
+
+    def malformed(self, public: Any, signature: bytes) -> str | None:
+        return malformed.mldsa(signature, self._size)
+
+
 class Signing(PairTransform):
     """A transform that signs and verifies."""
 
@@ -134,6 +168,10 @@ class Signing(PairTransform):
         self.pace = 3.0
 
     def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        largest = self._scheme.largest
+        if len(data) > largest:
+            does = f"{self.description.name} signs and verifies at most {largest}"
+            raise TooLarge(f"message of {len(data)} bytes: {does}")
         takes = self._scheme.check(data)
         if takes is not None:
             raise InvalidValue(f"payload of {len(data)} bytes: {self.description.name} takes {takes}")
@@ -146,6 +184,9 @@ class Signing(PairTransform):
         try:
             self._scheme.verify(self.public, signature, data)
         except (InvalidSignature, ValueError):
+            wrong = self._scheme.malformed(self.public, signature)
+            if wrong is not None:
+                raise SignatureMalformed(f"signature of {len(signature)} bytes: {wrong}") from None
             raise KeyRejected("the signature is not that of this message under this key") from None
         return b"", {}
 
@@ -185,7 +226,7 @@ def build(description: Description, name: Name) -> Signing:
         case Name(template, ()) if template in _MLDSA:
             private, public, public_size, signature_size = _MLDSA[template]
             mldsa_keys = RawKeys(private, public, private.from_seed_bytes, (32, public_size))
-            return Signing(description, mldsa_keys, Pure(signature_size), quick=True)
+            return Signing(description, mldsa_keys, MlDsa(signature_size), quick=True)
         case Name(template, ()):
             return Signing(description, _ec_keys(template), Ecdsa(0), quick=True)
     raise KeyError(str(name))

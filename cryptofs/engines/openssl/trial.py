@@ -5,7 +5,7 @@ from collections.abc import Callable
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ...errors import CryptofsError, KeyRejected
+from ...errors import CryptofsError, KeyRejected, SignatureMalformed
 from ...records import Attr, Operation
 from .pairs import RsaKeys
 from .sig import PKCS1_DIGESTS
@@ -41,7 +41,7 @@ def _try_rsa(transform: PairTransform) -> None:
     digest = transform.description.name.rstrip(")").rpartition(",")[2]
     try:
         transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, bytes(_SIZES[digest]))
-    except KeyRejected:
+    except (KeyRejected, SignatureMalformed):
         return
 
 
