@@ -111,8 +111,8 @@ class Kernel:
         answer = await self.answer(await self.send_write(handle, offset, data))
         return int(protocol.WRITE_OUT.parse(answer).size)
 
-    async def send_ioctl(self, handle: int, command: int, data: bytes, room: int) -> int:
-        values = {"handle": handle, "flags": 0, "command": command, "argument": 0}
+    async def send_ioctl(self, handle: int, command: int, data: bytes, room: int, flags: int = 0) -> int:
+        values = {"handle": handle, "flags": flags, "command": command, "argument": 0}
         head = protocol.IOCTL_IN.build({**values, "in_size": len(data), "out_size": room})
         return await self.send(protocol.Opcode.IOCTL, head + data)
 

@@ -152,6 +152,22 @@ def test_refusals(mount: Path) -> None:
         assert caught.value.errno == errno.ENOTTY
 
 
+def test_a_directory_takes_no_call(mount: Path) -> None:
+    """Its handles are numbered apart from those of files: a call on one must never come to anybody's context."""
+    with Context("hash", "hmac(sha256)", os.urandom(32), mount=mount) as context:
+        buffer = bytearray(build(Record(Operation.DIGEST, id=1, payload=b"abc")).ljust(256, b"\0"))
+        # handles have small numbers in their order: one of these is the context's
+        for directory in ("", "contexts", "devices", f"contexts/{context.number}") * 20:
+            descriptor = os.open(mount / directory, os.O_RDONLY)
+            try:
+                with pytest.raises(OSError) as caught:
+                    fcntl.ioctl(descriptor, call_command(256), buffer)
+            finally:
+                os.close(descriptor)
+            assert caught.value.errno == errno.ENOTTY
+        assert context.status()["completed"] == "1", "configure, and nothing else"
+
+
 def test_a_null_buffer_is_the_kernels_error(mount: Path) -> None:
     """EFAULT, before anything comes to the daemon."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -309,6 +309,25 @@ def test_other_ioctls_are_enotty(rig: Rig) -> None:
     run(rig, main)
 
 
+def test_a_directory_is_not_somebodys_file(rig: Rig) -> None:
+    """A directory's handle has a number of pyfuse3's: an ioctl on it must not reach the context of that number."""
+
+    async def main() -> None:
+        handle = await configured(rig)
+        request = build(Record(Operation.DIGEST, id=5, payload=b"abc"))
+        flags = protocol.IOCTL_DIRECTORY
+        unique = await rig.kernel.send_ioctl(handle, call_command(len(request)), request, len(request), flags)
+        with pytest.raises(Refused) as caught:
+            await rig.kernel.answer(unique)
+        assert caught.value.errno == errno.ENOTTY
+        context = rig.table.get(1)
+        assert context is not None
+        assert context.exchange.completed == 1, "configure, and nothing else"
+        await rig.kernel.release(handle)
+
+    run(rig, main)
+
+
 def test_an_interrupted_call_is_cancelled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """EINTR at once; its output is never given out, and the context goes on."""
     monkeypatch.setattr("cryptofs.contexts.context._INLINE_NS", 0)

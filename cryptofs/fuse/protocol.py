@@ -84,6 +84,8 @@ DIRECT_IO, NONSEEKABLE, NOFLUSH = 1 << 0, 1 << 2, 1 << 5
 """Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused; close sends no FLUSH."""
 SCHEDULE_NOTIFY = 1 << 0
 """Flag of POLL_IN: the caller goes to sleep and wants to be woken."""
+IOCTL_DIRECTORY = 1 << 4
+"""Flag of IOCTL_IN: it is a directory's, and the handle is one that OPENDIR gave."""
 NOTIFY_POLL = 1
 """The notification that wakes who polls."""
 

@@ -47,6 +47,7 @@ from .protocol import (
     INTERRUPT,
     IOCTL,
     IOCTL_DATA,
+    IOCTL_DIRECTORY,
     OPEN,
     POLL,
     READ,
@@ -296,8 +297,9 @@ class Transport:
     def _ioctl(self, header: tuple[int, ...]) -> None:
         unique = header[2]
         buffer = self._buffers.current
-        number, _, command, _, size, room = IOCTL.unpack_from(buffer, HEADER_SIZE)
-        if not is_call(command):
+        number, flags, command, _, size, room = IOCTL.unpack_from(buffer, HEADER_SIZE)
+        # the handles of directories are pyfuse3's: the same number here is somebody else's file
+        if flags & IOCTL_DIRECTORY or not is_call(command):
             self._device.refuse(unique, errno.ENOTTY)
             return
         data = memoryview(buffer)[IOCTL_DATA : IOCTL_DATA + size]
