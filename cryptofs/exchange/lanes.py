@@ -92,7 +92,7 @@ class Job:
     call: Call | None = None
     cancelled: bool = False
     forgets: bool = False
-    """Whether the lane begins anew behind this job, whatever became of its message: the last one before a reset."""
+    """Whether the lane is free for a new message after this job, whatever its outcome: the last job before a reset."""
 
 
 def lane_number(record: Record, call: Call | None) -> int:
