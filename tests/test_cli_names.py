@@ -49,6 +49,7 @@ COMMANDS = [
     [b"mount", b"--service", b"--user", ODD, b"."],
     [b"umount", ODD],
     [b"benchmark", b"-n", ODD],
+    [b"header", ODD],
     [b"hand-over", b"--user", ODD, b"mnt"],
     [b"hand-over", b"--key", ODD, b"mnt"],
     [b"hand-over", b"--key", b"a=" + ODD, b"--user", b"nobody", ODD + b"/" + b"x" * 300],

@@ -116,7 +116,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     config.touch(0o600)
     config.write_text(f'[devices.x]\ntype = "sig"\nname = "ed25519"\nkey.file = "{tmp_path}/k"\n')
     (tmp_path / "mount").mkdir()
-    with pytest.raises(RuntimeError, match=r"devices\.x: ") as caught:
+    with pytest.raises(RuntimeError, match=r"devices\.x\.key\.file: ") as caught:
         Daemon(tmp_path / "mount", "--config", str(config), log=tmp_path / "log")
     assert key.hex()[:16] not in str(caught.value)
     assert os.listdir(tmp_path / "mount") == []

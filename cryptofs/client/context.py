@@ -344,7 +344,8 @@ class Context(process.Unshared, PublicKeyCalls):
         reason = ""
         if number not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF):
             with contextlib.suppress(OSError, AttributeError):
-                reason = self.status().get("last-error", "")
+                # the line begins with the name of the errno, which this error shows by itself
+                reason = self.status().get("last-error", "").partition(": ")[2]
         if number in (errno.ENOTCONN, errno.ECONNABORTED):
             reason = "the daemon has gone: open another context when it is back"
         return RequestError(number, reason or f"the mount refused the request: {os.strerror(number)}")
