@@ -344,7 +344,8 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
         for _ in range(3):
             for type_, name in names:
                 refuse(type_, name)
-        with Context("hash", "sha256", mount=mountpoint) as context, pytest.raises(OSError, match="EDQUOT: uid .* at most 100000"):
+        beyond = "EDQUOT: uid .* at most 100000"
+        with Context("hash", "sha256", mount=mountpoint) as context, pytest.raises(OSError, match=beyond):
             context.digest(bytes(60_000))
         with Context("skcipher", "ctr(aes)", bytes(16), mount=mountpoint) as context:
             directory = mountpoint / "contexts" / str(context.number)

@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from ..algorithms import Type
-from ..records import CALL_MAX, PAYLOAD_MAX, Attr, Buffer, Flag, Octets, Operation, Record, Value, octets
+from ..records import PAYLOAD_MAX, Attr, Buffer, Flag, Octets, Operation, Record, Value, octets
 from . import process
 from .errors import ClosedError, Refused, RequestError
 from .flight import Flight, FlightEnded
 from .message import SLACK, PartedMessage
 from .mounts import find_mount
 from .public import PublicKeyCalls
-from .wire import Reader, answer_size, call, decode, encode, owned, write_record
+from .wire import Reader, answer_size, call, decode, encode, fits_a_call, owned, write_record
 
 # no format makes more of input that cannot be compressed than an answer holds
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
@@ -279,7 +279,7 @@ class Context(process.Unshared, PublicKeyCalls):
         """
         head, payload = encode(record)
         size = answer_size(record.operation, expected)
-        by_call = max(size, len(head) + len(payload)) <= CALL_MAX and self._is_whole(record)
+        by_call = self._is_whole(record) and fits_a_call(record.operation, len(head) + len(payload), expected)
         while True:
             if self._process is not process.Process.current:
                 self.check()
@@ -318,7 +318,7 @@ class Context(process.Unshared, PublicKeyCalls):
         try:
             if by_call:
                 try:
-                    return owned(call(self._fd, head, payload, size))
+                    return owned(call(self._fd, head, payload))
                 except OSError as error:
                     # a larger answer than was expected is read; an older daemon has no ioctl
                     if error.errno not in (errno.EMSGSIZE, errno.ENOTTY):

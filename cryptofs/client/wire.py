@@ -90,6 +90,15 @@ def answer_size(operation: Operation, expected: int) -> int:
     return (max(expected, _PUBLIC) if operation in _OF_KEYS else expected) + _BESIDE
 
 
+def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
+    """Whether a record of `size` bytes and its answer, of which `expected` bytes are payload, fit into an ioctl's
+    buffer.
+
+    A control call's answer always does.
+    """
+    return operation not in _OF_KEYS and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
+
+
 def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
     """Write a head and its payload as one record; a payload that is small enough is not copied for it."""
     if not len(payload):
@@ -100,21 +109,25 @@ def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
         os.pwrite(descriptor, b"".join((head, payload)), 0)
 
 
-def call(descriptor: int, head: bytes, payload: Octets, room: int) -> Record:
-    """One record and its answer by ioctl: one system call instead of two, and the answer is this record's whatever
-    else waits to be read.
+CALL_ROOM = 1024
+"""Bytes of an ioctl's buffer. For a larger one `fcntl.ioctl` keeps the interpreter to itself until the kernel
+returns, so that a daemon that does not answer would stop every thread of the program."""
 
-    room: bytes that the answer may have. Errors: OSError, of which ENOTTY says that the daemon knows no ioctl, and
-    EMSGSIZE that the answer is larger.
+
+def call(descriptor: int, head: bytes, payload: Octets) -> Record:
+    """One record and its answer, of at most CALL_ROOM bytes each, by ioctl: one system call instead of two, and the
+    answer is this record's whatever else waits to be read.
+
+    Errors: OSError, of which ENOTTY says that the daemon knows no ioctl, and EMSGSIZE that the answer is larger.
     """
     size = len(head) + len(payload)
-    buffer = bytearray(max(size, room))
+    buffer = bytearray(CALL_ROOM)
     view = memoryview(buffer)
     view[: len(head)] = head
     view[len(head) : size] = payload
     while True:
         try:
-            fcntl.ioctl(descriptor, call_command(len(buffer)), buffer)
+            fcntl.ioctl(descriptor, call_command(CALL_ROOM), buffer)
         except InterruptedError:
             # the request was cancelled, and Python has run the signal's handler
             continue
