@@ -256,15 +256,18 @@ def test_lines_arrive_in_order() -> None:
 
 def test_dropped_lines_are_told(tmp_path: Path) -> None:
     """The first line that is written again says how many were not."""
-    body = LOGS.replace("logs.stop()", "time.sleep(1); log.info('again'); time.sleep(0.5); logs.stop()")
+    later = "print('logged', flush=True); time.sleep(1); log.info('again'); time.sleep(0.5); logs.stop()"
+    body = LOGS.replace("logs.stop()", later)
     reader, writer = os.pipe()
     try:
         with subprocess.Popen(
-            [sys.executable, "-c", body, str(2 * LINES_MAX)], stdout=subprocess.DEVNULL, stderr=writer
+            [sys.executable, "-c", body, str(2 * LINES_MAX)], stdout=subprocess.PIPE, stderr=writer
         ) as process:
             os.close(writer)
             writer = -1
-            time.sleep(0.8)
+            assert process.stdout is not None
+            # nobody has read a line until all were logged
+            assert process.stdout.readline() == b"logged\n"
             with open(reader, "rb", closefd=False) as pipe:
                 text = pipe.read().decode()
             assert process.wait(30) == 0

@@ -98,18 +98,18 @@ def _waits_in_poll(mount: Path, ready: Callable[[], None]) -> None:
 
 def _streams(mount: Path, ready: Callable[[], None]) -> None:
     with Context("skcipher", "ctr(aes)", bytes(16), mount=mount) as context:
-        (context.directory / "ctl").write_text("reset iv=hex:" + "00" * 16)
-        fd = os.open(context.directory / "stream", os.O_RDWR | os.O_NONBLOCK)
-        try:
-            ready()
-            while True:
+        ready()
+        while True:
+            (context.directory / "ctl").write_text("reset iv=hex:" + "00" * 16)
+            # one open is one message
+            fd = os.open(context.directory / "stream", os.O_RDWR | os.O_NONBLOCK)
+            try:
                 with contextlib.suppress(BlockingIOError):
                     os.write(fd, bytes(65_536))
                 with contextlib.suppress(BlockingIOError):
                     os.read(fd, 131_072)
-                (context.directory / "ctl").write_text("reset iv=hex:" + "00" * 16)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
 
 
 def _opens(mount: Path, ready: Callable[[], None]) -> None:
