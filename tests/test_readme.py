@@ -72,7 +72,8 @@ def test_a_device(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("a secret of some length\n" * 1000)
     cryptofs = ROOT / ".venv/bin/cryptofs"
     said = typed(
-        f"mount -t tmpfs none /run && mkdir /run/cryptofs\n"
+        # other tests may have mounts of their own at this moment
+        f"mount -t tmpfs none /run && mkdir /run/cryptofs && export CRYPTOFS_MOUNT=/run/cryptofs\n"
         f"{cryptofs} mount /run/cryptofs --daemon --allow-root --config {config}\n"
         f"PATH={cryptofs.parent}:$PATH\n" + block("sh", 1) + f"{cryptofs} umount /run/cryptofs\n",
         tmp_path,
