@@ -311,6 +311,7 @@ def inject(directory: str) -> None:
         (StaticDirectory, "entries", "readdir"),
         (CryptoFile, "open", "crypto-open"),
         (CryptoHandle, "write", "crypto-write"),
+        (CryptoHandle, "call", "crypto-call"),
         (CryptoHandle, "ready", "crypto-poll"),
         (CryptoHandle, "close", "crypto-release"),
         (Context, "take", "crypto-read"),

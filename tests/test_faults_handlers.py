@@ -14,7 +14,7 @@ from fake_engine import CANARY
 from faults import ABC, at_start, number_of, serving, wait_for_log
 
 from cryptofs.client import Context, RequestError
-from cryptofs.records import Operation
+from cryptofs.records import Operation, Record, build, parse_responses
 
 
 class Fuses:
@@ -54,13 +54,23 @@ def _digest(mount: Path) -> None:
         context.digest(b"abc")
 
 
+def _write_and_read(mount: Path) -> None:
+    descriptor = os.open(mount / "crypto", os.O_RDWR)
+    try:
+        os.write(descriptor, build(Record(Operation.INFO, id=1)))
+        assert parse_responses(os.read(descriptor, 4096))[0].id == 1
+    finally:
+        os.close(descriptor)
+
+
 HANDLERS: dict[str, Callable[[Path], object]] = {
     "tree-node": lambda mount: (mount / "version").read_bytes(),
     "lookup": lambda mount: (mount / "stats").read_bytes(),
     "readdir": lambda mount: os.listdir(mount / "contexts" / ".."),
     "crypto-open": _open_and_close,
-    "crypto-write": _digest,
-    "crypto-read": _digest,
+    "crypto-write": _write_and_read,
+    "crypto-read": _write_and_read,
+    "crypto-call": _digest,
     "describe": lambda mount: (mount / "algorithms" / "hash" / "toysum").read_bytes(),
 }
 

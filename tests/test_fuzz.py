@@ -227,8 +227,8 @@ FAULTS = {
     "answers twice": (
         "from cryptofs.exchange import Exchange as E\n"
         "inner = E.answer\n"
-        "def answer(self, response, cost, failed=False):\n"
-        "    inner(self, response, cost, failed)\n"
+        "def answer(self, response, cost, failed=False, call=None):\n"
+        "    inner(self, response, cost, failed, call)\n"
         "    if failed and len(response) % 64 == 0:\n"
         "        self._ready.append((response, 0))\n"
         "E.answer = answer\n",
