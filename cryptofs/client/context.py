@@ -279,7 +279,7 @@ class Context(process.Unshared, PublicKeyCalls):
         """
         head, payload = encode(record)
         size = answer_size(record.operation, expected)
-        by_call = self._is_whole(record) and fits_a_call(record.operation, len(head) + len(payload), expected)
+        by_call = self._may_be_called(record) and fits_a_call(record.operation, len(head) + len(payload), expected)
         while True:
             if self._process is not process.Process.current:
                 self.check()
@@ -294,19 +294,22 @@ class Context(process.Unshared, PublicKeyCalls):
             except FlightEnded:
                 # the pipeline is being closed: the context is its own again when that is done
                 flight.close()
+        if not record.flags & Flag.MORE and record.operation is not Operation.CLONE:
+            # answered: were it refused, the message would still wait for its last part
+            self._in_parts.discard(record.id)
         if response.status:
             raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
         return response
 
-    def _is_whole(self, record: Record) -> bool:
-        """Whether a record is no part of a message. All parts are written: a message that is called is another one."""
+    def _may_be_called(self, record: Record) -> bool:
+        """Whether a record may go by ioctl.
+
+        Not a part of a message: all parts are written, because a message that is called is another one.
+        """
         if record.flags & Flag.MORE or record.operation is Operation.CLONE:
             self._in_parts.add(record.id)
             return False
-        if record.id in self._in_parts:
-            self._in_parts.discard(record.id)
-            return False
-        return True
+        return record.id not in self._in_parts
 
     def _exchange(self, head: bytes, payload: Octets, identity: int, size: int, by_call: bool) -> Record:
         """The one way of a request and its answer when no pipeline has the context. The lock is held."""
@@ -320,8 +323,9 @@ class Context(process.Unshared, PublicKeyCalls):
                 try:
                     return owned(call(self._fd, head, payload))
                 except OSError as error:
-                    # a larger answer than was expected is read; an older daemon has no ioctl
-                    if error.errno not in (errno.EMSGSIZE, errno.ENOTTY):
+                    # a larger answer than was expected is read; an older daemon has no ioctl; and a request that is
+                    # written goes on while signals come, however many
+                    if error.errno not in (errno.EMSGSIZE, errno.ENOTTY, errno.EINTR):
                         raise
                     self._calls = error.errno != errno.ENOTTY
             write_record(self._fd, head, payload)

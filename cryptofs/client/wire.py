@@ -94,7 +94,8 @@ def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
     """Whether a record of `size` bytes and its answer, of which `expected` bytes are payload, fit into an ioctl's
     buffer.
 
-    A control call's answer always does.
+    A control call's answer always does. What is done with a key pair is never sent so: its answer may be large, and a
+    key may have been made although a signal ended the call, which cannot be repeated then.
     """
     return operation not in _OF_KEYS and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
 
@@ -118,21 +119,17 @@ def call(descriptor: int, head: bytes, payload: Octets) -> Record:
     """One record and its answer, of at most CALL_ROOM bytes each, by ioctl: one system call instead of two, and the
     answer is this record's whatever else waits to be read.
 
-    Errors: OSError, of which ENOTTY says that the daemon knows no ioctl, and EMSGSIZE that the answer is larger.
+    Errors: OSError, of which ENOTTY says that the daemon knows no ioctl, EMSGSIZE that the answer is larger, and EINTR
+    that a signal came and the request was cancelled; its handler has run.
     """
     size = len(head) + len(payload)
     buffer = bytearray(CALL_ROOM)
     view = memoryview(buffer)
     view[: len(head)] = head
     view[len(head) : size] = payload
-    while True:
-        try:
-            fcntl.ioctl(descriptor, call_command(CALL_ROOM), buffer)
-        except InterruptedError:
-            # the request was cancelled, and Python has run the signal's handler
-            continue
-        (response,) = decode(view[: int.from_bytes(view[:4], "little")])
-        return response
+    fcntl.ioctl(descriptor, call_command(CALL_ROOM), buffer)
+    (response,) = decode(view[: int.from_bytes(view[:4], "little")])
+    return response
 
 
 class Reader:

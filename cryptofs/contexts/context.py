@@ -279,7 +279,7 @@ class Context:
         if self._workers is None or not self._workers.running:
             return False
         self._running += 1
-        self._workers.submit(compute, functools.partial(self._stream_handed_back, settle))
+        self._workers.submit(compute, functools.partial(self._stream_handed_back, settle), self.uid)
         return True
 
     def _stream_handed_back(self, settle: Callable[[Any], None], result: Any) -> None:

@@ -16,7 +16,7 @@ from ..algorithms import Type
 from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
-from ..records import Buffer, Operation
+from ..records import Buffer, Operation, detached
 from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, count_request, engine_fault
 from .workers import ALONE_NS
 
@@ -245,6 +245,8 @@ class Stream:
         self._ending = last
         step = self._step(data)
         if self._is_long(step) and self._offload is not None:
+            # it may have to wait for its turn with a worker
+            step.data = detached(data)
             self._at_work = step
             self._tally.keep(self._tally.kept + len(data) + len(step.out))
             if self._offload(functools.partial(step.compute, self._transform), self._worked):

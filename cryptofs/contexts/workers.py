@@ -133,3 +133,5 @@ class Workers:
                 token.run_sync_soon(self._hand_back, done, result)
             except trio.RunFinishedError:
                 return
+            # while this waits for more it must not keep a megabyte of input, its output and their context
+            del item, work, done, result

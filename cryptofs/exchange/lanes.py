@@ -111,12 +111,6 @@ def cost_of(record: Record) -> int:
     return cost
 
 
-def holds_more(record: Record) -> bool:
-    """Whether the write that a request came in is much larger than its payload."""
-    payload = record.payload
-    return isinstance(payload, memoryview) and 2 * len(payload) < memoryview(payload.obj).nbytes
-
-
 def detach(record: Record) -> None:
     """Let go of the write that a request came in: a small one that waits must not hold a megabyte."""
     record.payload = bytes(record.payload)

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from ..policy import Account
-from ..records import RECORD_MAX, Buffer, Flag, Operation, Record
-from .lanes import CALLED, Call, Job, Lane, cost_of, detach, holds_more, lane_number
+from ..records import RECORD_MAX, Buffer, Flag, Operation, Record, holds_more
+from .lanes import CALLED, Call, Job, Lane, cost_of, detach, lane_number
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -46,6 +46,7 @@ class Exchange:
         "_ready",
         "account",
         "bytes",
+        "called",
         "completed",
         "failed",
         "in_flight",
@@ -61,6 +62,8 @@ class Exchange:
         self.lanes: dict[int, Lane] = {}
         self.in_flight = 0
         """Requests that are accepted and not answered yet."""
+        self.called = 0
+        """Those of them that came by ioctl: no reader waits for their answers."""
         self.outstanding = 0
         """Requests that are accepted and whose answers are not read yet."""
         self.bytes = 0
@@ -109,6 +112,8 @@ class Exchange:
         if self.account is not None:
             self.account.check(len(records), cost)
         self._admit(len(records), cost)
+        if call is not None:
+            self.called += 1
 
     def admit_one(self, record: Record) -> None:
         """Take one into account for which there was room, as `has_room` said, when its write was accepted."""
@@ -127,7 +132,7 @@ class Exchange:
         lane = self.lanes.get(number)
         if lane is None:
             lane = self.lanes[number] = Lane(number)
-        if holds_more(record):
+        if holds_more(record.payload):
             detach(record)
         job = Job(record, cost_of(record), lane, call)
         if call is not None:
@@ -182,6 +187,7 @@ class Exchange:
             self._ready.append((response, cost))
         else:
             call.response = response
+            self.called -= 1
             self._took(1, cost)
         self.in_flight -= 1
         self.completed += 1

@@ -6,9 +6,9 @@ whether a view of it is left, and stays out of use as long as there is one."""
 
 from .protocol import MESSAGE_MAX
 
-_FREE_MAX = 8
-"""Buffers that are kept for later. A fresh one costs as much as the copy of a megabyte; more than these are freed, so
-that a rush does not take memory for good."""
+_KEPT_MAX = 8
+"""Buffers that are kept beside the one that is read into. A fresh one costs as much as the copy of a megabyte. What is
+more goes with its last view, so that a rush does not take memory for good."""
 
 
 def is_free(buffer: bytearray) -> bool:
@@ -26,18 +26,20 @@ class Buffers:
 
     def __init__(self) -> None:
         self.current = bytearray(MESSAGE_MAX)
-        self._used: list[bytearray] = []
-        self._free: list[bytearray] = []
+        self._kept: list[bytearray] = []
 
     def move_on(self) -> bool:
         """Make `current` one that nobody uses, called when a request was served; returns whether it is another one."""
-        if is_free(self.current):
+        used, kept = self.current, self._kept
+        if is_free(used):
             return False
-        self._used.append(self.current)
-        if not self._free:
-            used, self._used = self._used, []
-            for buffer in used:
-                (self._free if is_free(buffer) else self._used).append(buffer)
-            del self._free[_FREE_MAX:]
-        self.current = self._free.pop() if self._free else bytearray(MESSAGE_MAX)
+        for index, buffer in enumerate(kept):
+            if is_free(buffer):
+                self.current, kept[index] = buffer, used
+                return True
+        if len(kept) == _KEPT_MAX:
+            # the one that has been used for longest is the least likely to come back soon
+            del kept[0]
+        kept.append(used)
+        self.current = bytearray(MESSAGE_MAX)
         return True

@@ -65,8 +65,9 @@ WINDOW = 50e-6
 """Seconds after a request in which the loop looks for the next one without sleeping."""
 _TURN = 1e-3
 """Seconds for which requests are answered before trio's other tasks have their turn."""
-_RETRIES = 16
-"""Waiting requests that are tried again before the next new request has its turn."""
+_RETRIES, _RETRIED = 16, 2e-4
+"""Waiting requests that are tried again before the next new request has its turn, and the seconds after which no more
+of them are: a piece of a stream may take a hundred times as long as a small request."""
 _RELAYED_MAX = 1 << 20
 _NOBODY = 0xFFFF_FFFF
 """The uid of requests that the kernel makes for itself."""
@@ -78,13 +79,7 @@ _WRITABLE = select.POLLOUT | select.POLLWRNORM
 class Transport:
     """The loop on one mount's `/dev/fuse`."""
 
-    def __init__(
-        self,
-        device: int,
-        tree: Tree,
-        workers: Workers,
-        only: int | None,
-    ) -> None:
+    def __init__(self, device: int, tree: Tree, workers: Workers, only: int | None) -> None:
         """device: the descriptor of a mount that was made, which this object owns from now on. workers: they hand
         results back through trio. only: the uid that may open files beside root, or None where the files' modes
         decide.
@@ -168,7 +163,8 @@ class Transport:
                 if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
                     # ENOENT: its caller was killed before it was read
                     continue
-                if error.errno == errno.ENODEV:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                    # unmounted, or ended through /sys/fs/fuse/connections
                     return
                 raise
             header = unpack(vector[0])
@@ -357,7 +353,10 @@ class Transport:
                 await trio.lowlevel.checkpoint()
 
     def _try_again(self) -> None:
-        for _ in range(min(_RETRIES, len(self._again))):
+        ends = time.perf_counter() + _RETRIED
+        for turn in range(min(_RETRIES, len(self._again))):
+            if turn and time.perf_counter() > ends:
+                return
             wait = self._again.popleft()
             # not if it was interrupted meanwhile
             if self._waits.pop(wait.unique, None) is not None:
@@ -387,6 +386,10 @@ class Transport:
             return
         if wait.forget is not None:
             wait.forget()
+        if wait.is_done:
+            # it came too late
+            self._attempt(wait)
+            return
         wait.give_up()
         if wait.taken:
             # what was written is told, as of any write that a signal cuts short

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..contexts import Call
 from ..errors import WouldBlock
 from ..nodes import Handle
-from ..records import Buffer
+from ..records import Buffer, detached
 
 
 class Wait(ABC):
@@ -30,6 +30,11 @@ class Wait(ABC):
     @abstractmethod
     def attempt(self) -> Buffer | int | None:
         """The result, or None to wait on. Errors: those of the handle."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what was asked is done already, so that only its answer is to be given."""
+        return False
 
     def give_up(self) -> None:
         """The caller wants no answer any more."""
@@ -60,7 +65,8 @@ class WaitingWrite(Wait):
     def __init__(self, unique: int, handle: Handle, offset: int, data: memoryview, taken: int) -> None:
         super().__init__(unique, handle)
         self._offset = offset
-        self._data = data
+        # a few bytes that wait for a reader must not hold the whole buffer that they came in
+        self._data = memoryview(detached(data))
         self.taken = taken
         self.has_room = taken > 0
 
@@ -92,6 +98,10 @@ class WaitingCall(Wait):
 
     def attempt(self) -> Buffer | None:
         return self._call.take()
+
+    @property
+    def is_done(self) -> bool:
+        return self._call.response is not None
 
     def give_up(self) -> None:
         self._call.give_up()

@@ -27,7 +27,7 @@ class CryptoHandle(Handle):
         size = context.short.answer(data)
         if size:
             return size
-        with self._requests(data, "write") as records:
+        with self._requests(data, data, "write") as records:
             context.accept(records)
         return len(data)
 
@@ -38,15 +38,22 @@ class CryptoHandle(Handle):
             return response
         if room < HEADER_SIZE:
             raise InvalidValue(f"buffer of {room} bytes: an answer has at least {HEADER_SIZE}")
-        with self._requests(record, "ioctl") as (request,):
+        with self._requests(record, data, "ioctl") as (request,):
             return self.context.call(request, room)
 
     @contextmanager
-    def _requests(self, data: memoryview, how: str) -> Iterator[list[Record]]:
-        """The records of a write or of an ioctl; what is refused is remembered, and no key stays in `data`."""
+    def _requests(self, data: memoryview, whole: memoryview, how: str) -> Iterator[list[Record]]:
+        """The records in `data`, of a write or of an ioctl; what is refused is remembered, and no key stays in
+        `whole`, all that the program gave.
+        """
         records: list[Record] = []
+        keys: list[memoryview] = []
         try:
             records = parse_requests(data)
+            for record in records:
+                if record.attributes and isinstance(key := record.attributes.get(Attr.KEY), memoryview):
+                    # now: a request that waits lets go of what it came in, of a key that it must not have as well
+                    keys.append(key)
             yield records
         except CryptofsError as error:
             self.context.last_error = error.again()
@@ -54,14 +61,12 @@ class CryptoHandle(Handle):
                 self.context.refused(how, error)
             if not records:
                 # what was not understood may hold one anywhere
-                wipe(data)
+                wipe(whole)
             raise
         finally:
-            for record in records:
-                key = record.attributes.get(Attr.KEY)
-                if isinstance(key, memoryview):
-                    # its transform has a copy of its own
-                    wipe(key)
+            for key in keys:
+                # its transform has a copy of its own
+                wipe(key)
 
     def read(self, offset: int, size: int) -> Buffer | None:
         context = self.context
@@ -70,9 +75,10 @@ class CryptoHandle(Handle):
             return response
         if context.closed:
             raise Gone(f"context {context.number} was closed")
-        if context.exchange.in_flight:
+        awaited = context.exchange.in_flight - context.exchange.called
+        if awaited:
             if context.nonblocking:
-                raise WouldBlock(f"{context.exchange.in_flight} requests are in flight, no answer is ready")
+                raise WouldBlock(f"{awaited} requests are in flight, no answer is ready")
             return None
         if context.transform is None:
             return f"{context.number}\n".encode()[offset : offset + size]

@@ -31,7 +31,7 @@ from .layout import (
     Kind,
     Operation,
 )
-from .octets import Octets, frozen, octets
+from .octets import Octets, detached, frozen, holds_more, octets
 from .text import format_tags, parse_line
 
 __all__ = [
@@ -61,9 +61,11 @@ __all__ = [
     "build_header",
     "build_many",
     "call_command",
+    "detached",
     "error_response",
     "format_tags",
     "frozen",
+    "holds_more",
     "is_call",
     "octets",
     "pack_header",

@@ -37,6 +37,16 @@ def octets(value: object, word: str = "data") -> Octets:
     return view.tobytes()
 
 
+def holds_more(value: object) -> bool:
+    """Whether a view keeps memory that is much larger than itself."""
+    return isinstance(value, memoryview) and 2 * value.nbytes < memoryview(value.obj).nbytes
+
+
+def detached(value: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    """The same bytes, to be kept for a while: in memory of their own, if what they are in is much larger."""
+    return bytes(value) if holds_more(value) else value
+
+
 def frozen(value: Octets) -> Octets:
     """The same bytes, in memory that nobody can change: a copy, unless they are an immutable object's."""
     if type(value) is bytes or (isinstance(value, memoryview) and type(value.obj) is bytes):
