@@ -1,7 +1,7 @@
-"""Buffers for larger responses that are used again: making a fresh one costs as much as copying it once more.
+"""Reused buffers for larger responses: allocating a fresh one costs as much as copying it.
 
-Only the event loop takes and returns them. A buffer still holds what it was used for last; a response is always
-a view of exactly the bytes that were written into it for this request.
+Only the event loop takes and returns them. A buffer still holds its last content. A response is always a view of
+exactly the bytes that were written for its request.
 """
 
 from bisect import bisect_left
@@ -42,8 +42,8 @@ class BufferPool:
             free.append(buffer)
 
     def lend(self, response: memoryview) -> None:
-        """The response is being sent: pyfuse3 does so before anything else runs in the event loop, so what was
-        lent before is free by now."""
+        """The response is being sent. The transport does so before anything else runs in the event loop, so the buffer
+        of the response before is free."""
         if self._lent is not None:
             self._keep(self._lent)
         self._lent = response.obj if isinstance(response.obj, bytearray) else None

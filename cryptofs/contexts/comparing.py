@@ -1,4 +1,4 @@
-"""Whether two devices have the same key, found without looking at either key.
+"""Whether two devices have the same key, without reading either key.
 
 Each answers the same random challenge. That works for keys that no process can read, on a keyring or in a token, too,
 and nothing that would help to find a key stays behind: neither challenge nor answer leaves this function.
@@ -22,8 +22,8 @@ _PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
 def same_key(one: Device, other: Device) -> bool | None:
     """Whether two devices of one type and algorithm have the same key.
 
-    None: the keys permit no operation that would show it. A device that fails, as one does whose token has gone, has
-    not the same key as one that works.
+    None: the keys permit no operation that would show it. A device that fails (its token has gone, for example) counts
+    as having another key than one that works.
     """
     nonce = os.urandom(one.nonces.size if one.nonces is not None else one.transform.description.iv_size)
     challenge = os.urandom(_CHALLENGE)

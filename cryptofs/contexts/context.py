@@ -88,7 +88,7 @@ class Context:
         """The device that it was opened through."""
         self.closed = False
         self.last_error: CryptofsError | None = None
-        """Why the last write on `crypto` was refused: such a write has no answer that could tell."""
+        """Why the last write on `crypto` was refused: such a write has no answer."""
         self._stream: Stream | None = None
         self._watchers: list[Callable[[], None]] = []
         self._workers = workers
@@ -175,7 +175,7 @@ class Context:
         self.exchange.answer(response, cost_of(record), failed, call)
 
     def _engine_fault(self, record: Record) -> CryptofsError:
-        """Called where an engine raised what it should not: log it, and what to tell the client."""
+        """Log an unexpected exception of an engine; returns the error for the client."""
         work.log.exception("context %d: %s failed in the engine", self.number, record.operation.word)
         return work.engine_fault(record)
 
@@ -208,7 +208,7 @@ class Context:
             raise
 
     def refused(self, what: str, error: CryptofsError, asked: Record | None = None) -> None:
-        """Record that policy or a quota stood in the way. asked: the control call that it stood in the way of."""
+        """Record a refusal by policy or quota. asked: the control call that was refused."""
         audit_refusal(what, self.uid, self.pid, error, **concerned(self, asked))
 
     def take(self, size: int) -> Buffer | None:
@@ -251,7 +251,7 @@ class Context:
 
     def _hand_over(self, task: work.Task) -> None:
         assert self._workers is not None
-        # a context with many requests waits in its own queue, not in everybody's
+        # a context with many requests waits in its own queue, not in the workers'
         if self._running >= self._workers.threads:
             if self._waiting is None:
                 self._waiting = deque()
@@ -387,7 +387,7 @@ class Context:
         self._waiting = None
         if self._stream is not None:
             if (lost := self._stream.lost()) is not None:
-                self.refused("close", lost)  # no program can be told any more: close(2) has returned
+                self.refused("close", lost)  # no program can learn of it: close(2) has returned
             self._stream.close()
         if not self._running or self._workers is None or not self._workers.running:
             self._release()

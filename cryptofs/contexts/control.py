@@ -91,7 +91,7 @@ def _configure(context: "Context", record: Record) -> Reply:
         raise Busy(f"context {context.number} is configured already: one configure a context")
     type_ = parse_type(_text(record, Attr.TYPE) or "")
     name = check_name(_text(record, Attr.NAME) or "")
-    # before any engine hears of it: asking the kernel for a name may load a module
+    # before any engine sees it: asking the kernel for a name may load a module
     context.rule.check_name(type_, name)
     engine, description = _find(context, type_, name, record)
     authsize = _integer(record, Attr.AUTHSIZE)

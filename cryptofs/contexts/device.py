@@ -1,8 +1,7 @@
 """Devices: transforms with a key that programs use but cannot read, shared by all contexts that they open.
 
-Each context gets a face of its own on the device's transform. It lets the device's operations through, takes no
-key, and puts a nonce that the daemon made before what is encrypted, so that two programs that share a key cannot
-use one nonce twice.
+Each context gets its own view of the device's transform. The view allows the device's operations and takes no key. It
+puts a nonce of the daemon before the ciphertext, so that two programs with one key cannot use a nonce twice.
 """
 
 from dataclasses import dataclass
@@ -62,14 +61,14 @@ class Device:
         if settings.type in _CIPHERS and settings.operations != allowable:
             self._check_one_way(takes_nonce)
         self.lags = self._is_blind and description.chains
-        """Whether a block that it made is given out only when the next one is fixed."""
+        """Whether a block of output is withheld until the next one is fixed."""
         self.messages = 0
         """Messages encrypted with nonces of the daemon's."""
         self._users = 0
         self._retired = False
 
     def _check_one_way(self, takes_nonce: bool) -> None:
-        """Errors: InvalidValue where the one operation that is allowed does the other one's work, too."""
+        """Errors: InvalidValue if the one allowed operation could do the other one's work."""
         name, type_ = self.transform.description.name, self.settings.type
         if self.transform.description.block_size != 1:
             return
@@ -86,10 +85,10 @@ class Device:
 
     @property
     def _is_blind(self) -> bool:
-        """Whether programs encrypt by it what they cannot decrypt, under nonces that they do not know beforehand.
+        """Whether programs can only encrypt by it, under nonces that they do not know beforehand.
 
-        Only then does it matter in which order they see and choose: a block that is decrypted, or encrypted under a
-        caller's nonce, is one that the caller has chosen in full.
+        Only then the order of output and next input matters: without it, the caller chooses the input of the block
+        cipher in full anyway.
         """
         settings = self.settings
         return (
@@ -166,7 +165,7 @@ class Device:
 
 
 class DeviceTransform(Transform):
-    """A context's face on its device's transform."""
+    """A context's view of its device's transform."""
 
     def __init__(self, device: Device) -> None:
         inner = device.transform
@@ -303,10 +302,10 @@ class NoncedEncryption(Message):
 
 
 class LaggingEncryption(Message):
-    """A message that chains and keeps its last block to itself until the next one is made, or the message ends.
+    """A message of a mode that chains. It withholds the last block until the next one is made, or the message ends.
 
-    Who sees a block before he chooses the next has a say in what the block cipher gets, and can confirm guesses about
-    others' messages by that. One block later it tells nothing: "delayed CBC", Fouque, Martinet and Poupard, 2003.
+    A client that sees a block before it chooses the next one influences the input of the block cipher, and can confirm
+    guesses about others' messages. One block later it cannot: "delayed CBC", Fouque, Martinet and Poupard, 2003.
     """
 
     def __init__(self, inner: Message, block: int) -> None:

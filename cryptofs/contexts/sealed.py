@@ -187,7 +187,8 @@ class Padding(Message):
 
 
 class Unpadding(Message):
-    """Takes the padding off: the last block is held back, as only the end tells that it is the last."""
+    """Removes the padding. It withholds each block until another one or the end follows, because the last one has the
+    padding."""
 
     def __init__(self, inner: Message, block_size: int) -> None:
         self._inner = inner

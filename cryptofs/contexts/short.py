@@ -1,7 +1,7 @@
 """The short way: small requests that are whole messages, answered before their write returns.
 
-It does what the general way does, with as few steps as there can be: a small request costs a tenth of its round trip
-in the daemon, and each Python call more is felt. Whatever is not plainly such a request is left to the general way,
+It does what the general way does, with as few steps as possible: a small request costs a tenth of its round trip in the
+daemon, so each extra Python call is measurable. Whatever is not plainly such a request is left to the general way,
 which answers the same or finds out what is wrong; a test compares the two.
 """
 
@@ -45,7 +45,7 @@ _activity = [0]
 
 
 def activity() -> int:
-    """A number that changes when anybody goes the short way."""
+    """A number that changes with each request that takes the short way."""
     return _activity[0]
 
 
@@ -106,7 +106,7 @@ class ShortWay:
         response = self._respond(data, header)
         if response is None:
             return 0
-        # from here on it is answered: nothing may send it the general way as well
+        # from here on it is answered: the general way must not run it as well
         exchange.answer_at_once(response, cost)
         _activity[0] += 1
         if self._watchers:

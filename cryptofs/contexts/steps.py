@@ -15,7 +15,7 @@ log = logging.getLogger("cryptofs")
 
 
 def engine_fault(transform: Transform) -> EngineFault:
-    """Called where an engine raised what it should not: log it, and what to tell the client."""
+    """Log an unexpected exception of an engine; returns the error for the client."""
     log.exception("a stream of %s failed in the engine", transform.description.name)
     return EngineFault("the engine failed; the daemon's log says more")
 
@@ -32,8 +32,8 @@ def count_request(account: Account | None, size: int = 0) -> None:
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """A part of a message that is computed, or was: its output is in the first `size` bytes of `out`. dropped: nobody
-    waits for it any more.
+    """A part of a message that is being computed, or was: its output is in the first `size` bytes of `out`. dropped:
+    its output is no longer wanted.
     """
 
     message: Message
@@ -45,14 +45,14 @@ class Step:
     dropped: bool = False
 
     def drop(self) -> None:
-        """Let go of what a worker has not begun to compute: who drops often must not fill the memory with it."""
+        """Release the data of a step that no worker has begun: frequent drops must not fill the memory."""
         self.dropped = True
         self.data, self.out = b"", memoryview(b"")
 
     def compute(self, transform: Transform) -> "Step":
         """Compute it; it may run in any thread and never raises."""
         data, out = self.data, self.out
-        # looked at after they were taken: else a drop in between would leave half of them
+        # checked after taking them: otherwise a drop in between would leave half of them
         if self.dropped:
             return self
         try:
@@ -77,7 +77,7 @@ class Tally:
         self.kept = 0
 
     def count(self, size: int) -> None:
-        """So many bytes more of output wait, or fewer."""
+        """Change the count of waiting output by so many bytes."""
         self.waiting += size
         if self._account is not None:
             self._account.charge(0, size)

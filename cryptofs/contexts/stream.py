@@ -88,7 +88,7 @@ class Stream:
         return self._message is not None or bool(self._out)
 
     def is_alone(self, user: StreamUser) -> bool:
-        """Whether nobody else has it open: then who writes is the only one who could read."""
+        """Whether no other handle is open: then only the writer itself could read."""
         return self._users == [user]
 
     # Parameters
@@ -168,7 +168,7 @@ class Stream:
         self._changed()
 
     def give_up(self, error: CryptofsError | None = None) -> None:
-        """A writer could not go on: what it has written is not its whole message, and the reader is to learn of it."""
+        """A writer could not continue: its message is incomplete, and the reader gets an error."""
         self._drop_message()
         error = error or Cancelled("a writer gave up: nobody read the output")
         self._failure = self._last_error = error.again()
@@ -207,7 +207,7 @@ class Stream:
         return data if len(data) else user.end()
 
     def _turn_to_reading(self, user: StreamUser) -> None:
-        """A handle that may write reads: what it has written is its message, and if nobody else writes, it ends."""
+        """A handle that may write reads: that ends its message, unless another handle still writes."""
         empty = user.phase is Phase.FRESH and not self._out and self._message is None
         ends = user.phase is Phase.FEEDING or empty or self._message is not None or self._failure is not None
         if user.phase in (Phase.FRESH, Phase.FEEDING):
@@ -278,7 +278,7 @@ class Stream:
         self._changed()
 
     def _settle(self, step: Step) -> None:
-        """Take a computed step into account. Errors: its own."""
+        """Add a computed step's output. Errors: its own."""
         if step.error is not None:
             self._drop_message()
             self._failure = self._last_error = step.error
@@ -288,7 +288,7 @@ class Stream:
         if step.size or over:
             data = step.out[: step.size]
             if 2 * step.size < len(step.out):
-                # what waits must not hold a buffer that is much larger
+                # output that waits must not hold a much larger buffer
                 data = memoryview(bytes(data))
             add_piece(self._out, data, over)
             self._tally.count(step.size)
@@ -307,7 +307,7 @@ class Stream:
                 self._fail_later(ending)
 
     def _fail_later(self, ending: bool) -> None:
-        """A message failed where no caller can be told: the next write is, or the reader if all was written."""
+        """A message failed outside of any call: the next write gets the error, or the reader if all was written."""
         if ending:
             self._tell_reader()
 
@@ -316,7 +316,7 @@ class Stream:
         self._failure = None
 
     def _finish_quietly(self) -> None:
-        """End the message where no caller can be told; a failure goes to the reader."""
+        """End the message outside of any call; a failure goes to the reader."""
         if self._generates or self._ending:
             return
         if self._at_work is not None or (self._message is not None and self._message.pending):
@@ -382,7 +382,7 @@ class Stream:
         return rows
 
     def lost(self) -> CryptofsError | None:
-        """What nobody will get if the stream is closed now, or None."""
+        """The loss of unread output if the stream is closed now, or None."""
         if self._tally.waiting:
             return Cancelled(f"nobody has read {self._tally.waiting} bytes of the stream's output")
         for piece in self._out:

@@ -24,7 +24,7 @@ class ContextTable:
         self.engines = engines
         self.workers = workers
         self.policy = policy or Policy()
-        """Holds for contexts that are opened from now on."""
+        """The policy for contexts that are opened from now on."""
         self.devices: dict[str, Device] = {}
         """The devices that can be opened now, by name."""
         self._contexts: dict[int, Context] = {}

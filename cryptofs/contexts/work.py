@@ -67,7 +67,7 @@ def _response(task: "Task") -> Buffer:
     pack_header(out, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     if len(out) < _LAVISH or total > len(out) // 2:
         return out[:total]
-    # what waits to be read must not take much more memory than the queue counts
+    # answers that wait must not take much more memory than the queue counts
     answer = memoryview(bytes(out[:total]))
     buffers.give_back(out)
     return answer
@@ -75,7 +75,7 @@ def _response(task: "Task") -> Buffer:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A job that is being done. message None: a whole message; operands None: none of those that `operate` does."""
+    """A job that is being done. message None: a whole message; operands None: not an operation of `operate`."""
 
     record: Record
     transform: Transform
@@ -259,5 +259,5 @@ def settle(task: Task, exchange: Exchange) -> Buffer:
 
 
 def refuse(record: Record, error: CryptofsError) -> Buffer:
-    """The answer that tells of an error."""
+    """The answer with an error."""
     return build(error_response(record, error.errno, error.message))

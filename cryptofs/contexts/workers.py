@@ -2,7 +2,8 @@
 
 trio's own `to_thread` costs more than a small cipher call; these threads take their work from one queue and hand
 the result back to the event loop, about 30 us in all. The computations release the GIL, so two of them, and the
-copying of a third, run at the same time. Users take turns: who queues a thousand computations delays others by one.
+copying of a third, run at the same time. Users take turns: a user with a thousand queued computations delays others by
+one.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ class Workers:
         """Computations that were submitted and whose results have not come back."""
 
     def alone(self, who: object) -> bool:
-        """Whether `who` has been the same for ALONE seconds: handing its work over would then only cost."""
+        """Whether `who` has been the same for ALONE seconds: handing its work over would then be pure overhead."""
         now = time.monotonic()
         if who != self._latest:
             self._latest, self._changed_at = who, now
@@ -116,7 +117,7 @@ class Workers:
         self._threads.clear()
 
     def _run(self) -> None:
-        # a sandbox may refuse it: then the event loop only has the scheduler's own fairness
+        # a sandbox may refuse it: then the event loop relies on the scheduler's fairness
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while self._words.get():

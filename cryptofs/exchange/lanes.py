@@ -69,14 +69,14 @@ class Call:
         (answer,) = parse_responses(response)
         if not answer.status:
             raise TooLarge(f"answer of {len(response)} bytes: the buffer has {self.room}")
-        # of an error the number is what counts, and as much of its message as there is room for
+        # an error needs its number, and as much of its message as fits
         space = self.room - HEADER_SIZE - ATTRIBUTE_HEADER_SIZE
         text = str(answer.attributes.get(Attr.MESSAGE, ""))[: max(0, space - space % 4)]
         answer.attributes = {Attr.MESSAGE: text} if text else {}
         return build(answer)
 
     def give_up(self) -> None:
-        """The caller was interrupted: what has not finished is cancelled, and the answer is dropped."""
+        """The caller was interrupted: cancel the request if it has not finished, and drop the answer."""
         if self.job is not None:
             self.job.cancelled = True
 
@@ -102,7 +102,7 @@ def lane_number(record: Record, call: Call | None) -> int:
 
 def cost_of(record: Record) -> int:
     """What a request and its answer take of QUEUE_BYTES."""
-    # what is decompressed may be as large as an answer can be, unless the request sets a bound
+    # a decompression may fill an answer, unless the request sets a bound
     unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
     length = record.attributes.get(Attr.LENGTH, unsaid)
     cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
@@ -112,7 +112,7 @@ def cost_of(record: Record) -> int:
 
 
 def detach(record: Record) -> None:
-    """Let go of the write that a request came in: a small one that waits must not hold a megabyte."""
+    """Release the write that a request came in: a small request that waits must not hold a megabyte."""
     record.payload = bytes(record.payload)
     kept: dict[int, Value] = {}
     for number, value in record.attributes.items():

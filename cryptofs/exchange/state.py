@@ -77,7 +77,7 @@ class Exchange:
     # What comes in
 
     def admit(self, records: Sequence[Record], call: Call | None = None) -> None:
-        """Take all of these into account, or none. call: the ioctl that brought the only one.
+        """Accept all of these, or none. call: the ioctl that brought the only one.
 
         Errors: TooLarge for what would never fit, WouldBlock for what does not fit before answers are read, OverQuota
         for what messages in parts leave no room for, for such messages where too many have not ended, and for what the
@@ -116,7 +116,7 @@ class Exchange:
             self.called += 1
 
     def admit_one(self, record: Record) -> None:
-        """Take one into account for which there was room, as `has_room` said, when its write was accepted."""
+        """Accept one request after `has_room` has found room for it."""
         self._admit(1, cost_of(record))
 
     def _admit(self, count: int, cost: int) -> None:
@@ -194,7 +194,7 @@ class Exchange:
         self.failed += failed
 
     def answer_at_once(self, response: Buffer, cost: int) -> None:
-        """`admit` and `answer` in one, for a request that was answered before anybody could see it wait."""
+        """`admit` and `answer` in one, for a request that is answered at once."""
         self._ready.append((response, cost))
         self.outstanding += 1
         self.bytes += cost
@@ -203,7 +203,7 @@ class Exchange:
             self.account.charge(1, cost)
 
     def answer_call(self, cost: int) -> None:
-        """`answer_at_once` for a request that came by ioctl: its answer is the caller's already."""
+        """`answer_at_once` for a request that came by ioctl: the caller already has its answer."""
         self.completed += 1
         if self.account is not None:
             self.account.charge(1, cost)
@@ -226,7 +226,7 @@ class Exchange:
         lane.jobs.popleft()
         message = lane.message
         if message is not None or lane.kept:
-            # what a message keeps was counted as its parts', and comes out with the last of them
+            # the bytes that a message keeps were counted as its parts', and leave the count with the last part
             kept = 0 if message is None else message.kept
             job.cost += lane.kept - kept
             self.kept += kept - lane.kept
@@ -241,7 +241,7 @@ class Exchange:
         return None
 
     def has_room(self, count: int, cost: int) -> bool:
-        """Whether so many more requests that cost so much are taken now."""
+        """Whether `count` more requests of this cost fit now."""
         if self.outstanding + count > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
             return False
         return self.account is None or self.account.has_room(count, cost)
@@ -253,7 +253,7 @@ class Exchange:
 
     @property
     def writable(self) -> bool:
-        """Whether the queue takes any one request, the largest too: else who polls for room would find none."""
+        """Whether the queue takes any one request, even the largest: a poll for writing promises that."""
         return self.outstanding < QUEUE_REQUESTS and self.bytes + min(_LARGEST, QUEUE_BYTES // 4) <= QUEUE_BYTES
 
     def take(self, size: int) -> Buffer | None:

@@ -1,19 +1,19 @@
 """The buffers that requests are read into.
 
-A request's data is used where the kernel has put it: parsed, encrypted from, and wiped where it was a key. So a
-buffer may be read into again only when nothing uses its contents. Nobody has to say when that is: a buffer knows
-whether a view of it is left, and stays out of use as long as there is one."""
+A request's data is used where the kernel has put it: parsed, encrypted from, and wiped where it was a key. So a buffer
+is read into again only when nothing uses its contents. No caller has to release it: a buffer knows whether a view of it
+is left, and is not used while there is one."""
 
 from .protocol import MESSAGE_MAX
 
 _KEPT_MAX = 8
-"""Buffers that are kept beside the one that is read into. A fresh one costs as much as the copy of a megabyte. What is
-more goes with its last view, so that a rush does not take memory for good."""
+"""Buffers that are kept beside the current one. A fresh one costs as much as copying a megabyte. Further buffers are
+freed with their last view, so that a short peak does not hold memory."""
 
 
 def is_free(buffer: bytearray) -> bool:
     """Whether no view of a buffer is left."""
-    # a bytearray refuses to change its size while there is one, which is the one way to ask it
+    # a bytearray with a view refuses to change its size; there is no other way to ask
     try:
         buffer.append(buffer.pop())
     except BufferError:
@@ -29,7 +29,7 @@ class Buffers:
         self._kept: list[bytearray] = []
 
     def move_on(self) -> bool:
-        """Make `current` one that nobody uses, called when a request was served; returns whether it is another one."""
+        """Make an unused buffer `current`; called after each request. Returns whether it is a different one."""
         used, kept = self.current, self._kept
         if is_free(used):
             return False

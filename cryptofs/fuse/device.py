@@ -24,7 +24,7 @@ class Device:
         os.set_blocking(descriptor, False)
 
     def close(self) -> None:
-        """Give the descriptor up: whoever waits for an answer, or asks again, gets an error."""
+        """Close the descriptor: requests that wait, and later requests, get an error."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -51,11 +51,11 @@ class Device:
                 os.write(self.descriptor, ANSWER.pack(ANSWER.size, -errno.EIO, unique))
 
     def refuse(self, unique: int, number: int) -> None:
-        """Answer with an errno; 0 is success without anything to tell."""
+        """Answer with an errno; 0 is success without data."""
         self.put(ANSWER.pack(ANSWER.size, -number, unique))
 
     def fail(self, unique: int, error: Exception, what: str) -> None:
-        """Answer with what went wrong. Anything but an error of ours is a fault: it is logged, and ends nothing."""
+        """Answer with an error. An exception of any other kind is a fault: it is logged, and serving goes on."""
         if isinstance(error, CryptofsError):
             self.refuse(unique, error.errno)
             return
@@ -89,5 +89,5 @@ class Device:
         self.put(POLLED.pack(POLLED.size, 0, unique, events, 0))
 
     def wake(self, poll_handle: int) -> None:
-        """Wake who polls. It never raises: it is called where an answer was recorded for good a moment before."""
+        """Wake pollers. It never raises, because the answer that it announces is already recorded."""
         self.put(WAKE_UP.pack(WAKE_UP.size, NOTIFY_POLL, 0, poll_handle))

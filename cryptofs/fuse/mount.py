@@ -1,4 +1,4 @@
-"""Making the mount without libfuse: what is wanted is the descriptor of `/dev/fuse`, and libfuse keeps it to itself."""
+"""Making the mount without libfuse: we need the descriptor of `/dev/fuse`, and libfuse does not give it away."""
 
 import contextlib
 import errno
@@ -18,9 +18,9 @@ class FuseMountError(SystemFault):
 
 
 class OwnMount:
-    """A mount that fusermount3 made for the user who runs this, and takes away again.
+    """A mount that fusermount3 makes and removes for the current user.
 
-    device: the descriptor that serves it; whoever takes it closes it.
+    device: the descriptor that serves it; the caller that takes it must close it.
     """
 
     def __init__(self, path: Path, options: Iterable[str]) -> None:
@@ -53,7 +53,7 @@ class OwnMount:
         os.set_inheritable(self.device, False)
 
     def take_away(self) -> None:
-        """Unmount, whoever uses it. Called when nothing is served any more, so nothing here may ask the mount."""
+        """Unmount even if the mount is in use. Serving has ended by then, so nothing here may touch the mount."""
         command: list[str | bytes] = ["fusermount3", "-u", "-q", "-z", "--", os.fsencode(self._path)]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)

@@ -1,7 +1,7 @@
 """pyfuse3's face, for names and attributes: inode to node, error to errno. Open files are the transport's.
 
-Every handler is wrapped: an exception other than FUSEError would end the daemon, and with it every context, so
-what is not expected is logged and answered with EIO. Errnos of 512 and more would hang the client.
+Every handler is wrapped: an exception other than FUSEError would end the daemon, and with it every context, so an
+unexpected one is logged and answered with EIO. Errnos of 512 and more would hang the client.
 """
 
 import errno
@@ -63,10 +63,10 @@ def _attributes(node: Node, inode: int) -> EntryAttributes:
     entry.st_size = node.size()
     # else cp takes a file that has a size and no blocks for one hole
     entry.st_blocks = -(-entry.st_size // 512)
-    # archives cannot hold 1970, and whoever copies what is newer wants a text that has changed
+    # archives cannot hold 1970, and tools that copy newer files need to see a changed text as newer
     when = time.time_ns() if node.changes else _STARTED
     entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = when
-    # whoever asks next may have to see another inode
+    # the next caller may have to see another inode
     entry.entry_timeout = 0.0 if node.own else node.timeout
     entry.attr_timeout = 0.0 if node.changes else node.timeout
     return entry
@@ -146,7 +146,7 @@ class Operations(pyfuse3.Operations):
         return _attributes(self._tree.node(inode), inode)
 
     async def flush(self, fh: FileHandleT) -> None:
-        # said once, it keeps the kernel from asking at every close, dup and exit
+        # answered once, it stops the kernel from asking at every close, dup and exit
         raise FUSEError(errno.ENOSYS)
 
     @_guarded

@@ -87,7 +87,7 @@ SCHEDULE_NOTIFY = 1 << 0
 IOCTL_DIRECTORY = 1 << 4
 """Flag of IOCTL_IN: it is a directory's, and the handle is one that OPENDIR gave."""
 NOTIFY_POLL = 1
-"""The notification that wakes who polls."""
+"""The notification that wakes pollers."""
 
 MESSAGE_MAX = (1 << 20) + 8192
 """The largest message from the kernel, bytes: a megabyte of data, and the headers in a page before it."""

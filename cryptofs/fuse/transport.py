@@ -127,7 +127,7 @@ class Transport:
         return len(self._handles)
 
     def close(self) -> None:
-        """Give up the mount's descriptor: whoever waits, or asks again, gets an error."""
+        """Close the mount's descriptor: requests that wait, and later requests, get an error."""
         for descriptor in (self._relay, self._pyfuse3):
             descriptor.close()
         self._device.close()
@@ -209,7 +209,7 @@ class Transport:
             await trio.lowlevel.wait_readable(self._relay)
             try:
                 while size := self._relay.recv_into(answer):
-                    # what pyfuse3 tells by itself answers no request
+                    # a notification by pyfuse3 answers no request
                     if ANSWER.unpack_from(answer)[2]:
                         self._relayed -= 1
                     self._device.put(answer[:size])
@@ -330,7 +330,7 @@ class Transport:
     # Waiting
 
     def _wait(self, wait: Wait) -> None:
-        """Keep a request that cannot go on, or that leaves others their turn."""
+        """Keep a request that cannot continue, or that yields to others."""
         self._waits[wait.unique] = wait
         if wait.has_room:
             self._again.append(wait)
@@ -392,7 +392,7 @@ class Transport:
             return
         wait.give_up()
         if wait.taken:
-            # what was written is told, as of any write that a signal cuts short
+            # report the bytes that were written, as for any write that a signal cuts short
             self._device.give_written(unique, wait.taken)
         else:
             self._device.refuse(unique, errno.EINTR)

@@ -21,9 +21,9 @@ class Wait(ABC):
         self.unique = unique
         self.handle = handle
         self.forget: Callable[[], None] | None = None
-        """Takes back the wish to be called."""
+        """Cancels the callback."""
         self.has_room = False
-        """Whether it could go on now and leaves others their turn."""
+        """Whether it could continue now but yields to others."""
         self.taken = 0
         """Bytes of a write that its handle has taken."""
 
@@ -71,9 +71,9 @@ class WaitingWrite(Wait):
         self.has_room = taken > 0
 
     def attempt(self) -> int | None:
-        """The size of the whole write. It is short where it would have to wait and must not.
+        """The size of the whole write. It is short if the rest would have to wait and must not.
 
-        What fails, fails, whatever was taken before: a message that lacks its end must not look whole.
+        A failure is reported even if some bytes were taken before: a message without its end must not look whole.
         """
         try:
             taken = self.handle.write(self._offset + self.taken, self._data[self.taken :])

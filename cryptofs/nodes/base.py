@@ -13,7 +13,7 @@ from ..records import Buffer
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who opens or looks up: uid, gid and the id of the calling thread."""
+    """The caller of an open or lookup: uid, gid and the id of its thread."""
 
     uid: int
     gid: int
@@ -25,8 +25,8 @@ _UID_BITS = 32
 
 
 class Handle:
-    """One open file. Nothing here waits: what cannot go on says so, and is tried again after `watch` has called
-    back.
+    """One open file. Nothing here waits: a call that cannot continue says so, and is tried again after `watch` has
+    called back.
     """
 
     seekable = False
@@ -54,7 +54,7 @@ class Handle:
         return True, True
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back, once, when `ready` may have changed; returns what takes the wish back."""
+        """Call back, once, when `ready` may have changed; returns a function that cancels this."""
         return _nothing
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Handle:
 
 
 def _nothing() -> None:
-    """What there is to take back where nothing changes."""
+    """The cancel function of a handle that never changes."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class Node(ABC):
     own: bool = False
 
     def size(self) -> int:
-        """Bytes that stat tells: of a text as it is now, 0 for all else."""
+        """The size that stat shows: of a text as it is now, 0 for all else."""
         return 0
 
     def inode_for(self, uid: int) -> int:
         """The inode that a user sees.
 
         The kernel holds an inode's lock while it takes what a program writes, or gives what a directory lists. Memory
-        that never answers, a page of a file system of that program's own, keeps the lock for ever: so a file that
-        everybody uses is another inode for each user, and nobody waits for another one's memory.
+        that never answers (a page of that program's own file system) keeps the lock for ever. So a file that all users
+        share has one inode for each user, and no user waits for another user's memory.
         """
         return _OWN | self.inode << _UID_BITS | uid if self.own else self.inode
 
@@ -154,7 +154,7 @@ class TextFile(File):
     make: Callable[[], str] = str
 
     def size(self) -> int:
-        # what copies by the page cache (sendfile) stops there, and archivers announce it
+        # copies by the page cache (sendfile) stop there, and archivers announce it
         return len(self.make().encode())
 
     def open(self, flags: int, caller: Caller) -> Handle:

@@ -21,9 +21,9 @@ from .base import Caller, File, Handle
 
 
 class ControlHandle(Handle):
-    """One open of `ctl`. The write fails with the call's errno; the reply tells more."""
+    """One open of `ctl`. The write fails with the call's errno; the reply has details."""
 
-    seekable = True  # offsets mean nothing here, but buffered files of Python and `head` want to seek
+    seekable = True  # offsets mean nothing here, but Python's buffered files and `head` seek
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -47,7 +47,7 @@ class ControlHandle(Handle):
             raise
         finally:
             self._context.changed()
-            # a key may stand in it, whether it was understood or not; a line's was copied
+            # it may contain a key, understood or not; the key of a line was copied
             wipe(data)
             key = request.attributes.get(Attr.KEY) if request is not None else None
             if isinstance(key, bytearray):
@@ -66,7 +66,7 @@ class ControlHandle(Handle):
         return records[0]
 
     def read(self, offset: int, size: int) -> Buffer:
-        # the offset has run on with what was written, so it says nothing about the reply
+        # the write has moved the offset, so it says nothing about the reply
         if not self._reply and self._context.closed:
             raise Gone(f"context {self._context.number} was closed")
         piece, self._reply = self._reply[:size], self._reply[size:]

@@ -13,7 +13,7 @@ from .base import Caller, File, Handle
 
 
 class CryptoHandle(Handle):
-    """The open file that a context lives as long as."""
+    """The open file whose life is that of its context."""
 
     seekable = True  # so that threads can use pread and pwrite, which never wait for each other
 
@@ -43,8 +43,8 @@ class CryptoHandle(Handle):
 
     @contextmanager
     def _requests(self, data: memoryview, whole: memoryview, how: str) -> Iterator[list[Record]]:
-        """The records in `data`, of a write or of an ioctl; what is refused is remembered, and no key stays in
-        `whole`, all that the program gave.
+        """The records in `data`, of a write or of an ioctl. A refusal is remembered, and no key stays in `whole`, which
+        is all that the program gave.
         """
         records: list[Record] = []
         keys: list[memoryview] = []

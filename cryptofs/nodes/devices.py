@@ -34,7 +34,7 @@ _STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "diges
 
 @dataclass(frozen=True)
 class DeviceFile(File):
-    """A file of a device. The kernel checks owner and mode; what nobody else may open is checked here as well."""
+    """A file of a device. The kernel checks owner and mode; a file for its owner alone is checked here as well."""
 
     table: ContextTable | None = None
     device: Device | None = None
@@ -143,7 +143,7 @@ class DeviceNodes:
         return self._nodes(device)[0]
 
     def directories(self) -> list[tuple[str, Node]]:
-        """All devices; that there is one is no secret."""
+        """All devices; their names are not secret."""
         return [(name, self.directory(name)) for name in sorted(self._table.devices)]
 
     def _is_open(self, device: Device) -> bool:

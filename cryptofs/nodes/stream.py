@@ -41,14 +41,14 @@ class StreamHandle(Handle):
                 raise
             return 0
         except (NotPermitted, OverQuota) as error:
-            # else what went in before would pass for the whole message
+            # otherwise the bytes before would be taken for the whole message
             self._stream.give_up(error)
             self._context.refused("write", error)
             raise
         return len(piece)
 
     def _check_reader(self) -> None:
-        """Called before a writer waits. Errors: where it is known that nobody can read."""
+        """Called before a writer waits. Errors: if no reader can exist."""
 
     def read(self, offset: int, size: int) -> Buffer | None:
         self._check_open()
@@ -64,7 +64,7 @@ class StreamHandle(Handle):
 
     def ready(self) -> tuple[bool, bool]:
         if self._context.closed:
-            # a read or write then tells so, at once
+            # a read or write then reports that at once
             return True, True
         return self._stream.readable_by(self._user), self._stream.writable_by(self._user)
 

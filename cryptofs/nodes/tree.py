@@ -1,4 +1,4 @@
-"""The tree: which names there are, which inode each has, and who sees them."""
+"""The tree: its names, their inodes, and the users who see them."""
 
 import os
 import stat
@@ -47,7 +47,7 @@ _OWNER_FILE = stat.S_IFREG | 0o600
 
 @dataclass(frozen=True)
 class OwnedFile(File):
-    """A file of a context: opened by the context's opener and by root, whatever the mount options check."""
+    """A file of a context. Only the context's opener and root may open it, whatever the mount options check."""
 
     inner: File | None = None
 
@@ -136,7 +136,7 @@ class Tree:
         return self._algorithms.lookup(type_, name)
 
     def algorithm_names(self, type_: Type, rule: Rule) -> list[str]:
-        """The names that the engines offer for a type and a rule allows; of others no engine hears."""
+        """The names that the engines offer for a type and a rule allows; no engine is asked for any other."""
         return self._algorithms.names(type_, rule)
 
     def contexts_of(self, caller: Caller) -> list[Context]:
@@ -196,7 +196,7 @@ class ContextsDirectory(Directory):
 
 @dataclass(frozen=True)
 class TypeDirectory(Directory):
-    """`algorithms/<type>`: one file for each name that an engine offers; others can be asked for by name."""
+    """`algorithms/<type>`: one file for each name that an engine lists; others can be looked up by name."""
 
     type: Type = Type.HASH
     tree: Tree | None = None
