@@ -111,7 +111,7 @@ class Assembly:
 
         assert self._path is not None
         if self._loaded is not None and config.daemon != self._loaded.daemon:
-            # it is not taken now, but the next start must not fail by it
+            # it is not used now, but the next start must not fail because of it
             check_engines_of(self._path, config)
             changes.of_daemon = True
         policy = config.policy.policy()
@@ -143,7 +143,7 @@ class Assembly:
         return devices
 
     def _open_device(self, name: "DeviceName", model: "DeviceModel", changes: "_Changes") -> Device:
-        """The device with the key that its source gives now; the one that is there, if nothing about it has changed."""
+        """The device with the current key of its source; the existing one, if nothing about it has changed."""
         from .declared import Access, key_source, make_device
 
         assert self._path is not None
@@ -193,7 +193,7 @@ class Assembly:
 
 
 class _Changes:
-    """What a start or a reload finds changed.
+    """The changes that a start or a reload finds.
 
     handed: key files that were opened by a step with more rights; privileged: just now, not at an earlier start.
     """

@@ -1,4 +1,4 @@
-"""The audit trail: who opened, configured and was refused what. Never a key, never data.
+"""The audit trail: opens, configures and refusals, with the user. Never a key, never data.
 
 One line an event, `open uid=1000 pid=77 context=5`; in the journal its values are fields too (CRYPTOFS_UID=1000).
 Refusals are warnings: the journal's own limit counts them apart from the opens and configures, of which a client can
@@ -18,13 +18,15 @@ log = logging.getLogger("cryptofs.audit")
 log.setLevel(logging.CRITICAL)
 
 REPEAT = 1.0
-"""Seconds in which the same refusal of the same process is recorded once; then it is told how many more there were."""
+"""Seconds in which the same refusal of the same process is recorded once. After that, the number of repetitions is
+reported."""
 LINES = 10
-"""Lines of refusals that a uid gets a second; what it has beyond is told as a number."""
+"""Lines of refusals that a uid gets a second. Further ones are reported as a number."""
 BURST = 100
 """Lines that it gets at once."""
 REFUSALS_MAX = 4096
-"""Refusals that are remembered, to know a repetition; the number of the oldest is told before a further one comes."""
+"""Refusals that are remembered, to recognise a repetition. The number of the oldest is reported before it is
+forgotten."""
 USERS_MAX = 4096
 """Users whose lines are counted; likewise."""
 
@@ -38,7 +40,7 @@ def audit(event: str, uid: int, pid: int, **values: str | int) -> None:
 
 
 def audit_refusal(event: str, uid: int, pid: int, error: CryptofsError, **values: str | int) -> None:
-    """Record that something was refused; a client that asks again and again fills no log with it.
+    """Record a refusal. A client that repeats a request does not fill the log.
 
     A refusal is the same as another if all is the same but the reason's words and the context's number.
     """
@@ -49,7 +51,7 @@ def audit_refusal(event: str, uid: int, pid: int, error: CryptofsError, **values
 
 
 def tell_held_back() -> None:
-    """Tell now whatever was held back: nothing more may come."""
+    """Report everything that was held back, because there may be no later event."""
     trail.tell(everything=True)
 
 
@@ -69,7 +71,7 @@ class _Refusal:
 
 @dataclass(slots=True)
 class _User:
-    """Lines that a user may have. unrecorded: refusals that stand in no line."""
+    """Lines that a user may have. unrecorded: refusals without a line."""
 
     at: float
     lines: float = float(BURST)
@@ -122,7 +124,7 @@ class Trail:
         return True
 
     def tell(self, everything: bool = False) -> None:
-        """Tell of what was held back for REPEAT seconds, or of everything, and forget what is over."""
+        """Report what was held back for REPEAT seconds, or everything, and forget what is over."""
         now = time.monotonic()
         for key, known in list(self.refusals.items()):
             if everything or now - known.since >= REPEAT:

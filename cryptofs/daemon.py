@@ -37,14 +37,14 @@ _BEATS = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve: where, with which engines in which order (none: the configuration's), with which mount options."""
+    """How to serve: the mount point, the engines in their order (none: the configuration's), the mount options."""
 
     mountpoint: Path
     engines: tuple[str, ...]
     options: MountOptions = NO_OPTIONS
     config: Path | None = None
     account: Account | None = None
-    """Whom to become after the privileged steps; None: stay who one is."""
+    """The account to become after the privileged steps; None: stay the same user."""
     service: bool = False
     """The mount was made already and its descriptor is kept by the service manager."""
     config_may_lack: bool = False
@@ -105,7 +105,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         at_end.callback(leave)
         at_end.callback(transport.close)
         at_end.callback(pyfuse3.close, unmount=False)
-        # first of all: nobody may be woken by a session that is gone
+        # first of all: a session that is gone must wake nobody
         at_end.callback(assembly.close)
         if settings.service:
             # kept by the manager it would keep the mount alive when this process is not
@@ -140,7 +140,7 @@ def _log_file(settings: Settings) -> LogFile | None:
 
 
 def _clear_away(mountpoint: Path) -> None:
-    """What root's process does when the daemon has ended."""
+    """The work of root's process after the daemon's end."""
     take_away(mountpoint)
     protect_mountpoint(mountpoint)
 
@@ -179,7 +179,7 @@ def _nothing() -> None:
 
 
 def _only(settings: Settings) -> int | None:
-    """Who may use the mount beside root, where its options say so: the kernel knows but all or one."""
+    """The uid that may use the mount beside root, if the options say so: the kernel knows only one user or all."""
     if "allow_root" not in settings.options.own:
         return None
     return settings.account.uid if settings.account is not None else os.geteuid()
@@ -263,7 +263,7 @@ async def _show_life(
 
 
 async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
-    """What is wrong, if anything is, and whether the mount is lost to its path."""
+    """What is wrong, if anything, and whether the path no longer leads to the mount."""
     try:
         pulse.ask(compute)
         while True:
@@ -277,7 +277,7 @@ async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
 
 
 def status(assembly: Assembly) -> str:
-    """One line for people: what serves, and how much."""
+    """One line for people: the engines, and the number of open contexts."""
     engines = ", ".join(engine.name for engine in assembly.table.engines)
     return f"engines {engines}; {len(assembly.table)} contexts open"
 

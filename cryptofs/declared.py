@@ -1,4 +1,4 @@
-"""Devices as the configuration declares them. A start, a reload and `check-config` make them by this one code.
+"""Devices as the configuration declares them. A start, a reload and `check-config` all use this code.
 
 Every error names file, line and key.
 """
@@ -95,7 +95,7 @@ def make_device(path: Path, name: str, model: DeviceModel, source: KeySource, en
 
 
 def check_engines_of(path: Path, config: Config) -> tuple[Engine, ...]:
-    """The engines that a configuration wants. Errors: NotOffered, with the place in `path`."""
+    """The engines that a configuration names. Errors: NotOffered, with the place in `path`."""
     try:
         return open_engines(config.daemon.engines or tuple(ENGINES))
     except NotOffered as error:
@@ -105,8 +105,8 @@ def check_engines_of(path: Path, config: Config) -> tuple[Engine, ...]:
 def check_devices(path: Path, serving: int | None = None) -> tuple[Config, list[str]]:
     """A configuration and a line for each of its devices, made as at a start of this process.
 
-    serving: the uid of the account that will serve. What shows only in the service itself is told in the line, and such
-    a device is made without its key. Errors: ConfigError with all that is wrong, NotOffered for an engine.
+    serving: the uid of the account that will serve. The line names what only the service itself can check, and such a
+    device is made without its key. Errors: ConfigError with all that is wrong, NotOffered for an engine.
     """
     config = load(path)
     engines = check_engines_of(path, config)

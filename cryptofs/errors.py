@@ -83,7 +83,7 @@ class SystemFault(CryptofsError):
 
 
 class WrongUsage(CryptofsError):
-    """The command line asks for what cannot be, like a user that does not exist: exit status 2 instead of 1."""
+    """The command line asks for something impossible, like an unknown user: exit status 2 instead of 1."""
 
     errno = errno.EINVAL
 
@@ -149,7 +149,7 @@ class KeyUnavailable(CryptofsError):
 
 
 class PinRefused(KeyUnavailable):
-    """A token does not take the PIN. Each further try may lock it: nothing tries again by itself."""
+    """A token refuses the PIN. Each further try may lock it, so nothing tries again automatically."""
 
 
 class NotConfigured(CryptofsError):
@@ -213,7 +213,7 @@ class Gone(CryptofsError):
 
 
 class EngineFault(CryptofsError):
-    """An engine failed in a way that is no fault of the request."""
+    """An engine failed, and the request is not the cause."""
 
     errno = errno.EIO
 

@@ -1,4 +1,4 @@
-"""Which files may hold a key: asked by the daemon, by `check-config` and by the privileged steps of the service alike.
+"""The rules for key files, for the daemon, `check-config` and the privileged steps of the service.
 
 The privileged steps run at each start, so nothing large is imported here.
 """
@@ -33,14 +33,14 @@ def open_key_file(path: Path) -> int:
 
 
 def why_unopened(error: OSError) -> str:
-    """Why a key file could not be opened or read, in words for people."""
+    """The reason why a key file could not be opened or read, for people."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"uid {os.geteuid()} may not read it ({symbol(error.errno)})"
     return f"{_WHY.get(error.errno or 0, 'it cannot be read')} ({symbol(error.errno)})"
 
 
 def why_not(status: os.stat_result, owners: Collection[int], forbidden: int = GROUP_AND_OTHERS) -> str:
-    """What speaks against an opened file as one that holds a key; empty if nothing does.
+    """The reason why an opened file must not hold a key; empty if it may.
 
     owners: uids that may own it, besides root. forbidden: bits that its mode may not have.
     """

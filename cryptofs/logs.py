@@ -1,6 +1,6 @@
-"""Where log lines go, so that no log can stop the daemon: a bounded queue, and a thread that writes.
+"""Logging that cannot stop the daemon: a bounded queue, and a thread that writes.
 
-A full disk, a pipe that nobody reads and a journal that hangs cost log lines, which are counted, and nothing else.
+A full disk, an unread pipe and a hanging journal lose log lines, which are counted, and have no other effect.
 Under systemd lines carry their priority, and audit events go to the journal with their values as fields. A daemon that
 has no standard error writes to a file or to syslog.
 """
@@ -35,7 +35,7 @@ _WAKE = logging.makeLogRecord({})
 
 
 class Sink(Protocol):
-    """Where lines are written to, by the thread that writes and no other."""
+    """A destination of log lines, used only by the writing thread."""
 
     def write(self, priority: int, lines: list[str]) -> None:
         """Write the lines of one message; priority: syslog's number. Errors: OSError, and the lines are lost."""
@@ -56,7 +56,7 @@ class Standard:
         _write_all(2, "".join(f"{before}{line}\n" for line in lines))
 
     def reopen(self) -> None:
-        """Nothing: whoever started this process owns the file."""
+        """Nothing: the file belongs to the program that started this process."""
 
 
 class LogFile:
@@ -68,7 +68,7 @@ class LogFile:
         self._file = self._opened(owner)
 
     def _opened(self, owner: tuple[int, int] | None) -> int:
-        # not blocking: a pipe that nobody reads must not stop the start
+        # non-blocking: an unread pipe must not stop the start
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
             descriptor = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0)
@@ -94,7 +94,7 @@ class LogFile:
 
 
 class Syslog(SysLogHandler):
-    """syslog's socket, facility daemon. Where nobody listens lines are lost; each new line tries again."""
+    """syslog's socket, facility daemon. Without a listener, lines are lost; each new line tries again."""
 
     append_nul = False
 

@@ -1,6 +1,6 @@
-"""What is mounted where, read from the kernel's list. Nothing is looked at by its path: a silent mount would hang.
+"""The mounts, read from the kernel's list. No path is touched: a silent mount would hang.
 
-A path is bytes here. A file system's name need not be text in any locale, and any user may mount one with such a name.
+A path is bytes here: it need not be text in any locale, and any user may mount at such a path.
 """
 
 import os

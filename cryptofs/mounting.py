@@ -1,4 +1,4 @@
-"""Where and how to mount: what `-o` may say, what must hold of the directory, and taking a mount away.
+"""Mounting: the options of `-o`, the checks of the directory, and unmounting.
 
 Only cryptofs mounts are ever unmounted here, and what is mounted is read from the kernel's list.
 """
@@ -147,9 +147,9 @@ def prepare_mountpoint(given: Path) -> Path:
 
 
 def is_stale(path: Path) -> bool:
-    """Whether a FUSE mount whose daemon has gone is at this path."""
+    """Whether this path has a FUSE mount whose daemon has gone."""
     try:
-        # not stat: the kernel may answer that from what it remembers
+        # not stat: the kernel may answer that from its cache
         os.listdir(path)
     except OSError as error:
         return error.errno in _DEAD
@@ -216,5 +216,5 @@ def _fusermount(path: Path, lazy: bool) -> tuple[int, str]:
     if not done.returncode:
         return 0, ""
     said = done.stderr.decode(errors="backslashreplace").strip() or "fusermount3 failed"
-    # it says the reason in words alone; of a mount that is ours and still there, this is the one reason
+    # it gives the reason only in words; for a mount of ours that is still there, this is the only reason
     return errno.EBUSY if mounts_on(path) else errno.EIO, said

@@ -1,4 +1,4 @@
-"""Who may use what, and how much of it: rules by user and group, and what each user holds now.
+"""The names and amounts that each user may have: rules by user and group, and what each user holds now.
 
 A rule is found when a context is opened and stays with it; what a user holds is counted over all contexts of that
 uid. Without a configuration one rule serves everybody: every name, and the daemon's own bounds.
@@ -13,11 +13,11 @@ from .algorithms import Type
 from .errors import NotPermitted, OverQuota
 
 CONTEXTS_PER_USER = 16_384
-"""Contexts that one uid may have open at once where no rule says less."""
+"""Contexts that one uid may have open at once, unless a rule says less."""
 BURST = 1.0
 """Seconds of a rate that may be used at once."""
 _REMEMBERED = 4096
-# how a group shows that the daemon's user namespace does not have: no rule may take it for `nogroup`
+# shown for a group that the daemon's user namespace lacks: no rule may take it for `nogroup`
 _UNMAPPED = 65534
 
 
@@ -57,10 +57,10 @@ class Policy:
     users: Mapping[int, Rule] = field(default_factory=dict)
     groups: Mapping[int, Rule] = field(default_factory=dict)
     members: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    """By group: who is in it by the user database. A process may be in further groups, where the kernel shows them."""
+    """By group: its members in the user database. A process may be in further groups, which the kernel shows."""
 
     def rule(self, uid: int, gid: int, pid: int) -> Rule:
-        """The rule for a caller; pid tells its further groups."""
+        """The rule for a caller; pid: to find its further groups."""
         own = self.users.get(uid)
         if own is not None:
             return own
@@ -73,7 +73,7 @@ class Policy:
 
 
 def supplementary_groups(pid: int) -> set[int]:
-    """The further groups of a process; none where it is gone or hidden."""
+    """The further groups of a process; none if it is gone or hidden."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:

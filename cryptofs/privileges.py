@@ -1,7 +1,7 @@
-"""The small privileged steps: mounting for somebody else, guarding the mount point, and giving up root for good.
+"""The small privileged steps: mounting for another user, guarding the mount point, and giving up root for good.
 
-What root does here is to open /dev/fuse and mount. The file system is then served through the descriptor alone, by a
-process that has no capability and can get none.
+Root only opens /dev/fuse and mounts. A process that has no capability and can get none then serves the file system
+through the descriptor.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from .errors import SystemFault, WrongUsage, printable
 from .mountinfo import FILE_SYSTEM, mounts_on
 
 SERVICE_USER = "cryptofs"
-"""Whom the daemon becomes when root names nobody."""
+"""The user that the daemon becomes if root names none."""
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_NOSYMFOLLOW, _MS_NOATIME, _MS_NODIRATIME = 256, 1024, 2048
@@ -53,7 +53,7 @@ class NoSuchUser(PrivilegeError, WrongUsage):
 
 # no dataclass: loading those takes a fifth of a privileged step's time
 class Account(NamedTuple):
-    """Whom the daemon becomes: name, uid and primary gid. It keeps no other group."""
+    """The account that the daemon becomes: name, uid and primary gid. It keeps no other group."""
 
     name: str
     uid: int
@@ -96,7 +96,8 @@ def join_first_namespace() -> None:
 
 
 def mounts_at(path: Path) -> int:
-    """How many cryptofs mounts lie on this absolute path. It is not looked at itself: a silent mount would hang."""
+    """The number of cryptofs mounts on this absolute path. The path itself is not touched: a silent mount would
+    hang."""
     return sum(mount.is_cryptofs for mount in mounts_on(path))
 
 
@@ -126,7 +127,7 @@ def mount_fuse(path: Path, owner: Account, options: Iterable[str] = (), source: 
 
 
 def take_away(path: Path) -> bool:
-    """Take every cryptofs mount off this path, at once and whoever uses it: its requests end with an error.
+    """Take every cryptofs mount off this path at once, even if it is in use: its requests end with an error.
 
     Returns whether there was one. Errors: PrivilegeError.
     """
@@ -137,7 +138,7 @@ def take_away(path: Path) -> bool:
             raise PrivilegeError(
                 f"{printable(path)}: {over[-1].kind} is mounted over cryptofs: unmount that first", errno.EBUSY
             )
-        # by force: that ends the connection even while somebody else has its descriptor
+        # by force: that ends the connection even while another process has its descriptor
         if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
             raise _last(f"{printable(path)}: umount")
     return count > 0
@@ -208,7 +209,7 @@ def drop_privileges(account: Account) -> None:
 
 
 def privileges_left(status: str, account: Account) -> list[str]:
-    """What a process still has beyond `account`, by the text of its /proc/<pid>/status."""
+    """The privileges of a process beyond `account`, by the text of its /proc/<pid>/status."""
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     none = "0" * 16
     wanted = {

@@ -1,4 +1,4 @@
-"""Does the mount answer? Asked by a process of its own, never by a thread of the daemon.
+"""Does the mount answer? A separate process asks, never a thread of the daemon.
 
 A thread that waits for its own process's answer cannot be killed: SIGKILL would leave it, and with it the
 descriptor of /dev/fuse and every client, hanging for good. A child that has no such descriptor gets an error instead.
@@ -44,7 +44,7 @@ class _Child:
         theirs.close()
 
     def close(self) -> None:
-        """End it and wait for that."""
+        """End it and wait until it has ended."""
         if self.socket.fileno() >= 0:
             self.socket.close()
             os.waitpid(self._pid, 0)
@@ -110,7 +110,7 @@ class Pulse(_Child):
 
 @contextlib.contextmanager
 def _refused_is_answered() -> Iterator[None]:
-    """What is watched is the daemon, not its policy: a rule may leave the daemon's own user nothing."""
+    """This watches the daemon, not its policy: a rule may forbid the daemon's own user everything."""
     try:
         yield
     except OSError as error:
@@ -140,7 +140,7 @@ class _Probe:
             self._digest()
 
     def _look(self) -> None:
-        """Is what lies at the path still the mount that was there at first?"""
+        """Is the mount at the path still the first one?"""
         try:
             device = os.stat(self._mountpoint).st_dev
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -181,7 +181,7 @@ class _Probe:
 
 
 class Keeper(_Child):
-    """A process beside the daemon that clears away when the daemon has ended, with the rights that it was made with."""
+    """A process beside the daemon that clears up after the daemon's end, with the rights that it was made with."""
 
     def __init__(self, clear_away: Callable[[], None]) -> None:
         """clear_away: what to do then."""

@@ -13,7 +13,7 @@ log = logging.getLogger("cryptofs")
 _CALL_TIMEOUT = 3.0
 
 Reload = Callable[[dict[str, Handed] | None], tuple[bool, str]]
-"""Reloads with files that were handed over, or without any; whether that was done, and a line about it."""
+"""Reloads with handed over files, or without any; returns whether that was done, and a line about it."""
 
 
 async def heed_calls(descriptor: int, reload: Reload) -> None:
@@ -38,7 +38,7 @@ async def heed_calls(descriptor: int, reload: Reload) -> None:
 
 async def _heed(call: ReloadCall, reload: Reload) -> None:
     call.socket.setblocking(False)
-    # who connects and says nothing must not keep others from being heard
+    # a caller that connects and sends nothing must not block others
     with trio.move_on_after(_CALL_TIMEOUT):
         while True:
             await trio.lowlevel.wait_readable(call.socket)

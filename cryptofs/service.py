@@ -37,11 +37,11 @@ class Handed(NamedTuple):
     descriptor: int
     path: Path
     keeper: object = None
-    """What closes the descriptor when nobody has it any more; None: whoever opened it does."""
+    """Closes the descriptor with its last user; None: its opener closes it."""
 
 
 class ServiceError(SystemFault):
-    """The service manager could not be told, or has not handed over what is needed."""
+    """The service manager could not be reached, or has not handed over what is needed."""
 
 
 def _about_socket(path: Path, error: OSError, more: str) -> ServiceError:
@@ -78,7 +78,7 @@ def stored_descriptors() -> dict[str, int]:
 
 
 def tell(name: str, value: str = "1") -> None:
-    """Tell the manager one `NAME=value`; nothing happens where there is none. Errors: ServiceError."""
+    """Send the manager one `NAME=value`; without a manager nothing happens. Errors: ServiceError."""
     if not managed():
         return
     try:
@@ -114,7 +114,7 @@ def store(descriptors: Mapping[str, int]) -> None:
 
 
 def forget_stored() -> None:
-    """Have the manager let go of what was handed over: with the service dead, its mount must be dead too.
+    """Have the manager release what was handed over: if the service dies, its mount must die too.
 
     Errors: ServiceError.
     """
@@ -123,7 +123,7 @@ def forget_stored() -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """After how many seconds of silence the manager ends this process; None if it does not watch."""
+    """The seconds of silence after which the manager ends this process; None if it does not watch."""
     usec = os.environ.get("WATCHDOG_USEC", "")
     if not usec.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -171,7 +171,7 @@ _RELOAD, _DONE, _REFUSED = b"reload", b"done ", b"refused "
 
 
 def control_path(mountpoint: Path) -> Path:
-    """Where the socket of the service that serves this mount point is; it is beside it, and only root may connect."""
+    """The path of the socket of the service at this mount point. It is beside it, and only root may connect."""
     return mountpoint.with_name(f"{mountpoint.name}.control")
 
 
@@ -201,7 +201,7 @@ def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as to_service:
             to_service.settimeout(_ANSWER_TIMEOUT)
             to_service.connect(str(path))
-            # keys are not for whoever put a socket there: its credentials are those of the process that made it listen
+            # keys are only for the service: a socket's credentials are those of the process that made it listen
             _, uid, _ = _PEER.unpack(to_service.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             if uid not in (0, os.geteuid()):
                 raise ServiceError(f"{printable(path)}: uid {uid} listens there, not the service", errno.EPERM)
@@ -221,14 +221,14 @@ def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
 
 
 class ReloadCall:
-    """One caller on the listening socket. It is `close`d whatever comes of it."""
+    """One caller on the listening socket. It is `close`d in every case."""
 
     def __init__(self, caller: socket.socket) -> None:
         self.socket = caller
         self.files: dict[str, Handed] = {}
 
     def take(self) -> bool:
-        """Take one message that is there; returns whether the caller has said all.
+        """Take one available message; returns whether it was the caller's last.
 
         Errors: ServiceError for what is no such message, BlockingIOError.
         """
@@ -251,13 +251,13 @@ class ReloadCall:
         return files
 
     def answer(self, done: bool, line: str) -> None:
-        """Tell the caller; nothing happens if it has gone."""
+        """Answer the caller; nothing happens if it has gone."""
         text = line.encode(errors="backslashreplace")[: _MESSAGE_MAX - len(_REFUSED)]
         with contextlib.suppress(OSError):
             self.socket.send((_DONE if done else _REFUSED) + text)
 
     def close(self) -> None:
-        """Let go of the caller and of what it handed over."""
+        """Close the connection, and what the caller handed over."""
         self.socket.close()
         for file in self.give_files().values():
             os.close(file.descriptor)

@@ -42,7 +42,7 @@ def wipe(buffer: bytearray | memoryview) -> None:
 
 
 def wipe_immutable(digest: bytes) -> None:
-    """Zero a digest of a key, which a library gives as `bytes`: only where nobody else can have the object."""
+    """Zero a digest of a key, which a library gives as `bytes`. No other code may have the object."""
     view = _View()
     _get(digest, ctypes.byref(view), 0)
     try:

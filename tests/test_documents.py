@@ -100,6 +100,44 @@ def test_documents_speak_of_the_project(name: str) -> None:
     assert foreign((ROOT / name).read_text()) == []
 
 
+_STILTED = re.compile(r"\b(a[n]ew|l[e]st|but f[o]r|be i[t]|whos[o]ever|there is n[o]t)\b", re.IGNORECASE)
+"""Phrases that docs/contributing.md asks to avoid, written so that this line has none of them."""
+_BULLET_MAX = 160
+
+
+def overlong_bullets(text: str) -> list[str]:
+    """The bullets of a text, with their continuation lines, that are longer than a reader takes in at once."""
+    bullets = re.findall(r"^ *- .*(?:\n {2,}(?![- ]).*)*", _FENCE.sub("", text), re.MULTILINE)
+    joined = [" ".join(each.split()) for each in bullets]
+    return [each for each in joined if len(each) > _BULLET_MAX]
+
+
+def test_plain_english() -> None:
+    """No document, docstring, comment or message has one of the phrases."""
+    files = [*DOCUMENTS, *(ROOT / "cryptofs").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if _STILTED.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/security.md"])
+def test_bullets_are_short(name: str) -> None:
+    """In the two documents that are looked up more than read."""
+    assert overlong_bullets((ROOT / name).read_text()) == []
+
+
+def test_the_changelog_has_each_change_once() -> None:
+    """The file merges by union: after a rebase, keep the sections, and add your bullet to its section."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    bullets = re.findall(r"^- .*", text, re.MULTILINE)
+    assert sorted(bullets) == sorted(set(bullets))
+    assert [line for line in text.splitlines() if len(line) > _BULLET_MAX] == []
+
+
 def test_no_claim_is_without_a_test() -> None:
     """The threat model owes none: each row names a test, or says why there can be none."""
     text = (ROOT / "docs" / "security.md").read_text()
@@ -126,5 +164,9 @@ def test_the_checks_find() -> None:
     for link in ("#none", "docs/none.md", "docs/security.md#none", "../outside", "/etc/passwd"):
         assert broken_links(readme, f"# A\n[x]({link})") == [link]
     assert foreign("PKCS #7, PKCS#11, #heading, the root directory, ~/tmp, $DIR/work, a session keyring") == []
+    assert overlong_bullets("- " + "x" * 158 + "\n- a\n\n| - " + "x" * 200) == []
+    assert len(overlong_bullets("- " + "x" * 150 + "\n  and more\n\n  - " + "y" * 160)) == 2
+    assert _STILTED.search("declared an" + "ew; open it")
+    assert not _STILTED.search("renewed, bullet for a, litmus")
     for text in ("issue 15", "see #4", "/" + "work/main", "in /" + "root", "session 3", "this session"):
         assert len(foreign(text)) == 1, text

@@ -63,7 +63,7 @@ def open_files(source: Stream, sink: Stream) -> Iterator[tuple[BinaryIO, BinaryI
         yield cast(BinaryIO, reader), writer
 
 
-device_option = click.option("--device", metavar="NAME", help="Use this device of the mount, whose key nobody reads.")
+device_option = click.option("--device", metavar="NAME", help="Use the key of this device, which nobody can read.")
 
 
 def check_alone(*others: str) -> None:

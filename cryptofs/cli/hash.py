@@ -154,7 +154,7 @@ def _pieces(name: bytes) -> Iterator[bytes]:
         with open(0 if name == STANDARD_INPUT else name, "rb", closefd=name != STANDARD_INPUT) as source:
             yield from parts(source)
     except OSError as error:
-        # only what the file is to blame for: an error of whoever takes the pieces does not come through here
+        # only errors of the file: those of the consumer of the pieces do not come through here
         shown = "standard input" if name == STANDARD_INPUT else printable(name)
         raise Unreadable(describe(error, shown), missing=error.errno == errno.ENOENT) from None
 

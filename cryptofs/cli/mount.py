@@ -21,7 +21,7 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 
 
 @click.command()
-@click.argument("mountpoint", type=Path)  # not click.Path, which would look at a mount that nobody serves yet
+@click.argument("mountpoint", type=Path)  # not click.Path, which would touch a mount that is not served yet
 @click.option("-o", "options", multiple=True, metavar="OPTION[,…]", help="Mount options: allow_other, auto_unmount, …")
 @click.option(
     "--engines",
@@ -60,7 +60,7 @@ def mount(
 
     SIGTERM and SIGINT unmount it. A stale mount that a killed daemon left there is cleared first.
     """
-    # inherited as ignored, it would leave nobody to wait for
+    # if it were inherited as ignored, there would be no child to wait for
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
     names = () if engines is None else check_engines([name.strip() for name in engines.split(",") if name.strip()])
@@ -68,7 +68,7 @@ def mount(
     if service:
         if options or user or detached:
             raise WrongUsage("--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount")
-        # not resolved: nobody serves the mount yet, and looking at it would wait for an answer
+        # not resolved: the mount is not served yet, and touching it would wait for an answer
         mountpoint = mountpoint.absolute()
     else:
         mountpoint = prepare_mountpoint(mountpoint)
@@ -98,7 +98,7 @@ def mount(
 
 
 def who_serves(user: str | None, allow_root: bool) -> Account | None:
-    """Whom the daemon becomes; None: who it is now. Errors: PrivilegeError."""
+    """The account that the daemon becomes; None: it stays the same user. Errors: PrivilegeError."""
     if os.geteuid() != 0:
         if user is not None:
             raise PrivilegeError(f"--user {printable(user)}: only root can serve as somebody else", errno.EPERM)

@@ -14,7 +14,7 @@ _PLAIN = {"…": "..."}
 
 
 READER_GONE = 128 + 13
-"""The exit status where nobody reads standard output any more: as a shell shows a program that SIGPIPE has ended."""
+"""The exit status if the reader of standard output has gone: as a shell shows a program that SIGPIPE has ended."""
 
 
 class _StandardOutput(io.FileIO):

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Mount at MOUNTPOINT and have systemd keep the descriptor until the unprivileged service takes "
         "it. For ExecStartPre=+ of a unit with FileDescriptorStoreMax= and NotifyAccess=all. What an earlier daemon "
-        "left is cleared. Until the service serves, whoever looks at the mount waits.",
+        "left is cleared. Until the service serves, programs that use the mount wait.",
     )
     _add_common(step)
     step = steps.add_parser(
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     step = steps.add_parser(
         "take-back",
         allow_abbrev=False,
-        description="Unmount MOUNTPOINT, whoever uses it and whether its daemon lives or not, and leave it root's "
-        "own, mode 0000.",
+        description="Unmount MOUNTPOINT, even if it is in use, with or without a live daemon, and leave it root's own, "
+        "mode 0000.",
     )
     step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     return parser
@@ -106,7 +106,7 @@ def _key(text: str) -> tuple[str, Path]:
 def key_files(config: Path) -> dict[str, Path]:
     """The files of keys and PINs that a configuration names, by the names under which they are handed over.
 
-    What is wrong in it is for the service to find and tell.
+    The service finds and reports what is wrong in it.
     """
     import tomllib
 
@@ -190,7 +190,7 @@ def open_files(files: dict[str, Path], account: Account) -> dict[str, Handed]:
 
 
 def take_back(mountpoint: Path) -> None:
-    """Unmount, whoever uses it and whether its daemon lives or not. Errors: PrivilegeError."""
+    """Unmount, even if the mount is in use, with or without a live daemon. Errors: PrivilegeError."""
     join_first_namespace()
     take_away(mountpoint)
     control_path(mountpoint).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the names on the command line mean: `-`, an inherited descriptor or a file, and which of them are the same."""
+"""The meaning of names on the command line: `-`, an inherited descriptor or a file, and whether two are the same."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Whether a person waits at a terminal, and how progress is shown there."""
+"""Whether a person waits at a terminal, and progress there."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A crypto context of one's own: one request at a time, from any thread."""
+"""A crypto context: one request at a time, from any thread."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from .mounts import find_mount
 from .public import PublicKeyCalls
 from .wire import Reader, answer_size, call, decode, encode, fits_a_call, owned, write_record
 
-# no format makes more of input that cannot be compressed than an answer holds
+# incompressible input grows in every format, but never beyond what an answer holds
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
@@ -128,7 +128,7 @@ class Context(process.Unshared, PublicKeyCalls):
             if self.warns and process.is_current(self._process):
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
-            # a mount that has failed says so on every close
+            # a failed mount reports an error on every close
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
@@ -148,7 +148,7 @@ class Context(process.Unshared, PublicKeyCalls):
         In the child of a fork this closes the child's descriptor and leaves the parent's context as it is.
         """
         if not process.is_current(self._process):
-            # no lock: a thread that the child has not may have held it
+            # no lock: a thread that does not exist in the child may hold it
             self._close()
             return
         while (flight := self._flight) is not None:
@@ -330,7 +330,7 @@ class Context(process.Unshared, PublicKeyCalls):
                     self._calls = error.errno != errno.ENOTTY
             write_record(self._fd, head, payload)
             while data := self._reader.read(self._fd, size):
-                # answers that somebody gave up waiting for may come before this one
+                # abandoned answers may come before this one
                 for response in decode(data):
                     if response.id == identity:
                         return owned(response)
@@ -343,12 +343,13 @@ class Context(process.Unshared, PublicKeyCalls):
         raise RequestError(errno.EIO, f"request {identity} got no answer: another program reads this context's answers")
 
     def _failure(self, error: OSError) -> RequestError:
-        """What a refused write or a failed read of `crypto` means; the daemon keeps why it refused a write."""
+        """The error for a refused write or a failed read of `crypto`; the daemon keeps the reason for a refused
+        write."""
         number = error.errno or errno.EIO
         reason = ""
         if number not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF):
             with contextlib.suppress(OSError, AttributeError):
-                # the line begins with the name of the errno, which this error shows by itself
+                # the line begins with the errno's name, which this error shows anyway
                 reason = self.status().get("last-error", "").partition(": ")[2]
         if number in (errno.ENOTCONN, errno.ECONNABORTED):
             reason = "the daemon has gone: open another context when it is back"
@@ -357,7 +358,7 @@ class Context(process.Unshared, PublicKeyCalls):
     # For Pipeline
 
     def attach(self, flight: Flight | None) -> None:
-        """For Pipeline: from now on this sends the context's requests; None: nothing does but the context itself.
+        """For Pipeline: from now on `flight` sends the context's requests; None: the context itself does.
 
         Errors: EBUSY where another pipeline has the context, ClosedError, ForkedError.
         """

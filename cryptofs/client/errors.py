@@ -1,4 +1,4 @@
-"""What a client's calls raise: OSErrors all, with an errno, and a sentence for people in `message` and `strerror`.
+"""The client's errors: all are OSErrors with an errno, and a sentence for people in `message` and `strerror`.
 
 An argument of a wrong type is a TypeError, as everywhere in Python.
 """
@@ -26,15 +26,15 @@ class ClientError(OSError):
 
 
 class RequestError(ClientError):
-    """A request failed. errno: the daemon's or the mount's number, message: what it says of it."""
+    """A request failed. errno: the number from the daemon or the mount; message: the reason."""
 
 
 class Refused(RequestError):
-    """The client refused a call by itself, and nothing was sent: a value is outside of what a record can carry."""
+    """The client refused a call, and nothing was sent: a value is outside of what a record can carry."""
 
     @classmethod
     def of(cls, error: CryptofsError) -> Self:
-        """What the record layer refused. An `except` around it costs nothing where all is well."""
+        """A refusal by the record layer. The `except` costs nothing without an error."""
         return cls(error.errno, error.message)
 
 

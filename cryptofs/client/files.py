@@ -43,7 +43,7 @@ class Writable(Protocol):
     """A file object that is open for writing bytes."""
 
     def write(self, data: bytes, /) -> int | None:
-        """How many of the bytes it took; an unbuffered file may take fewer."""
+        """The number of bytes written; an unbuffered file may take fewer."""
 
 
 Source = Readable | Iterable[Buffer]
@@ -220,7 +220,7 @@ def _unseal(context: Context, source: Source) -> Iterator[bytes]:
             if context.device is not None:
                 waiting.append((index, pipeline.decrypt(piece, None, associated)))
             elif len(piece) < nonce_bytes + context.authsize:
-                # what comes before the cut is given out first, as in every other case
+                # the pieces before the cut are given out first, as in every other case
                 yield from (_opened(*each) for each in waiting)
                 raise _changed(index)
             else:
@@ -274,7 +274,7 @@ def _decipher(context: Context, source: Source, iv: Buffer | None, padding: bool
             raise Refused(errno.EINVAL, f"input of {len(iv)} bytes: it begins with an iv of {first}")
     message = context.message(Operation.DECRYPT, iv)
     keep = context.block_size if padding and context.block_size > 1 else 0
-    # the last block is held back: only at the end is it known to be the padding
+    # the last block is held back: it may be the padding, and only the end shows that
     held = b""
     for piece in pieces:
         held += message.update(piece)

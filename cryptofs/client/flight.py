@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class FlightEnded(ClosedError):
-    """What was submitted came too late: the pipeline is being closed."""
+    """The request came too late: the pipeline is being closed."""
 
 
 class AnswerFuture(concurrent.futures.Future[T]):
-    """A future whose waits end with an error where the answer can never come, and whose cancel reaches the daemon.
+    """A future for a request: waits end with an error if no answer can come, and cancel reaches the daemon.
 
     It knows its request by the id alone: a cycle of objects would keep every answer until the collector comes.
     """
@@ -80,10 +80,10 @@ class Entry(Generic[T]):
 
     @abstractmethod
     def take(self, response: Record) -> T:
-        """What the caller gets of the response. Errors: RequestError."""
+        """The caller's part of the response. Errors: RequestError."""
 
     def finish(self, outcome: Record | RequestError) -> None:
-        """For the flight: this is the request's result, unless nobody waits for it any more."""
+        """For the flight: set the request's result, unless it is no longer awaited."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
@@ -140,9 +140,10 @@ class Flight:
         """Ids of cancel calls that are not answered."""
         self._closing = False
         self._window = IN_FLIGHT
-        """Requests that may be in flight: fewer where the daemon's policy allows the user fewer."""
+        """Requests that may be in flight: fewer if the daemon's policy allows the user fewer."""
         self._singly = 0
-        """How many of the queue go out alone, because the daemon refused a write that has one ill-formed request."""
+        """The number of queued requests that go out alone, because the daemon refused a write with one ill-formed
+        request."""
         self._stalled = False
         """Whether what is queued has to wait for answers."""
         self._polling = False
@@ -201,7 +202,7 @@ class Flight:
         entry.finish(RequestError(errno.ECANCELED, "cancelled before it was sent"))
 
     def end(self) -> None:
-        """Take nothing more; the thread ends when what was submitted is answered."""
+        """Accept no more requests; the thread ends when all submitted ones are answered."""
         with self._lock:
             self._closing = True
             self._notify()
@@ -243,7 +244,7 @@ class Flight:
             self._sent.clear()
             self._queue.clear()
         for entry in left:
-            # one for each: an exception that several threads raise would mix their tracebacks
+            # one each: if several threads raised the same exception, their tracebacks would mix
             entry.finish(RequestError(number, f"the mount failed: {os.strerror(number)}"))
 
     def _wait(self) -> bool:
@@ -320,7 +321,7 @@ class Flight:
     def _wait_for_answer(self) -> bool:
         """Wait until an answer is ready, or False when something was submitted or cancelled meanwhile.
 
-        Small requests are not worth it: their answers come sooner than this has asked.
+        It does not pay for small requests: their answers come before the poll returns.
         """
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN)

@@ -23,13 +23,13 @@ class _Shared:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        # nobody closes hash objects: to drop one is no mistake
+        # code for hashlib never closes hash objects, so dropping one is not a mistake
         context.warns = False
         self.dropped: deque[int] = deque()
         """Messages of copies that are gone: the daemon keeps an open message until its last part."""
 
     def sweep(self) -> None:
-        """End the messages of copies that are gone. Not when they go: a destructor may run inside of any call."""
+        """End the messages of dropped copies. A destructor cannot do it, because it may run inside of any call."""
         while self.dropped:
             with contextlib.suppress(RequestError):
                 self.context.request(Record(Operation.DIGEST, 0, self.dropped.popleft()))
@@ -99,7 +99,7 @@ class Hash(process.Unshared):
             if len(view) < BATCH:
                 self._held += view
                 view = b""
-            # a message that failed stays failed: what is gathered is not lost in silence
+            # a failed message stays failed, so that gathered data is not lost silently
             held, self._held = self._held, bytearray()
             if held:
                 self._message.update(held)

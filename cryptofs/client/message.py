@@ -1,4 +1,4 @@
-"""A message that is given in parts."""
+"""Messages in parts."""
 
 import contextlib
 import errno
@@ -130,7 +130,7 @@ class PartedMessage:
                 self._forget()
             raise
         except BaseException:
-            # nobody knows whether the daemon has the part: a message that went on could lack or repeat it
+            # whether the daemon has the part is unknown: a continued message could lack or repeat it
             self._ended = RequestError(errno.ECANCELED, "the message was interrupted: begin another one")
             raise
         self._attributes = {}
@@ -140,7 +140,7 @@ class PartedMessage:
         return answer
 
     def _forget(self) -> None:
-        # a message that has failed lasts until its last part: without one it would stay open for the context's life
+        # a failed message lasts until its last part: without one it would stay open as long as the context
         with contextlib.suppress(RequestError):
             self._context.request(Record(self._operation, 0, self._identity))
 

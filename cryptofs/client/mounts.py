@@ -1,4 +1,4 @@
-"""Finding the mount: the one that is named, else the first that can be used."""
+"""Finding the mount: the named one, else the first that works."""
 
 import contextlib
 import errno
@@ -69,7 +69,7 @@ def why_not(mount: Mount, trusted: set[int]) -> str:
 
 
 def _silent_or(mount: Mount) -> str:
-    # in a thread, as the open of a mount that does not answer can only be left behind
+    # in a thread, because an open of a mount that does not answer can only be abandoned
     said: list[str] = []
     asking = threading.Thread(target=lambda: said.append(_tried(mount)), daemon=True)
     asking.start()
@@ -90,7 +90,7 @@ def _tried(mount: Mount) -> str:
 
 
 def _ask(point: bytes) -> None:
-    """Have the daemon answer. Errors: OSError where it does not, or where there is none."""
+    """Make the daemon answer. Errors: OSError if it does not, or if there is none."""
     # an open: the kernel may remember what stat and access ask
     os.close(os.open(os.path.join(point, b"version"), os.O_RDONLY | os.O_CLOEXEC))
     os.stat(os.path.join(point, b"crypto"))

@@ -44,7 +44,7 @@ class Pending(Entry[bytes]):
         return self.wait_result().__await__()
 
     async def wait_result(self) -> bytes:
-        """What `await pending` does: wait in the event loop that runs, asyncio's or trio's.
+        """Wait in the running event loop, asyncio's or trio's; `await pending` calls this.
 
         When the waiting task is cancelled, so is the request. Errors: RequestError.
         """
@@ -68,7 +68,7 @@ class Pending(Entry[bytes]):
         return self.future.result(0)
 
     def take(self, response: Record) -> bytes:
-        """The payload. Errors: RequestError for a response that tells of one."""
+        """The payload. Errors: RequestError for a response with an error."""
         if response.status:
             raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
         return bytes(response.payload)
@@ -176,7 +176,7 @@ class Pipeline(process.Unshared):
         pending.cancel()
 
     def close(self) -> None:
-        """Wait for what was submitted, and end the thread. The context stays open. Calling it twice is allowed.
+        """Wait for all submitted requests, and end the thread. The context stays open. Calling it twice is allowed.
 
         In the child of a fork this waits for nothing and leaves the parent's pipeline as it is.
         """

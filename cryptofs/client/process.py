@@ -12,7 +12,7 @@ from .errors import ForkedError
 
 
 class Process:
-    """A process, as long as it is not the child of a fork: that is another one."""
+    """A process; the child of a fork is another one."""
 
     current: ClassVar["Process"]
 
@@ -37,7 +37,7 @@ def check(process: Process, what: str) -> None:
 
 
 class Unshared:
-    """A base of what holds a descriptor or a thread: neither copied nor pickled."""
+    """A base for objects with a descriptor or a thread: they can be neither copied nor pickled."""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         name = type(self).__name__

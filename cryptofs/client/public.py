@@ -8,7 +8,7 @@ from .wire import Requester
 
 
 class PublicKeyCalls(Requester):
-    """What a context of a public key type does, besides encrypt and decrypt. Errors: RequestError."""
+    """The operations of a public key type, besides encrypt and decrypt. Errors: RequestError."""
 
     def sign(self, data: Buffer) -> bytes:
         """The signature of a digest, or of a message where the algorithm hashes it itself."""
@@ -42,7 +42,7 @@ class PublicKeyCalls(Requester):
         return bytes(self._operate(Operation.AGREE, {Attr.PEER_KEY: octets(peer_key, "peer_key")}).payload)
 
     def encapsulate(self, peer_key: Buffer | None = None) -> tuple[bytes, bytes]:
-        """A new secret, and the ciphertext from which the peer, or who has this context's key, makes the same."""
+        """A new secret, and the ciphertext from which the owner of the private key makes the same secret."""
         reply = self._operate(
             Operation.ENCAPSULATE, {} if peer_key is None else {Attr.PEER_KEY: octets(peer_key, "peer_key")}
         )

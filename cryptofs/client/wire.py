@@ -1,4 +1,4 @@
-"""How records go out and come in: what a client sends is checked here, and what it reads is parsed here."""
+"""Sending and receiving records: checks what a client sends, and parses what it reads."""
 
 import errno
 import fcntl
@@ -35,7 +35,7 @@ _OF_KEYS = frozenset(operation for operation in Operation if operation >= Operat
 
 
 class Requester(ABC):
-    """What sends requests: a context, for the messages and public key calls that build on it."""
+    """A sender of requests: the context that messages and public key calls use."""
 
     @abstractmethod
     def check(self) -> None:
@@ -62,7 +62,7 @@ def encode(record: Record) -> tuple[bytes, Octets]:
 
 
 def decode(data: Buffer) -> list[Record]:
-    """The responses that one read gave. Errors: RequestError (EPROTO) for bytes that are none."""
+    """The responses in the bytes of one read. Errors: RequestError (EPROTO) for anything else."""
     if not data:
         return []
     try:

@@ -30,7 +30,7 @@ class KeySource(ABC):
 
     @abstractmethod
     def unchecked(self) -> str:
-        """What of this source shows only when the daemon itself asks it, in words, and why; empty if nothing does.
+        """What only the daemon itself can find out about this source, in words, and why; empty if nothing.
 
         Whatever can be looked at by another process is looked at. Errors: KeyUnavailable, InvalidValue.
         """

@@ -21,7 +21,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class _FileSource(ByteSource):
-    """A secret in a file that nobody but root and the process's user may reach."""
+    """A secret in a file that only root and the process's user can access."""
 
     hexadecimal: bool
 
@@ -40,7 +40,7 @@ class _FileSource(ByteSource):
             os.close(descriptor)
 
     def _read_opened(self, descriptor: int, forbidden: int | None) -> bytearray:
-        """The secret in an open file; forbidden None: whoever opened it answers for owner and mode."""
+        """The secret in an open file; forbidden None: its opener has checked owner and mode."""
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

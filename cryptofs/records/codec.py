@@ -254,7 +254,7 @@ def build_many(records: Iterable[Record]) -> bytes:
 
 
 def error_response(request: Record, number: int, message: str) -> Record:
-    """The response that tells of a failure: status `number` (an errno) and a message of at most 1,024 bytes.
+    """The response with an error: status `number` (an errno) and a message of at most 1,024 bytes.
 
     What the message cannot hold as text stands as `?`.
     """

@@ -48,7 +48,7 @@ def detached(value: bytes | bytearray | memoryview) -> bytes | bytearray | memor
 
 
 def frozen(value: Octets) -> Octets:
-    """The same bytes, in memory that nobody can change: a copy, unless they are an immutable object's."""
+    """The same bytes in immutable memory: a copy, unless the object is immutable already."""
     if type(value) is bytes or (isinstance(value, memoryview) and type(value.obj) is bytes):
         return value
     return bytes(value)

@@ -102,7 +102,7 @@ class Token:
 
     @classmethod
     def open(cls, module: str, label: str, pin: Pin) -> "Token":
-        """The token by its label. `pin` is asked where nobody has logged in yet, and kept for a later login.
+        """The token by its label. `pin` is asked before the first login, and kept for a later one.
 
         A login that was refused before, or has to wait, is tried at once. Errors: KeyUnavailable, PinRefused.
         """
@@ -121,7 +121,7 @@ class Token:
             return token
 
     def revive(self, seen: int) -> None:
-        """Log in again to a token that was lost after the login `seen`; nothing is done if somebody else has already.
+        """Log in again to a token that was lost after the login `seen`, unless another thread has done so already.
 
         After a failure the next try waits; after a PIN that the token refuses there is none before `open`, for a token
         locks after a few. Errors: KeyUnavailable, PinRefused.
@@ -323,7 +323,7 @@ class TokenKey:
             parameter = _parameter(self._mechanism)
             return cast(bytes, compute(_CHALLENGE, mechanism=self._mechanism, mechanism_param=parameter))
         except (pkcs11.PKCS11Error, AttributeError):
-            # the key does not do this: what it is for shows when it is used
+            # the key does not do this: its purpose shows only in use
             return None
 
     def _run(self, compute: Callable[[Any], Result]) -> Result:

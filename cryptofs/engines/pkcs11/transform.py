@@ -7,7 +7,7 @@ from ..base import Transform
 from .token import TokenKey
 
 PACE = 1e6
-"""Nanoseconds a byte, told to who plans work: a token may take any time, so everything goes to the workers."""
+"""Nanoseconds a byte, for the planning of work: a token may take any time, so everything goes to the workers."""
 
 
 class TokenTransform(Transform):
