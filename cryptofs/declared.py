@@ -62,7 +62,7 @@ def device_settings(name: str, model: DeviceModel, source: KeySource) -> DeviceS
 
 
 def key_source(name: str, model: DeviceModel, access: Access) -> KeySource:
-    """Where a device's key comes from."""
+    """The source of a device's key."""
     key = model.key
     hexadecimal = key.encoding == "hex"
     if key.file is not None:

@@ -33,7 +33,7 @@ def detach(live: Callable[[Callable[[], None]], None]) -> None:
     """
     kept = inherited()
     reader, writer = os.pipe()
-    # what is buffered would be written by both
+    # both processes would write the buffered output
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

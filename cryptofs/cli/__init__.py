@@ -23,12 +23,12 @@ _STATUSES: dict[type[CryptofsError], int] = {WrongUsage: _WRONG_USAGE, PinRefuse
 def main() -> None:
     """Run the command line and exit: 0, 1 for an error, 2 for wrong usage; docs/command-line.md has the others.
 
-    Every error that comes up to here, whichever it is, becomes one line on standard error.
+    Every error that arrives here becomes one line on standard error.
     """
-    # what is imported stays: looking through it again and again would take a third of a command's start
+    # imported modules stay: scanning them again and again would take a third of a command's start
     gc.disable()
     status = _status_of(_run)
-    # what was printed before an error is worth as much as without one
+    # output before an error must be written as well
     sys.exit(_status_of(finish) or status)
 
 
@@ -69,7 +69,7 @@ def _status_of(work: Callable[[], int | None]) -> int:
 
 
 def _own_fault(error: Exception) -> str:
-    """For what should not have come up. Not its text: that is the interpreter's, and may hold data."""
+    """The line for an unexpected exception. Without its text, which is the interpreter's and may hold data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""Files of checksums as sha256sum and its like read and write them: names with their escapes, and the lines."""
+"""Checksum files as sha256sum and similar tools read and write them: escaped names, and the lines."""
 
 import errno
 import re
@@ -15,7 +15,7 @@ _MEANINGS = {escape: character for character, escape in _ESCAPES.items()}
 
 
 class Unreadable(Exception):
-    """A file cannot be read: a line for people, and whether that is because it does not exist."""
+    """A file cannot be read: a line for people, and whether the file is missing."""
 
     def __init__(self, message: str, missing: bool) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class Unreadable(Exception):
 
 
 class Expected(NamedTuple):
-    """What a line promises."""
+    """The content of one line."""
 
     name: bytes
     digest: bytes
@@ -31,7 +31,7 @@ class Expected(NamedTuple):
 
 
 def quoted(name: bytes) -> tuple[bytes, bytes]:
-    """What a line begins with, and the name as it stands in it: a backslash, and escapes, where the name needs them."""
+    """The beginning of a line (a backslash if the name is escaped), and the name as the line has it."""
     shown = re.sub(rb"[\\\n\r]", lambda match: _ESCAPES[match[0]], name)
     return (b"\\" if shown != name else b""), shown
 
@@ -79,7 +79,7 @@ class Listing:
                 while line := source.readline(_LINE_MAX):
                     rest = line
                     while len(rest) == _LINE_MAX and not rest.endswith(b"\n"):
-                        # no name is so long: what is kept of it is no checksum
+                        # no name is so long: the kept part is not a checksum
                         line, rest = b"?", source.readline(_LINE_MAX)
                     yield line.removesuffix(b"\n").removesuffix(b"\r")
         except OSError as error:
@@ -91,7 +91,7 @@ class Listing:
         if match is None:
             return None
         name = unquoted(match["name"]) if match["escaped"] else match["name"]
-        # standard input cannot be both the list and a file of it, and no file has NUL in its name
+        # standard input cannot be both the list and a listed file, and no file name contains NUL
         if name is None or b"\0" in name or (self._standard and name == b"-"):
             return None
         return Expected(name, match["digest"].lower())

@@ -93,7 +93,7 @@ _cipher_name = click.option(
 
 def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What encrypt and decrypt take."""
-    # the one that checks the key comes last: it sees the values of all others
+    # the option that checks the key comes last: it needs the values of all others
     for option in (
         mount_option,
         file_options,

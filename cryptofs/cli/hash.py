@@ -1,6 +1,6 @@
 """`cryptofs hash`: digests of files, printed and checked as sha256sum does.
 
-The names of files are bytes, as given and as they stand in a file of checksums; they are printed as these bytes.
+File names are bytes, as given and as in a checksum file, and they are printed as these bytes.
 """
 
 import errno
@@ -25,7 +25,7 @@ from .streams import Stream, check_key_apart
 STANDARD_INPUT = b"-"
 _REPORT = f"{__name__}.report"
 _TAGS = {"blake2b-512": "BLAKE2b"}
-"""What coreutils calls an algorithm where that is not its name in capitals."""
+"""coreutils' names of algorithms, unless they are the name in capitals."""
 
 
 class Form(NamedTuple):
@@ -38,10 +38,10 @@ class Form(NamedTuple):
 
 
 def _report(*names: str, help: str) -> Callable[..., Any]:
-    """One of those options of which the last one holds."""
+    """One of several options, of which the last one given counts."""
 
     def remember(context: click.Context, parameter: click.Parameter, given: bool) -> None:
-        # options come here in the order in which they are given
+        # options arrive here in the order of the command line
         if given:
             context.meta[_REPORT] = parameter.name
 
@@ -132,7 +132,7 @@ def _print(context: Context, name: bytes, form: Form) -> bool:
 
 
 def tag_of(name: str) -> str:
-    """What stands for a hash at the begin of a line that --tag makes."""
+    """The name of a hash at the beginning of a line by --tag."""
     return _TAGS.get(name, name if "(" in name else name.upper())
 
 
@@ -160,7 +160,7 @@ def _pieces(name: bytes) -> Iterator[bytes]:
 
 
 def _check(context: Context, listing: bytes, report: str | None, ignore_missing: bool, strict: bool) -> bool:
-    """Check all files of one list; returns whether all is well with them and with it.
+    """Check all files of one list; returns whether the files and the list are right.
 
     report: the option that says how much is printed, if there is one.
     """
@@ -188,7 +188,7 @@ def _check(context: Context, listing: bytes, report: str | None, ignore_missing:
     if not lines.good:
         complain(f"{shown}: no properly formatted {context.name} checksum lines found")
         return False
-    # warnings come behind what they are about
+    # warnings come after the lines that they concern
     sys.stdout.flush()
     if report != "status":
         _warn(lines.bad, "line is improperly formatted", "lines are improperly formatted")

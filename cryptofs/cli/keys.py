@@ -55,7 +55,7 @@ def _required(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def key_stream(file: str | None, descriptor: int | None) -> Stream | None:
-    """Where the key comes from; None where none was given."""
+    """The source of the key; None if none was given."""
     if file is not None:
         return Stream.named(file, 0)
     return Stream.inherited(descriptor) if descriptor is not None else None

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..errors import SystemFault, printable
 from .streams import NamedFile, Stream, opened_elsewhere
 
-# all that end a process from outside and can be caught, as sort(1) has it
+# all signals that end a process and can be caught, as in sort(1)
 _ENDING = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL,
@@ -34,7 +34,7 @@ def open_output(stream: Stream) -> Iterator[BinaryIO]:
     Errors: OSError that names the stream, SystemFault.
     """
     if stream.descriptor == _STANDARD_OUTPUT:
-        # what fails there is told in one way, by whatever command
+        # every command reports failures there in the same way
         with _ending_at_signals(lambda: None):
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
@@ -58,7 +58,7 @@ def open_output(stream: Stream) -> Iterator[BinaryIO]:
 
 
 def _written(raw: NamedFile) -> Iterator[BinaryIO]:
-    """Close the file whatever happens, but write what is buffered only if all is well."""
+    """Always close the file, but write the buffered rest only after success."""
     try:
         buffered = io.BufferedWriter(raw)
         yield buffered
@@ -178,7 +178,7 @@ class _Replacement:
             self._temporary = None
 
     def remove(self) -> None:
-        """Leave nothing behind; nothing to do after `commit`."""
+        """Remove the temporary file; does nothing after `commit`."""
         if self._temporary is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary)
@@ -205,7 +205,7 @@ def _ending_at_signals(clean_up: Callable[[], None]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
         os.kill(os.getpid(), number)
 
-    # what the caller ignores, as nohup does, stays ignored
+    # signals that the caller ignores, as nohup does, stay ignored
     before = {number: signal.getsignal(number) for number in _ENDING}
     caught = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in caught:

@@ -1,4 +1,4 @@
-"""Files in pieces, with a progress bar where a person waits."""
+"""Files in pieces, with a progress bar if a person waits."""
 
 import errno
 import os

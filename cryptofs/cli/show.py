@@ -1,4 +1,4 @@
-"""`cryptofs algorithms`: what a mount, or this machine without one, offers."""
+"""`cryptofs algorithms`: what a mount offers, or this machine without a mount."""
 
 import fnmatch
 import json
@@ -94,7 +94,7 @@ def _rows(where: Path | None, local: bool) -> list[dict[str, str]]:
 def _print_table(rows: list[dict[str, str]]) -> None:
     """Whole columns, each as wide as its widest value: on a terminal only as many as fit, elsewhere all.
 
-    Type and name are always there. No value is cut: a name that is cut names nothing.
+    Type and name are always there. No value is cut: a cut name is useless.
     """
     widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in _COLUMNS}
     shown = list(_COLUMNS)

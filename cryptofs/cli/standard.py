@@ -1,4 +1,4 @@
-"""The standard streams: whatever of them is closed, full, or in an encoding that cannot show every name."""
+"""The standard streams, even if they are closed, full, or in an encoding that cannot show every name."""
 
 import codecs
 import io
@@ -10,7 +10,7 @@ from ..errors import printable, symbol
 
 _ESCAPE = "cryptofs-escape"
 _PLAIN = {"…": "..."}
-"""What texts of this program use beyond ASCII, and what stands for it in an encoding that lacks it."""
+"""The characters beyond ASCII in this program's texts, and their replacement in an encoding that lacks them."""
 
 
 READER_GONE = 128 + 13
@@ -18,14 +18,14 @@ READER_GONE = 128 + 13
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output whose errors say that they are its own, and that ends the program where its reader has gone."""
+    """Standard output. Its errors name it, and it ends the program if its reader has gone."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
             silence(self)
-            # no OSError: nothing that goes on after the error of one file may go on after this
+            # not an OSError: code that continues after an error of one file must not continue after this
             raise SystemExit(READER_GONE) from None
         except OSError as error:
             silence(self)
@@ -64,7 +64,7 @@ def finish() -> None:
 
 
 def silence(stream: IO[Any] | io.RawIOBase) -> None:
-    """Let the rest of a stream that cannot be written go nowhere: the interpreter would try it again at its end."""
+    """Discard the rest of a stream that cannot be written: the interpreter would try again at its end."""
     nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(nothing, stream.fileno())
     os.close(nothing)
@@ -76,7 +76,7 @@ def describe(error: OSError, name: str | None = None) -> str:
     name: what to call the file; None: what the error calls it, if anything.
     """
     if type(error).__str__ is not OSError.__str__:
-        # the client's own errors tell more than their number
+        # the client's own errors have more than their number
         return str(error)
     if name is None and error.filename is not None:
         name = printable(error.filename)
@@ -84,7 +84,7 @@ def describe(error: OSError, name: str | None = None) -> str:
 
 
 def complain(message: str) -> None:
-    """One line for people on standard error; where even that is closed or full, the exit status says it alone."""
+    """One line for people on standard error. If even that is closed or full, only the exit status reports the error."""
     try:
         print(f"cryptofs: {message}", file=sys.stderr, flush=True)
     except OSError:

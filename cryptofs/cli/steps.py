@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     if given.step == "take-back":
         take_back(mountpoint)
         return
-    # a key that is named wins over what the configuration says of its device
+    # a key on the command line overrides the configuration of its device
     files = key_files(given.config) if given.config else {}
     files |= {KEY_PREFIX + device: file for device, file in given.key}
     if given.step == "reload":
@@ -124,7 +124,7 @@ def key_files(config: Path) -> dict[str, Path]:
     except OSError as error:
         why = error.strerror
     except (ValueError, TypeError, AttributeError, RecursionError):
-        # in words of our own: those of the interpreter change from version to version
+        # in our own words: those of the interpreter change from version to version
         why = "it is no configuration; the service says where and why"
     print(f"cryptofs: {printable(config)}: no key file is opened: {why}", file=sys.stderr)
     return {}

@@ -81,14 +81,14 @@ class Stream:
         return cls(_STANDARD.get(descriptor, f"descriptor {descriptor}"), None, descriptor)
 
     def status(self) -> os.stat_result | None:
-        """None where it cannot be asked: opening it tells the error."""
+        """None if it cannot be determined: opening it will report the error."""
         try:
             return os.stat(self.path) if self.path is not None else os.fstat(self.descriptor or 0)
         except OSError:
             return None
 
     def open_input(self) -> NamedFile:
-        """Unbuffered, so that no byte more is taken than was asked for. Errors: OSError."""
+        """Unbuffered, so that no byte is read beyond the request. Errors: OSError."""
         if self.path is not None:
             return NamedFile(self.path, "rb", self.label)
         return NamedFile(self.descriptor or 0, "rb", self.label, closefd=False)
@@ -122,7 +122,7 @@ def _descriptor_of(path: str) -> int | None:
 
 
 def _same_file(one: Stream, other: Stream) -> bool:
-    """Whether what is written to one would be read from the other.
+    """Whether bytes written to one would be read from the other.
 
     Terminals, other devices and sockets may be both.
     """

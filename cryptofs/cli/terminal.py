@@ -11,8 +11,8 @@ _DUMB = ("dumb", "unknown")
 def shows_bars() -> bool:
     """Whether progress bars are shown: standard error is a terminal that can redraw them.
 
-    What variables as FORCE_COLOR say of a terminal counts for colours, not for whether there is one: a bar in a file
-    or a log helps nobody.
+    Variables such as FORCE_COLOR decide on colours, not on whether there is a terminal: a bar in a file or a log is of
+    no use.
     """
     return os.isatty(2) and os.environ.get("TERM", "").lower() not in _DUMB
 

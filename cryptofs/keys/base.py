@@ -14,11 +14,11 @@ class CannotTake(Exception):
 
 
 class KeyForbidden(KeyUnavailable):
-    """The source may be there, but this process has no right to it."""
+    """The source may exist, but this process has no right to read it."""
 
 
 class KeyRefused(InvalidValue):
-    """The source gives a key, and the algorithm does not take it."""
+    """The source gives a key that the algorithm does not accept."""
 
 
 class KeySource(ABC):
@@ -86,7 +86,7 @@ class KeySource(ABC):
 
 
 class ByteSource(KeySource):
-    """A source whose key, or whatever secret it is, comes into the process as bytes."""
+    """A source whose key, or other secret, enters the process as bytes."""
 
     @abstractmethod
     def read(self) -> bytearray:

@@ -102,7 +102,7 @@ class FileKey(_FileSource):
         return set() if self.serving is None else {self.serving}
 
     def was_replaced(self) -> bool | None:
-        """Whether another file is at the path by now than the one that was handed over; None where that is hidden."""
+        """Whether the path now has another file than the one that was handed over; None if that is hidden."""
         if self.descriptor is None:
             return False
         try:
