@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -165,8 +165,8 @@ class DeviceFiles:
         self._judge(file, outcome)
         return outcome
 
-    def _judge(self, file: str, outcome: Outcome) -> None:
-        allowed = self._talk.errnos.operation(file) | STREAM_ERRNOS
+    def _judge(self, file: str, outcome: Outcome, also: Collection[int] = ()) -> None:
+        allowed = self._talk.errnos.operation(file) | STREAM_ERRNOS | set(also)
         for number in outcome.errnos:
             if number not in allowed:
                 self._talk.fault(f"stream file {file}: {symbol(number)}")
@@ -225,6 +225,7 @@ class DeviceFiles:
         device = rng.choice(tuple(STREAMS))
         file = rng.choice(STREAMS[device])
         outcome = Outcome()
+        turned: set[int] = set()
         fd = self._open(device, file)
         try:
             for _ in range(rng.choice((0, 1, 2))):
@@ -233,13 +234,15 @@ class DeviceFiles:
                 if outcome.errnos:
                     break
                 if rng.random() < 0.3:
+                    # that ends the message: what is written behind it is refused
+                    turned = {errno.EBUSY}
                     try:
                         self._talk.look(os.read(fd, rng.choice((1, 10, 4096))), "a stream file")
                     except OSError as error:
                         self._note(outcome, error)
         finally:
             os.close(fd)
-        self._judge(file, outcome)
+        self._judge(file, outcome, turned)
 
     def _interleave(self) -> None:
         """Two opens of one file at the same time: two messages."""
