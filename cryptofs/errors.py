@@ -188,6 +188,12 @@ class WouldBlock(CryptofsError):
     errno = errno.EAGAIN
 
 
+class NotADirectory(CryptofsError):
+    """A name was looked up in a file."""
+
+    errno = errno.ENOTDIR
+
+
 class NotACall(CryptofsError):
     """An ioctl that the file does not take."""
 

@@ -87,6 +87,14 @@ class Kernel:
     async def ask(self, opcode: int, body: bytes, inode: int = 0, who: Any = ALICE) -> bytes:
         return await self.answer(await self.send(opcode, body, inode, who))
 
+    async def lookup(self, parent: int, name: bytes, who: Any = ALICE) -> Any:
+        """What the kernel is told of a name."""
+        answer = await self.ask(protocol.Opcode.LOOKUP, name + b"\0", parent, who)
+        entry = protocol.ENTRY_OUT.parse(answer)
+        found = protocol.ATTRIBUTES.parse(answer[protocol.ENTRY_OUT.sizeof() :])
+        assert found.inode == entry.inode
+        return found
+
     async def open(self, inode: int, flags: int, who: Any = ALICE) -> int:
         body = protocol.OPEN_IN.build({"flags": flags, "open_flags": 0})
         return int(protocol.OPEN_OUT.parse(await self.ask(protocol.Opcode.OPEN, body, inode, who)).handle)
@@ -175,13 +183,11 @@ class Rig:
             ours.close()
 
     async def find(self, path: str, who: Any = ALICE) -> Any:
-        """The attributes of a path."""
+        """The attributes of a path, as pyfuse3 gives them."""
         inode = 1
-        entry = await self.operations.getattr(inode, who)
         for name in path.split("/"):
-            entry = await self.operations.lookup(inode, name.encode(), who)
-            inode = entry.st_ino
-        return entry
+            inode = (await self.kernel.lookup(inode, name.encode(), who)).inode
+        return await self.operations.getattr(inode, who)
 
     async def open(self, path: str, flags: int = os.O_RDWR, who: Any = ALICE) -> int:
         """Open a path; returns the handle."""

@@ -52,6 +52,7 @@ def rig() -> Rig:
         (protocol.POLL, (protocol.POLL_IN,)),
         (protocol.INTERRUPT, (protocol.INTERRUPT_IN,)),
         (protocol.ANSWER, (protocol.OUT_HEADER,)),
+        (protocol.FOUND, (protocol.OUT_HEADER, protocol.ENTRY_OUT, protocol.ATTRIBUTES)),
         (protocol.OPENED, (protocol.OUT_HEADER, protocol.OPEN_OUT)),
         (protocol.WRITTEN, (protocol.OUT_HEADER, protocol.WRITE_OUT)),
         (protocol.CONTROLLED, (protocol.OUT_HEADER, protocol.IOCTL_OUT)),
@@ -80,7 +81,7 @@ def test_sizes_are_the_kernels() -> None:
     sizes = {
         "IN_HEADER": 40, "OUT_HEADER": 16, "OPEN_IN": 8, "OPEN_OUT": 16, "RELEASE_IN": 24, "READ_IN": 40,
         "WRITE_IN": 40, "WRITE_OUT": 8, "IOCTL_IN": 32, "IOCTL_OUT": 16, "POLL_IN": 24, "POLL_OUT": 8,
-        "INTERRUPT_IN": 8, "POLL_WAKEUP": 8,
+        "INTERRUPT_IN": 8, "POLL_WAKEUP": 8, "ENTRY_OUT": 40, "ATTRIBUTES": 88,
     }  # fmt: skip
     assert {name: getattr(protocol, name).sizeof() for name in sizes} == sizes
 

@@ -33,8 +33,6 @@ BATCH_MAX = 262_144
 SLOW_PACE = 10_000
 """Nanoseconds a byte from which a transform is not for the event loop: a token waits for hardware."""
 
-_LONGER = 128
-"""Bytes by which an answer of the short way may be longer than its request: a digest, a nonce and a tag."""
 _RESPONSE = int(Flag.RESPONSE)
 _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
 _OPERATIONS = {int(each): each for each in (Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST)}
@@ -121,8 +119,7 @@ class ShortWay:
             return None
         header = unpack_header(data)
         cost = 2 * (size - header[6])
-        # a device's nonce and a tag make an answer longer than what is asked
-        if header[0] != size or size + _LONGER > room or not exchange.has_room(1, cost):
+        if header[0] != size or not exchange.has_room(1, cost) or not self._fits(header, room):
             return None
         response = self._respond(data, header)
         if response is not None:
@@ -131,6 +128,13 @@ class ShortWay:
             if isinstance(response, memoryview):
                 buffers.lend(response)
         return response
+
+    def _fits(self, header: tuple[int, ...], room: int) -> bool:
+        """Whether the answer to a request surely fits into `room` bytes."""
+        operation = _OPERATIONS.get(header[2])
+        if operation is None or self._transform is None:
+            return False
+        return HEADER_SIZE + self._transform.room(operation, header[0] - HEADER_SIZE - header[6]) <= room
 
     def _respond(self, data: memoryview, header: tuple[int, ...]) -> Buffer | None:
         """The answer to one request, or None where the general way has to find it."""

@@ -7,10 +7,12 @@ import os
 
 from ..errors import CryptofsError
 from ..records import Buffer
-from .protocol import ANSWER, CONTROLLED, DIRECT_IO, NONSEEKABLE, NOTIFY_POLL, OPENED, POLLED, WAKE_UP, WRITTEN
+from .attributes import Attributes, parts_of
+from .protocol import ANSWER, CONTROLLED, DIRECT_IO, FOUND, NONSEEKABLE, NOTIFY_POLL, OPENED, POLLED, WAKE_UP, WRITTEN
 
 log = logging.getLogger("cryptofs")
 
+_SECOND = 1_000_000_000
 _JOINED = 8192
 """Bytes up to which data is copied behind its header: for the kernel a second buffer costs more than such a copy."""
 
@@ -70,6 +72,16 @@ class Device:
             self.put(head + data)
         else:
             self.put(head, data)
+
+    def give_found(self, unique: int, node: Attributes) -> None:
+        """Answer a lookup."""
+        entry_timeout, entry_rest = parts_of(node.entry_timeout)
+        timeout, rest = parts_of(node.timeout)
+        when, part = divmod(node.when, _SECOND)
+        entry = (node.inode, 0, entry_timeout, timeout, entry_rest, rest)
+        times = (when, when, when, part, part, part)
+        who = (node.mode, node.links, node.uid, node.gid, 0, node.block_size, 0)
+        self.put(FOUND.pack(FOUND.size, 0, unique, *entry, node.inode, node.size, node.blocks, *times, *who))
 
     def give_opened(self, unique: int, handle: int, seekable: bool) -> bool:
         """Answer an open; returns whether the kernel knows the handle now, and so will release it."""

@@ -1,4 +1,5 @@
-"""pyfuse3's face, for names and attributes: inode to node, error to errno. Open files are the transport's.
+"""pyfuse3's face, for attributes and listings: inode to node, error to errno. Lookups and open files are the
+transport's.
 
 Every handler is wrapped: an exception other than FUSEError would end the daemon, and with it every context, so an
 unexpected one is logged and answered with EIO. Errnos of 512 and more would hang the client.
@@ -7,8 +8,6 @@ unexpected one is logged and answered with EIO. Errnos of 512 and more would han
 import errno
 import functools
 import logging
-import stat
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -18,11 +17,9 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FUSEError, InodeT, 
 
 from ..errors import CryptofsError
 from ..nodes import Caller, Directory, Node, Tree
+from .attributes import attributes
 
 log = logging.getLogger("cryptofs")
-
-_STARTED = time.time_ns()
-"""When the daemon started: the time of all files but the texts that change."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,23 +49,20 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
-def _attributes(node: Node, inode: int) -> EntryAttributes:
+def _entry(node: Node, inode: int) -> EntryAttributes:
+    values = attributes(node, inode)
     entry = EntryAttributes()
-    entry.st_ino = InodeT(inode)
-    entry.st_mode = ModeT(node.mode)
-    entry.st_uid = node.uid
-    entry.st_gid = node.gid
-    entry.st_nlink = 2 if stat.S_ISDIR(node.mode) else 1
-    entry.st_blksize = node.block_size
-    entry.st_size = node.size()
-    # else cp takes a file that has a size and no blocks for one hole
-    entry.st_blocks = -(-entry.st_size // 512)
-    # archives cannot hold 1970, and tools that copy newer files need to see a changed text as newer
-    when = time.time_ns() if node.changes else _STARTED
-    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = when
-    # the next caller may have to see another inode
-    entry.entry_timeout = 0.0 if node.own else node.timeout
-    entry.attr_timeout = 0.0 if node.changes else node.timeout
+    entry.st_ino = InodeT(values.inode)
+    entry.st_mode = ModeT(values.mode)
+    entry.st_nlink = values.links
+    entry.st_uid = values.uid
+    entry.st_gid = values.gid
+    entry.st_blksize = values.block_size
+    entry.st_size = values.size
+    entry.st_blocks = values.blocks
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = values.when
+    entry.entry_timeout = values.entry_timeout
+    entry.attr_timeout = values.timeout
     return entry
 
 
@@ -109,18 +103,6 @@ class Operations(pyfuse3.Operations):
         self._last += 1
         return FileHandleT(self._last)
 
-    @_guarded
-    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        directory = self._directory(parent_inode)
-        try:
-            text = name.decode("ascii")
-        except UnicodeDecodeError:
-            raise FUSEError(errno.ENOENT) from None
-        if text in (".", ".."):
-            return _attributes(directory, parent_inode)
-        node = directory.lookup(text, _caller(ctx))
-        return _attributes(node, node.inode_for(ctx.uid))
-
     def _directory(self, inode: InodeT) -> Directory:
         node = self._tree.node(inode)
         if not isinstance(node, Directory):
@@ -129,7 +111,7 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        return _attributes(self._tree.node(inode), inode)
+        return _entry(self._tree.node(inode), inode)
 
     @_guarded
     async def setattr(
@@ -143,7 +125,7 @@ class Operations(pyfuse3.Operations):
         # truncating and touching are what `>` and `cp` do to any file; modes and owners are fixed
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
-        return _attributes(self._tree.node(inode), inode)
+        return _entry(self._tree.node(inode), inode)
 
     async def flush(self, fh: FileHandleT) -> None:
         # answered once, it stops the kernel from asking at every close, dup and exit
@@ -165,8 +147,8 @@ class Operations(pyfuse3.Operations):
         if start_id == 0:
             listing.entries = listing.directory.entries(listing.caller)
         for index, (name, node) in enumerate(listing.entries[start_id:], start_id + 1):
-            attributes = _attributes(node, node.inode_for(listing.caller.uid))
-            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, index):
+            entry = _entry(node, node.inode_for(listing.caller.uid))
+            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), entry, index):
                 break
 
     @_guarded

@@ -20,6 +20,7 @@ from ..records.layout import field_codes
 class Opcode(IntEnum):
     """Requests that the transport answers or must know; pyfuse3 knows the others."""
 
+    LOOKUP = 1
     FORGET = 2
     OPEN = 14
     READ = 15
@@ -44,6 +45,32 @@ IN_HEADER: Any = Struct(
 )
 OUT_HEADER: Any = Struct("length" / Int32un, "error" / Int32sn, "unique" / Int64un)
 
+ATTRIBUTES: Any = Struct(
+    "inode" / Int64un,
+    "size" / Int64un,
+    "blocks" / Int64un,
+    "atime" / Int64un,
+    "mtime" / Int64un,
+    "ctime" / Int64un,
+    "atime_nanoseconds" / Int32un,
+    "mtime_nanoseconds" / Int32un,
+    "ctime_nanoseconds" / Int32un,
+    "mode" / Int32un,
+    "links" / Int32un,
+    "uid" / Int32un,
+    "gid" / Int32un,
+    "device" / Int32un,
+    "block_size" / Int32un,
+    "flags" / Int32un,
+)
+ENTRY_OUT: Any = Struct(
+    "inode" / Int64un,
+    "generation" / Int64un,
+    "entry_timeout" / Int64un,
+    "timeout" / Int64un,
+    "entry_timeout_nanoseconds" / Int32un,
+    "timeout_nanoseconds" / Int32un,
+)
 OPEN_IN: Any = Struct("flags" / Int32un, "open_flags" / Int32un)
 OPEN_OUT: Any = Struct("handle" / Int64un, "open_flags" / Int32un, "backing" / Int32un)
 RELEASE_IN: Any = Struct("handle" / Int64un, "flags" / Int32un, "release_flags" / Int32un, "lock_owner" / Int64un)
@@ -107,6 +134,7 @@ WRITE_DATA = HEADER_SIZE + WRITE.size
 IOCTL_DATA = HEADER_SIZE + IOCTL.size
 """Where the data of an ioctl begins."""
 # what goes to the kernel, header included
+FOUND = _packer(OUT_HEADER, ENTRY_OUT, ATTRIBUTES)
 ANSWER, OPENED = _packer(OUT_HEADER), _packer(OUT_HEADER, OPEN_OUT)
 WRITTEN, CONTROLLED = _packer(OUT_HEADER, WRITE_OUT), _packer(OUT_HEADER, IOCTL_OUT)
 POLLED, WAKE_UP = _packer(OUT_HEADER, POLL_OUT), _packer(OUT_HEADER, POLL_WAKEUP)

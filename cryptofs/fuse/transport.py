@@ -1,9 +1,9 @@
-"""Serving `/dev/fuse`: what programs do with open files here, names and attributes by pyfuse3.
+"""Serving `/dev/fuse`: names and open files here, attributes and listings by pyfuse3.
 
-    kernel -> /dev/fuse -> Transport.serve -> a handle of the tree -> /dev/fuse      OPEN READ WRITE IOCTL POLL RELEASE
+    kernel -> /dev/fuse -> Transport.serve -> a handle of the tree -> /dev/fuse      LOOKUP OPEN READ WRITE IOCTL POLL …
                                |  ^
                                v  | SEQPACKET socket pair
-                              pyfuse3 -> Operations                                  LOOKUP GETATTR READDIR …
+                              pyfuse3 -> Operations                                  GETATTR READDIR …
 
 pyfuse3 takes a lock, two epoll calls and a pass of the scheduler for each request, four times as long as everything
 else of a small request. So the requests that a program makes again and again are answered here, in the task that
@@ -33,13 +33,12 @@ from functools import partial
 
 import trio
 
-from ..audit import audit_refusal
 from ..contexts import Call, Workers
-from ..errors import NotPermitted, OverQuota
-from ..nodes import Caller, File, Handle, Tree
+from ..nodes import Caller, Handle, Tree
 from ..records import is_call
 from .buffers import Buffers
 from .device import Device
+from .entrance import Entrance
 from .protocol import (
     ANSWER,
     HEADER,
@@ -69,8 +68,6 @@ _RETRIES, _RETRIED = 16, 2e-4
 """Waiting requests that are tried again before the next new request has its turn, and the seconds after which no more
 of them are: a piece of a stream may take a hundred times as long as a small request."""
 _RELAYED_MAX = 1 << 20
-_NOBODY = 0xFFFF_FFFF
-"""The uid of requests that the kernel makes for itself."""
 
 _READABLE = select.POLLIN | select.POLLRDNORM
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
@@ -85,9 +82,8 @@ class Transport:
         decide.
         """
         self._device = Device(device)
-        self._tree = tree
+        self._entrance = Entrance(tree, only)
         self._workers = workers
-        self._only = only
         self._relay, self._pyfuse3 = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._relay.setblocking(False)
         self._relayed = 0
@@ -100,6 +96,7 @@ class Transport:
         self._asleep = False
         self._called = trio.Event()
         self._table: dict[int, Callable[[tuple[int, ...]], None]] = {
+            Opcode.LOOKUP: self._lookup,
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
             Opcode.IOCTL: self._ioctl,
@@ -143,7 +140,7 @@ class Transport:
     async def _loop(self) -> None:
         device, table = self._device.descriptor, self._table
         buffers, workers = self._buffers, self._workers
-        readv, clock, unpack = os.readv, time.perf_counter, HEADER.unpack_from
+        readv, clock, give_way, unpack = os.readv, time.perf_counter, os.sched_yield, HEADER.unpack_from
         vector = [buffers.current]
         until, turn_ends = 0.0, 0.0
         while True:
@@ -158,6 +155,9 @@ class Transport:
                     await trio.lowlevel.wait_readable(device)
                     self._asleep = False
                     turn_ends = clock() + _TURN
+                else:
+                    # a client on this very processor has to run before it can ask again
+                    give_way()
                 continue
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
@@ -170,10 +170,10 @@ class Transport:
             header = unpack(vector[0])
             serve = table.get(header[1])
             if serve is None:
-                if self._only is not None and header[4] not in (0, self._only, _NOBODY):
-                    self._device.refuse(header[2], errno.EACCES)
-                else:
+                if self._entrance.lets_in(header[4]):
                     await self._pass_on(memoryview(vector[0])[:size])
+                else:
+                    self._device.refuse(header[2], errno.EACCES)
             else:
                 serve(header)
                 if buffers.move_on():
@@ -222,11 +222,22 @@ class Transport:
     def _ignore(self, header: tuple[int, ...]) -> None:
         return
 
+    def _lookup(self, header: tuple[int, ...]) -> None:
+        length, _, unique, parent, uid, gid, pid, _, _ = header
+        # the name ends with a NUL
+        name = self._buffers.current[HEADER_SIZE : length - 1]
+        try:
+            found = self._entrance.look_up(parent, name, Caller(uid, gid, pid))
+        except Exception as error:
+            self._device.fail(unique, error, "lookup")
+        else:
+            self._device.give_found(unique, found)
+
     def _open(self, header: tuple[int, ...]) -> None:
         _, _, unique, inode, uid, gid, pid, _, _ = header
         flags, _ = OPEN.unpack_from(self._buffers.current, HEADER_SIZE)
         try:
-            handle = self._handle_for(inode, flags, Caller(uid, gid, pid))
+            handle = self._entrance.open(inode, flags, Caller(uid, gid, pid))
         except Exception as error:
             self._device.fail(unique, error, "open")
             return
@@ -235,18 +246,6 @@ class Transport:
         if not self._device.give_opened(unique, self._last, handle.seekable):
             del self._handles[self._last]
             handle.close()
-
-    def _handle_for(self, inode: int, flags: int, caller: Caller) -> Handle:
-        node = self._tree.node(inode)
-        if not isinstance(node, File):
-            raise NotPermitted("a directory is listed, not opened as a file")
-        try:
-            if self._only is not None and caller.uid not in (0, self._only):
-                raise NotPermitted(f"uid {caller.uid}: this mount is uid {self._only}'s and root's")
-            return node.open(flags, caller)
-        except (NotPermitted, OverQuota) as error:
-            audit_refusal("open", caller.uid, caller.pid, error, **node.concerns())
-            raise
 
     def _release(self, header: tuple[int, ...]) -> None:
         number = RELEASE.unpack_from(self._buffers.current, HEADER_SIZE)[0]

@@ -1,0 +1,53 @@
+"""Who comes in: names that are looked up and files that are opened, by their caller."""
+
+from ..audit import audit_refusal
+from ..errors import NoSuchTarget, NotADirectory, NotPermitted, OverQuota
+from ..nodes import Caller, Directory, File, Handle, Tree
+from .attributes import Attributes, attributes
+
+_NOBODY = 0xFFFF_FFFF
+"""The uid of requests that the kernel makes for itself."""
+
+
+class Entrance:
+    """The way into a tree."""
+
+    def __init__(self, tree: Tree, only: int | None) -> None:
+        """only: the uid that may use the mount beside root, or None where the files' modes decide."""
+        self._tree = tree
+        self._only = only
+
+    def lets_in(self, uid: int) -> bool:
+        """Whether this user may use the mount at all."""
+        return self._only is None or uid in (0, self._only, _NOBODY)
+
+    def _check(self, caller: Caller) -> None:
+        if not self.lets_in(caller.uid):
+            raise NotPermitted(f"uid {caller.uid}: this mount is for uid {self._only} and root")
+
+    def look_up(self, parent: int, name: bytes | bytearray, caller: Caller) -> Attributes:
+        """The attributes of a name in a directory, as this caller sees it. Errors: NoSuchTarget, NotADirectory."""
+        self._check(caller)
+        directory = self._tree.node(parent)
+        if not isinstance(directory, Directory):
+            raise NotADirectory("a file has no names in it")
+        if name in (b".", b".."):
+            return attributes(directory, parent)
+        try:
+            text = name.decode("ascii")
+        except UnicodeDecodeError:
+            raise NoSuchTarget("every name here is ASCII") from None
+        node = directory.lookup(text, caller)
+        return attributes(node, node.inode_for(caller.uid))
+
+    def open(self, inode: int, flags: int, caller: Caller) -> Handle:
+        """Open a file; what policy refuses is recorded. Errors: NotPermitted, OverQuota, those of the file."""
+        node = self._tree.node(inode)
+        if not isinstance(node, File):
+            raise NotPermitted("a directory is listed, not opened as a file")
+        try:
+            self._check(caller)
+            return node.open(flags, caller)
+        except (NotPermitted, OverQuota) as error:
+            audit_refusal("open", caller.uid, caller.pid, error, **node.concerns())
+            raise
