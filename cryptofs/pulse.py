@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -26,7 +28,11 @@ _ASK_VERSION, _ASK_CRYPTO = b"v", b"c"
 _ANSWERED, _LOST, _WRONG = b"o", b"l", b"w"
 _TEXT_MAX = 512
 _PR_SET_NAME = 15
+_END_SECONDS = 5.0
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+log = logging.getLogger("cryptofs")
 
 
 class LostMount(Gone):
@@ -44,10 +50,21 @@ class _Child:
         theirs.close()
 
     def close(self) -> None:
-        """End it and wait until it has ended."""
-        if self.socket.fileno() >= 0:
-            self.socket.close()
-            os.waitpid(self._pid, 0)
+        """End it and wait until it has ended.
+
+        A process that waits for a lock of the kernel's may never end: a program of the same user can hold one on the
+        files of the mount. Then it is left behind, and nothing that it holds keeps the mount.
+        """
+        if self.socket.fileno() < 0:
+            return
+        self.socket.close()
+        ends = time.monotonic() + _END_SECONDS
+        while not os.waitpid(self._pid, os.WNOHANG)[0]:
+            if time.monotonic() > ends:
+                os.kill(self._pid, signal.SIGKILL)
+                log.warning("a helper process, pid %d, does not end: it is left behind", self._pid)
+                return
+            time.sleep(0.002)
 
 
 def _be_child(name: str, to_parent: socket.socket, live: Callable[[socket.socket], None]) -> NoReturn:

@@ -200,6 +200,26 @@ def test_memory_that_never_comes_hangs_its_user_alone(
         assert not os.waitpid(attacker, os.WNOHANG)[0], "it hangs still"
 
 
+def test_a_watched_daemon_ends_though_its_own_user_hangs(
+    place: Path, silent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that asks the mount shares its user's inodes, and so its locks: the daemon's end does not wait."""
+    monkeypatch.setenv("WATCHDOG_USEC", "900000")
+    (place / "mount").mkdir()
+    daemon = Daemon(place / "mount", log=place / "log")
+    try:
+        with as_user(0, write_silently(daemon.mountpoint / "crypto", silent)) as attacker:
+            assert hangs(attacker)
+            # by now the asking process hangs as well
+            time.sleep(1)
+            began = time.monotonic()
+            daemon.stop()
+            assert time.monotonic() - began < 3 * SOON
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
+
+
 def test_the_daemon_ends_though_somebody_hangs(daemon: Daemon, silent: Path) -> None:
     """SIGTERM unmounts and ends it."""
     mount = daemon.mountpoint
