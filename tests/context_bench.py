@@ -55,19 +55,23 @@ class HandWorkers(Workers):
     def __init__(self) -> None:
         super().__init__(threads=2)
         self.given: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self.users: list[int] = []
+        """Whose each of them is."""
 
     @property
     def running(self) -> bool:
         """Always."""
         return True
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], user: int = 0) -> None:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], user: int) -> None:
         """Keep it."""
         self.given.append((work, done))
+        self.users.append(user)
 
     def do(self, index: int = 0) -> None:
         """Do one piece of work and hand it back."""
         work, done = self.given.pop(index)
+        del self.users[index]
         done(work())
 
     def finish(self) -> None:

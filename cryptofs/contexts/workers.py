@@ -97,8 +97,11 @@ class Workers:
             thread.start()
             self._threads.append(thread)
 
-    def submit(self, work: Work, done: Done, user: int = 0) -> None:
-        """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise."""
+    def submit(self, work: Work, done: Done, user: int) -> None:
+        """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise.
+
+        user: the uid whose turn it takes.
+        """
         self.pending += 1
         self._turns.put(user, (work, done))
         self._words.put(True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from cryptofs.records import Operation, Record, build
+from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build, build_many
 
 from . import hostile, oracle
 from .declared import CONTEXTS_MAX, QUEUE_BYTES_MAX, RATE_MAX, REQUESTS_MAX, Secrets
 from .device_files import DeviceFiles
 from .kinds import ALL_KINDS, DEVICE_KINDS, KINDS
-from .result import AttackResult
+from .result import AttackResult, symbol
 from .sidefiles import SideFiles
 from .talk import Talker, Target, patiently
 
@@ -160,6 +160,29 @@ class Attacker:
         victims = self._victims()
         if victims and self._foreign:
             self._side.intrude(victims)
+            self._clone(victims)
+
+    def _clone(self, victims: tuple[int, ...]) -> None:
+        """A hash's state into other users' contexts: whatever these are, there is no such context for us."""
+        numbers = dict(enumerate(victims, 2))
+        clones = [Record(Operation.CLONE, 0, id_, 0, {Attr.CONTEXT: n, Attr.TARGET: 1}) for id_, n in numbers.items()]
+        with contextlib.suppress(InterruptedError):
+            own = os.open(self._mount / "crypto", os.O_RDWR)
+            try:
+                attributes = {Attr.TYPE: "hash", Attr.NAME: "sha256"}
+                begun = Record(Operation.DIGEST, hostile.MORE, 1, 0, {}, b"x")
+                os.pwrite(own, build_many([Record(Operation.CONFIGURE, 0, 0, 0, attributes), begun, *clones]), 0)
+                for operation, _, identity, status, _ in oracle.walk(os.pread(own, RECORD_MAX, 0)):
+                    if operation == Operation.CLONE and status != errno.ENOENT:
+                        self._talk.fault(f"a clone into context {numbers[identity]} of another user: {symbol(status)}")
+                    elif operation == Operation.DIGEST and status == 0:
+                        self._talk.result.limits["clone"] += 1
+            except OSError as error:
+                # over a quota of this user's rule
+                if error.errno not in (errno.EDQUOT, errno.EAGAIN):
+                    raise
+            finally:
+                os.close(own)
 
     def _never_end(self, target: Target) -> None:
         """Messages in parts, more and more of them, none of which ends."""

@@ -47,7 +47,7 @@ MUST_BE_ANSWERED = (
     *("ok", "EINVAL", "ENOENT", "EBUSY", "EBADFD", "ENOKEY", "EBADMSG", "EOPNOTSUPP", "ECANCELED"),
     *("EACCES", "EKEYREJECTED", "EMSGSIZE"),
 )
-MUST_BE_LIMITED = ("contexts", "requests", "queue-bytes", "rate", "stream queue-bytes", "device stream")
+MUST_BE_LIMITED = ("contexts", "requests", "queue-bytes", "rate", "stream queue-bytes", "device stream", "clone")
 """What the policy must have said no to, where the hostile clients have uids, and so rules, of their own: they ask for
 more of each at their beginning."""
 ENOUGH = 30_000
