@@ -1,6 +1,7 @@
 """The daemon: mount or take over a mount, give up privileges, serve until asked to stop, unmount."""
 
 import contextlib
+import ctypes
 import errno
 import gc
 import logging
@@ -33,6 +34,8 @@ log = logging.getLogger("cryptofs")
 _MAX_TASKS = 1_000_000
 # round trips through the mount in the time after which the manager would end the daemon
 _BEATS = 3
+# of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def return_freed_memory() -> None:
+    """Have the C library give large buffers back to the kernel when they are freed.
+
+    By itself it learns from the first one that such sizes are worth keeping, and a burst of large requests takes its
+    memory for good. Buffers that are used all the time are kept by their pools, which do not free them.
+    """
+    with contextlib.suppress(AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_M_MMAP_THRESHOLD, 512 * 1024)
+        # the end of the heap stays as it is for smaller ones: to give it back and take it again costs page faults
+        set_option(_M_TRIM_THRESHOLD, 4 * 1024 * 1024)
+
+
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount and serve until SIGTERM, SIGINT or an unmount from outside; `ready` is called once the mount answers.
 
@@ -71,6 +87,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     gc.disable()
     harden(stays_root=settings.account is None)
     raise_descriptor_limit()
+    return_freed_memory()
     handed_over = stored_descriptors() if settings.service else {}
     if settings.service and FUSE not in handed_over:
         raise MountError("no mount was handed over: `cryptofs hand-over` must run before this, as root", errno.ENOTCONN)

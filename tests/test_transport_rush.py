@@ -4,6 +4,8 @@ import errno
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import weakref
 from typing import Any
@@ -97,7 +99,7 @@ def test_a_reader_does_not_wait_for_a_call(rig: Rig, monkeypatch: pytest.MonkeyP
         handle, number = await configured(rig)
         # the workers are kept busy, so that the call cannot be done before the read
         for _ in range(rig.workers.threads):
-            rig.workers.submit(lambda: gate.wait(20), lambda _: None)
+            rig.workers.submit(lambda: gate.wait(20), lambda _: None, 0)
         call = await rig.kernel.send_call(handle, Record(Operation.DIGEST, id=5, payload=b"abc"))
         assert await rig.kernel.read(handle, 0, 100) == b""
         context = rig.table.get(number)
@@ -152,7 +154,7 @@ def test_what_waits_for_a_worker_does_not_hold_a_buffer(rig: Rig, monkeypatch: p
     asked: list[tuple[int, int]] = []
     submit = rig.workers.submit
 
-    def note(work: Any, done: Any, user: int = 0) -> None:
+    def note(work: Any, done: Any, user: int) -> None:
         step = getattr(getattr(work, "func", None), "__self__", None)
         if step is not None:
             asked.append((user, memoryview(getattr(step.data, "obj", step.data)).nbytes))
@@ -170,6 +172,31 @@ def test_what_waits_for_a_worker_does_not_hold_a_buffer(rig: Rig, monkeypatch: p
         assert {each for each in asked if each[1]} == {(ALICE.uid, 3), (BOB.uid, 3)}
 
     run(rig, main)
+
+
+_BURST = """
+from cryptofs.daemon import return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+return_freed_memory()
+first = bytearray(1_100_000)
+del first
+small, large = [], []
+for _ in range(100):
+    large.append(bytearray(900_000))
+    small.append(bytearray(60_000))
+before = resident()
+large.clear()
+print(before - resident())
+"""
+
+
+def test_freed_buffers_go_back_to_the_kernel() -> None:
+    """The C library would keep them: it has seen one freed, and small ones that stay lie in between."""
+    done = subprocess.run([sys.executable, "-c", _BURST], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) > 80 * 900_000
 
 
 def test_detached() -> None:
@@ -203,7 +230,7 @@ def test_a_worker_forgets_what_it_has_done() -> None:
 
         for _ in range(4):
             large = Large()
-            workers.submit(lambda large=large: large, hand_back)  # type: ignore[misc]
+            workers.submit(lambda large=large: large, hand_back, 0)  # type: ignore[misc]
             del large
         with trio.fail_after(10):
             await done.wait()
