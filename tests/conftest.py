@@ -1,5 +1,6 @@
 """Fixtures and rules for all tests: live mounts, and nothing left behind."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -161,6 +162,15 @@ class Daemon:
         subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], capture_output=True, check=False)
 
 
+def may_share() -> bool:
+    """Whether a mount of this user can be open to all users: root's can, and others' where the system allows it."""
+    if os.geteuid() == 0:
+        return True
+    with contextlib.suppress(OSError):
+        return "user_allow_other" in Path("/etc/fuse.conf").read_text().split("\n")
+    return False
+
+
 def _serve(directory: Path, *arguments: str) -> Iterator[Daemon]:
     mountpoint = directory / "mount"
     mountpoint.mkdir()
@@ -179,7 +189,8 @@ def _serve(directory: Path, *arguments: str) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that serves a mount for all tests of a module, with every engine there is."""
-    yield from _serve(tmp_path_factory.mktemp("cryptofs"), "-o", "allow_other")
+    shared = ("-o", "allow_other") if may_share() else ()
+    yield from _serve(tmp_path_factory.mktemp("cryptofs"), *shared)
 
 
 @pytest.fixture(scope="module")
