@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..errors import InvalidValue, KeyUnavailable, NotOffered
-from .secret import wipe
+from ..wiping import wipe
 
 
 class CannotTake(Exception):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import CryptofsError
 from ..keyfiles import GROUP_AND_OTHERS, open_key_file, why_not, why_unopened
+from ..wiping import wipe
 from .base import ByteSource, KeyForbidden
-from .secret import KEY_MAX, from_hexadecimal, read_whole, wipe
+from .secret import KEY_MAX, from_hexadecimal, read_whole
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """The environment variable in which systemd names the directory of a service's credentials."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .secret import wipe
+from ..wiping import wipe
 
 _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 

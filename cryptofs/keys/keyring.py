@@ -12,9 +12,10 @@ from typing import Protocol, runtime_checkable
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported, symbol
+from ..wiping import wipe
 from . import keyctl
 from .base import CannotTake, KeySource
-from .secret import KEY_MAX, wipe
+from .secret import KEY_MAX
 
 KINDS = ("user", "logon", "encrypted", "trusted")
 """The types of keys that can be used."""

@@ -6,22 +6,14 @@ contents behind; assigning to a slice of a bytearray would copy as well, a slice
 
 import os
 
+from .. import wiping
 from ..errors import InvalidValue, KeyUnavailable
+from ..wiping import wipe
 
 KEY_MAX = 8192
 """Largest key, bytes."""
 
 _NEWLINE = 0x0A
-_NO_DIGIT = 0xFF
-_DIGITS = bytearray([_NO_DIGIT]) * 256
-for _value in range(16):
-    for _digit in f"{_value:x}{_value:X}".encode():
-        _DIGITS[_digit] = _value
-
-
-def wipe(secret: bytearray) -> None:
-    """Zero a secret in place."""
-    memoryview(secret)[:] = bytes(len(secret))
 
 
 def read_whole(descriptor: int, largest: int, source: str) -> bytearray:
@@ -65,17 +57,13 @@ def from_hexadecimal(text: bytearray, source: str) -> bytearray:
 
     Errors: KeyUnavailable, which says where, not what, the text is.
     """
+    size = len(text) - (bool(text) and text[-1] == _NEWLINE)
     try:
-        size = len(text) - (bool(text) and text[-1] == _NEWLINE)
         if not size or size % 2:
             raise KeyUnavailable(f"{source}: {size} characters: hexadecimal digits are two for each byte")
-        secret = bytearray(size // 2)
-        for at in range(size):
-            value = _DIGITS[text[at]]
-            if value == _NO_DIGIT:
-                wipe(secret)
-                raise KeyUnavailable(f"{source}: character {at + 1} is no hexadecimal digit")
-            secret[at // 2] = secret[at // 2] << 4 | value
-        return secret
+        with memoryview(text) as view:
+            return wiping.from_hexadecimal(view[:size])
+    except ValueError as error:
+        raise KeyUnavailable(f"{source}: character {error.args[0] + 1} is no hexadecimal digit") from None
     finally:
         wipe(text)

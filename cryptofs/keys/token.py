@@ -10,8 +10,9 @@ from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..errors import InvalidValue, KeyUnavailable, NotOffered
 from ..keyfiles import why_unopened
+from ..wiping import wipe
 from .base import ByteSource, KeySource
-from .secret import wipe, without_newline
+from .secret import without_newline
 
 _PACKAGES = ("pkcs11", "asn1crypto")
 
