@@ -150,11 +150,25 @@ class _Probe:
         self._look()
         (self._mountpoint / "version").read_bytes()
         if not compute:
+            self._refuse_copies()
             return
         if self._context is None:
             self._open()
         if self._context != -1:
             self._digest()
+
+    def _refuse_copies(self) -> None:
+        """Let the kernel ask for copy_file_range(2) once. It is refused, and the kernel does not ask again.
+
+        To ask, the kernel takes the lock of the file that is read. Of a stream, the program that writes it holds that
+        lock while it waits for its reader; a `cat` that copies would wait for the lock and never read.
+        """
+        with (
+            contextlib.suppress(OSError),
+            (self._mountpoint / "version").open("rb") as source,
+            (self._mountpoint / "crypto").open("wb", buffering=0) as target,
+        ):
+            os.copy_file_range(source.fileno(), target.fileno(), 1)
 
     def _look(self) -> None:
         """Is the mount at the path still the first one?"""

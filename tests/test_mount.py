@@ -360,6 +360,37 @@ def test_the_page_cache_is_never_asked(mount: Path, tmp_path: Path) -> None:
     assert copied.read_text().startswith("cryptofs ")
 
 
+def test_a_copy_does_not_wait_for_a_waiting_writer(own_daemon: Daemon, tmp_path: Path) -> None:
+    """The first program that copies on a new mount: its source is a stream whose writer waits for it."""
+    mount = own_daemon.mountpoint
+    (tmp_path / "data").write_bytes(bytes(3_000_000))
+    with (
+        Context("skcipher", "ctr(aes)", bytes(16), mount=mount) as cipher,
+        Context("hash", "sha256", mount=mount) as hasher,
+    ):
+        (cipher.directory / "ctl").write_text(f"reset iv=hex:{bytes(16).hex()}")
+        # opened before: a lookup would tell the kernel that the stream has no size, and then there is nothing to copy
+        source = os.open(cipher.directory / "stream", os.O_RDONLY)
+        target = os.open(hasher.directory / "stream", os.O_WRONLY)
+        writer = subprocess.Popen(["dd", f"if={tmp_path / 'data'}", f"of={cipher.directory / 'stream'}", "bs=128K"])
+        # its megabyte of output waits
+        wait_until(lambda: "stream-waiting: 1048576" in (cipher.directory / "status").read_text())
+        time.sleep(0.2)
+        copier = os.fork()
+        if not copier:
+            try:
+                os.copy_file_range(source, target, 1 << 20)
+            finally:
+                os._exit(0)
+        try:
+            wait_until(lambda: os.waitpid(copier, os.WNOHANG)[0] == copier)
+        finally:
+            writer.kill()
+            writer.wait(20)
+            os.close(source)
+            os.close(target)
+
+
 def test_an_exact_reader_opens_again(mount: Path) -> None:
     """Open for both, write, read just the digest, close: each digest is its own message's."""
     with Context("hash", "sha256", mount=mount) as context:
