@@ -94,11 +94,6 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, _Listing] = {}
         self._last = 0
 
-    @property
-    def open_listings(self) -> int:
-        """Directories that are open now."""
-        return len(self._listings)
-
     def _next(self) -> FileHandleT:
         self._last += 1
         return FileHandleT(self._last)

@@ -107,8 +107,8 @@ POLL_OUT: Any = Struct("events" / Int32un, "padding" / Int32un)
 INTERRUPT_IN: Any = Struct("unique" / Int64un)
 POLL_WAKEUP: Any = Struct("poll_handle" / Int64un)
 
-DIRECT_IO, NONSEEKABLE, NOFLUSH = 1 << 0, 1 << 2, 1 << 5
-"""Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused; close sends no FLUSH."""
+DIRECT_IO, NONSEEKABLE = 1 << 0, 1 << 2
+"""Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused."""
 SCHEDULE_NOTIFY = 1 << 0
 """Flag of POLL_IN: the caller goes to sleep and wants to be woken."""
 IOCTL_DIRECTORY = 1 << 4
