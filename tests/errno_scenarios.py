@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_engine import CANARY
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Device, DeviceSettings
+from cryptofs.contexts import exchange
+from cryptofs.devices import Device, DeviceSettings
 from cryptofs.engines.base import resolve
 from cryptofs.errors import NotOffered
-from cryptofs.exchange import state as exchange
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import PAYLOAD_MAX, Operation, Record
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from conftest import Daemon
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings
+from cryptofs.contexts import Context, ContextTable
+from cryptofs.devices import Device, DeviceSettings
 from cryptofs.engines import open_engines
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import Operation

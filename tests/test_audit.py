@@ -14,11 +14,11 @@ import pytest
 import trio
 from conftest import Daemon
 
-from cryptofs import audit as audit_module
-from cryptofs.audit import BURST, LINES, audit, audit_refusal, tell_held_back
 from cryptofs.client import Context, RequestError
+from cryptofs.daemon.logs import LINES_MAX
 from cryptofs.errors import NotPermitted, OverQuota
-from cryptofs.logs import LINES_MAX
+from cryptofs.policy import audit as audit_module
+from cryptofs.policy.audit import BURST, LINES, audit, audit_refusal, tell_held_back
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_numbers_are_told_though_nothing_follows(trail: pytest.LogCaptureFixture
 # A process of its own: logging is the whole process's
 LOGS = """
 import logging, os, sys, time
-from cryptofs.logs import Logs, Standard
+from cryptofs.daemon.logs import Logs, Standard
 logs = Logs(Standard())
 logs.start(logging.INFO, True)
 log = logging.getLogger("cryptofs")

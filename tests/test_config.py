@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
-from cryptofs.assembly import Assembly
 from cryptofs.cli.commands import commands
 from cryptofs.config import ConfigError, load
 from cryptofs.config.lines import find_line
+from cryptofs.daemon.assembly import Assembly
 from cryptofs.errors import CryptofsError
 from cryptofs.policy import CONTEXTS_PER_USER
 from cryptofs.records import Operation

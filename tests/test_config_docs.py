@@ -12,7 +12,7 @@ from msgspec.structs import FieldInfo, fields
 
 from cryptofs.config import Config, ConfigError, load
 from cryptofs.config.models import DaemonModel, DeviceModel, KeyModel, PolicyModel, Table
-from cryptofs.contexts.nonces import MESSAGES_MAX
+from cryptofs.devices.nonces import MESSAGES_MAX
 from cryptofs.nodes.devices import DEVICE_STREAM
 from cryptofs.records import PAYLOAD_MAX
 

@@ -59,8 +59,8 @@ from fake_engine import CANARY
 from test_records import table_of
 
 from cryptofs.contexts import context as context_module
+from cryptofs.contexts import exchange
 from cryptofs.contexts.control import CONTROLS
-from cryptofs.exchange import state as exchange
 from cryptofs.records import PAYLOAD_MAX, Attr, Operation
 
 bench = context_bench.bench

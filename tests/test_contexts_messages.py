@@ -9,8 +9,8 @@ import pytest
 from context_bench import CANCEL, CLONE, CONFIGURE, DECRYPT, DIGEST, ENCRYPT, GENERATE, INFO, KEY, MORE, Bench
 from fake_engine import CANARY
 
+from cryptofs.contexts import exchange
 from cryptofs.errors import InvalidValue, MalformedRecord, TooLarge
-from cryptofs.exchange import state as exchange
 from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Record, build, build_many
 
 bench = context_bench.bench

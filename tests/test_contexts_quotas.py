@@ -6,9 +6,8 @@ import context_bench
 import pytest
 from context_bench import CONFIGURE, DIGEST, ENCRYPT, FAMILIES, INFO, RESET, SET_KEY, Bench
 
-from cryptofs.contexts import table
+from cryptofs.contexts import exchange, table
 from cryptofs.errors import Busy, CryptofsError, OverQuota, TooLarge, WouldBlock
-from cryptofs.exchange import state as exchange
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import RECORD_MAX, Record, build, parse_responses
 

@@ -108,7 +108,8 @@ def test_the_daemon_is_hardened(own_daemon: Daemon) -> None:
     assert re.search(r"Max core file size +0 +0 ", limits)
     # a process of its own, because only a process itself is told whether it is dumpable
     script = (
-        "import ctypes; from cryptofs.hardening import harden; harden(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+        "import ctypes; from cryptofs.daemon.hardening import harden; harden(); "
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "0\n"

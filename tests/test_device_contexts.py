@@ -12,26 +12,29 @@ from fake_engine import FakeEngine, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptofs import assembly, daemon
 from cryptofs.algorithms import Description, Type
 from cryptofs.algorithms.catalogue import look_up, names
-from cryptofs.assembly import Assembly
 from cryptofs.client import files
 from cryptofs.config import ConfigError
-from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings, device_operations, sealed
-from cryptofs.contexts import device as device_module
-from cryptofs.contexts.nonces import SHORT_NONCE, Nonces
+from cryptofs.contexts import Context, ContextTable
+from cryptofs.daemon import assembly
+from cryptofs.daemon import serve as daemon
+from cryptofs.daemon.assembly import Assembly
+from cryptofs.daemon.logs import Logs, Standard
+from cryptofs.daemon.service import KEY_PREFIX
+from cryptofs.devices import Device, DeviceSettings, device_operations
+from cryptofs.devices import device as device_module
+from cryptofs.devices import streams as sealed
+from cryptofs.devices.nonces import SHORT_NONCE, Nonces
 from cryptofs.engines import open_engines
 from cryptofs.engines.base import Transform
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NoSuchTarget, NotPermitted, OverQuota
 from cryptofs.keys import FileKey
-from cryptofs.logs import Logs, Standard
 from cryptofs.nodes import Caller, Tree
 from cryptofs.nodes.base import Directory, File, Node
 from cryptofs.nodes.devices import DeviceStreamHandle
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import Attr, Operation, Record, Value, build, parse_requests, parse_responses
-from cryptofs.service import KEY_PREFIX
 
 ENCRYPT, DECRYPT, DIGEST = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST
 BOTH = frozenset({ENCRYPT, DECRYPT})

@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cryptofs.contexts import exchange as module
+from cryptofs.contexts.exchange import Exchange
+from cryptofs.contexts.lanes import Job, Lane, cost_of
 from cryptofs.errors import Cancelled, CryptofsError, InvalidValue, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from cryptofs.exchange import Exchange, Job, Lane, cost_of
-from cryptofs.exchange import state as module
 from cryptofs.policy import Account, Rule
 from cryptofs.records import HEADER_SIZE, PAYLOAD_MAX, Attr, Flag, Operation, Record
 

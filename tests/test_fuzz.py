@@ -225,7 +225,7 @@ def test_hostile_clients_beside_a_good_one() -> None:
 
 FAULTS = {
     "answers twice": (
-        "from cryptofs.exchange import Exchange as E\n"
+        "from cryptofs.contexts.exchange import Exchange as E\n"
         "inner = E.answer\n"
         "def answer(self, response, cost, failed=False, call=None):\n"
         "    inner(self, response, cost, failed, call)\n"
@@ -280,7 +280,7 @@ FAULTS = {
         "memory grew",
     ),
     "a device that shows its key": (
-        "from cryptofs.contexts.device import DeviceTransform as D\n"
+        "from cryptofs.devices.transform import DeviceTransform as D\n"
         "from cryptofs.errors import NotPermitted\n"
         "from cryptofs.keys import files as f\n"
         "inner = f.read_whole\n"
@@ -295,7 +295,7 @@ FAULTS = {
         "shows the device's gcm key",
     ),
     "a nonce that comes again": (
-        "from cryptofs.contexts.nonces import Nonces as N\n"
+        "from cryptofs.devices.nonces import Nonces as N\n"
         "inner = N.make\n"
         "count = [0]\n"
         "def make(self):\n"
@@ -305,11 +305,11 @@ FAULTS = {
         "a nonce came twice",
     ),
     "a device that does what it must not": (
-        "from cryptofs.contexts.device import Device as D\nD.allow = lambda self, operation: None\n",
+        "from cryptofs.devices.device import Device as D\nD.allow = lambda self, operation: None\n",
         "drop does decrypt",
     ),
     "a sealed file without its head that opens": (
-        "from cryptofs.contexts.sealed import OpenMessage as O\n"
+        "from cryptofs.devices.streams import OpenMessage as O\n"
         "from cryptofs.errors import BadTag\n"
         "inner = O.update\n"
         "def update(self, data, last, out):\n"

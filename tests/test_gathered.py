@@ -14,15 +14,16 @@ from conftest import Daemon
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Context, ContextTable, Device, DeviceSettings, Stream, device_operations
-from cryptofs.contexts.device import DeviceTransform
-from cryptofs.contexts.sealed import SEGMENT, StreamTransform
+from cryptofs.contexts import Context, ContextTable, Stream
+from cryptofs.contexts.exchange import KEPT_BYTES, QUEUE_BYTES
 from cryptofs.contexts.steps import Step
+from cryptofs.devices import Device, DeviceSettings, device_operations
+from cryptofs.devices.streams import SEGMENT, StreamTransform
+from cryptofs.devices.transform import DeviceTransform
 from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK, Message, Transform
 from cryptofs.engines.pkcs11.hash import TokenMac, TokenMessage
 from cryptofs.errors import OverQuota
-from cryptofs.exchange import KEPT_BYTES, QUEUE_BYTES
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import (
     PAYLOAD_MAX,
@@ -370,7 +371,7 @@ def test_steps_that_were_dropped_are_let_go() -> None:
 
 def test_a_debt_of_the_rate_stops_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is paid off is a matter of requests, of which a stream's writes are none."""
-    monkeypatch.setattr("cryptofs.policy.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("cryptofs.policy.ledger.time.monotonic", lambda: 100.0)
     account = table_of(Rule(rate=10)).open(7, 7, 1, False).account
     account.charge(30, 0)
     account.check(0, 100)

@@ -14,7 +14,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_version.
 LINES_MAX = 400
 
 LOW = {"wiping", "errors", "algorithms", "records"}
-BELOW_ENGINES = LOW | {"policy", "exchange"}
+BELOW_ENGINES = LOW | {"policy"}
 ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public"}
 ENGINES = {
     "engines.af_alg",
@@ -22,12 +22,8 @@ ENGINES = {
     "engines.codecs",
     "engines.keyctl",
 }  # and engines.pkcs11, which only keys/ opens
-BELOW_NODES = ENGINE_PARTS | {"engines", "contexts", "audit"}
-BELOW_CLI = (
-    BELOW_NODES
-    | {"assembly", "logs", "config", "nodes", "fuse", "daemon", "declared", "keyfiles"}
-    | {"client", "benchmark", "privileges", "service", "mountinfo", "mounting", "detaching"}
-)
+BELOW_NODES = ENGINE_PARTS | {"engines", "devices", "contexts"}
+BELOW_DAEMON = BELOW_NODES | {"nodes", "fuse", "config", "keys", "keyfiles", "mountinfo"}
 
 # what each unit may import of the package, beside itself and the version
 ALLOWED: dict[str, set[str]] = {
@@ -36,7 +32,6 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": {"errors"},
     "records": {"wiping", "errors", "algorithms"},
     "policy": LOW,
-    "exchange": LOW | {"policy"},
     "engines.base": BELOW_ENGINES,
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
     "engines.public": BELOW_ENGINES | {"engines.base", "engines.kinds"},
@@ -46,32 +41,20 @@ ALLOWED: dict[str, set[str]] = {
     "engines.keyctl": ENGINE_PARTS,
     "engines.pkcs11": ENGINE_PARTS,
     "engines": ENGINE_PARTS | ENGINES,
-    "audit": {"errors"},
-    "logs": set(),
-    "contexts": ENGINE_PARTS | {"engines", "audit"},
+    "devices": ENGINE_PARTS,
+    "contexts": ENGINE_PARTS | {"engines", "devices"},
     "nodes": BELOW_NODES,
     "fuse": BELOW_NODES | {"nodes"},
-    "hardening": set(),
     "config": LOW | {"policy"},
     "keyfiles": {"errors"},
     "keys": ENGINE_PARTS | {"engines", "engines.pkcs11", "keyfiles"},
     "mountinfo": set(),
-    "privileges": {"errors", "mountinfo"},
-    "detaching": set(),
-    "mounting": {"errors", "mountinfo", "privileges"},
-    "service": {"errors"},
-    "pulse": LOW | {"mountinfo"},
-    "declared": BELOW_NODES | {"config", "keys", "service"},
-    "assembly": BELOW_NODES | {"nodes", "config", "keys", "declared", "service"},
-    "reloading": {"service"},
-    "daemon": BELOW_NODES
-    | {"nodes", "fuse", "hardening", "logs", "assembly", "privileges", "service", "pulse", "reloading"}
-    | {"mountinfo", "mounting"},
+    "daemon": BELOW_DAEMON,
     "client": LOW | {"mountinfo"},
     "benchmark": LOW,
     "benchmark.empty": set(),
     "benchmark.bare": set(),
-    "cli": BELOW_CLI,
+    "cli": BELOW_DAEMON | {"daemon", "client", "benchmark"},
     "__main__": {"cli"},
     "version": set(),
     "": {"version"},
@@ -164,7 +147,7 @@ def test_every_layer_has_files() -> None:
         ("errors", "def late():\n    from . import records", ["cryptofs.records"]),
         ("algorithms.names", "from ..records import Attr", ["cryptofs.records.Attr"]),
         ("engines.af_alg.hash", "from ..openssl.hash import x", ["cryptofs.engines.openssl.hash.x"]),
-        ("engines.openssl.hash", "from ...exchange import Exchange", []),
+        ("engines.openssl.hash", "from ...policy import Rule", []),
         ("engines.openssl.hash", "from .. import af_alg", ["cryptofs.engines.af_alg"]),
         ("engines.openssl.hash", "from ...engines import open_engines", ["cryptofs.engines.open_engines"]),
         ("engines.base", "from .kinds import HashTransform", ["cryptofs.engines.kinds.HashTransform"]),

@@ -15,7 +15,7 @@ import pytest
 from test_mounting import DETACHED, as_root, daemon_of, ends_with_one_line, in_shell, kinds_on, run
 
 from cryptofs.client import Context
-from cryptofs.logs import Syslog
+from cryptofs.daemon.logs import Syslog
 
 pytestmark = pytest.mark.mount
 
@@ -165,7 +165,7 @@ def test_no_syslog_is_no_hindrance() -> None:
 def test_a_file_is_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """$JOURNAL_STREAM that was inherited from a service's shell makes no priorities before the lines of a file."""
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
-    script = "from cryptofs.logs import Standard; Standard().write(4, ['line'])"
+    script = "from cryptofs.daemon.logs import Standard; Standard().write(4, ['line'])"
     log = tmp_path / "log"
     with log.open("wb") as output:
         subprocess.run([sys.executable, "-c", script], stderr=output, check=True, timeout=20)

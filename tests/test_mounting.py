@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import Daemon
 
+from cryptofs.daemon.mounting import MountError, MountOptions, check_options
 from cryptofs.mountinfo import mounts_on
-from cryptofs.mounting import MountError, MountOptions, check_options
 
 pytestmark = pytest.mark.mount
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: needs root")

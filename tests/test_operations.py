@@ -211,7 +211,7 @@ def test_a_read_buffer_too_small_loses_nothing(rig: Rig) -> None:
 
 def test_a_full_queue_says_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """EAGAIN at once, blocking or not: a write that waits would hold up everybody's writes on the shared inode."""
-    monkeypatch.setattr("cryptofs.exchange.state.QUEUE_REQUESTS", 2)
+    monkeypatch.setattr("cryptofs.contexts.exchange.QUEUE_REQUESTS", 2)
     digest = build(Record(Operation.DIGEST, id=5, payload=b"abc"))
 
     async def main() -> None:

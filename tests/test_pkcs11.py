@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cryptofs.algorithms import Type
-from cryptofs.assembly import Assembly
+from cryptofs.daemon.assembly import Assembly
 from cryptofs.engines.base import Transform
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.errors import (
@@ -709,7 +709,7 @@ from pathlib import Path
 from cryptofs.algorithms import Type
 from cryptofs.errors import KeyUnavailable
 from cryptofs.keys import FileKey, TokenKey
-import cryptofs.daemon
+import cryptofs.daemon.serve
 source = TokenKey(Path({str(MODULE)!r}), "cryptofs", "aes-32", FileKey(Path({str(place / "pin")!r})))
 try:
     source.open((), Type.AEAD, "gcm(aes)", None)

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from cryptofs import policy as policy_module
 from cryptofs.algorithms import Type
 from cryptofs.algorithms.weak import is_weak, standard_names
 from cryptofs.contexts import ContextTable, Workers
-from cryptofs.contexts.workers import Turns
+from cryptofs.contexts.scheduler import Turns
 from cryptofs.engines import open_engines
 from cryptofs.errors import NotPermitted, OverQuota
-from cryptofs.policy import Account, Policy, Rule, supplementary_groups
+from cryptofs.policy import Account, Policy, Rule
+from cryptofs.policy import ledger as policy_module
+from cryptofs.policy.rules import supplementary_groups
 from cryptofs.records import Attr, Operation, Record, build, parse_requests, parse_responses
 
 OPENSSL = open_engines(("openssl",))

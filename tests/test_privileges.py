@@ -18,7 +18,7 @@ from conftest import Daemon
 
 from cryptofs.cli.mount import who_serves
 from cryptofs.client import Context
-from cryptofs.privileges import (
+from cryptofs.daemon.privileges import (
     Account,
     PrivilegeError,
     find_account,
@@ -205,7 +205,8 @@ def test_only_root_can_serve_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -
 def test_a_failing_start_leaves_nothing(reachable: Path) -> None:
     """The engines cannot be opened after the children were made: all of them end, nothing is mounted."""
     script = (
-        "import cryptofs.daemon as d, sys; from pathlib import Path; from cryptofs.privileges import find_account\n"
+        "import cryptofs.daemon.serve as d, sys; from pathlib import Path\n"
+        "from cryptofs.daemon.privileges import find_account\n"
         "def broken(*a): raise d.MountError('the assembly broke')\n"
         "d.Assembly = broken\n"
         "d.serve(d.Settings(Path(sys.argv[1]), ('openssl',), account=find_account('nobody')), lambda: None)"
@@ -223,7 +224,7 @@ def test_dropping_is_for_good() -> None:
     """In a process of its own: no way back to root, no file of root's, no mount, and it cannot be dropped further."""
     script = """
 import os, subprocess, sys
-from cryptofs.privileges import *
+from cryptofs.daemon.privileges import *
 drop_privileges(find_account("nobody"))
 tried = {
     "setuid": lambda: os.setuid(0), "setgroups": lambda: os.setgroups([0]),

@@ -10,9 +10,9 @@ from conftest import Daemon
 from stream_devices import declare, serving
 
 from cryptofs.client import Context
+from cryptofs.contexts import lanes
 from cryptofs.engines import ENGINES
 from cryptofs.engines.base import OPERANDS, OPERATIONS
-from cryptofs.exchange import lanes
 from cryptofs.nodes.devices import _STREAMS
 from cryptofs.records import ATTRIBUTES, CONTROL_OPERATIONS, Attr, Kind, Operation, Record, Value
 

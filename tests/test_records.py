@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptofs import contexts, exchange, nodes, policy
+from cryptofs import contexts, devices, nodes, policy
+from cryptofs.contexts import exchange
 from cryptofs.engines.codecs import messages, zstd
 from cryptofs.errors import CryptofsError, InvalidValue, MalformedRecord, TooLarge
 from cryptofs.records import (
@@ -580,7 +581,7 @@ def test_document_operations() -> None:
 
 def test_document_limits() -> None:
     """Every published limit has the value that the code has."""
-    modules = (layout, call, exchange, policy, contexts, nodes, zstd, messages)
+    modules = (layout, call, exchange, policy, contexts, devices, nodes, zstd, messages)
     seen = set()
     for names, numbers, *_ in table_of("Limits", "name"):
         for name, number in zip(names.split(", "), re.findall(r"\d[\d,]*\d|\d+", numbers), strict=True):

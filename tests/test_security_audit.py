@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from security_mount import NO, fresh, refuses
 
-from cryptofs.audit import audit
+from cryptofs.policy.audit import audit
 from cryptofs.records import Attr, Operation, Record, Value, build, parse_responses
 
 daemon = security_mount.daemon

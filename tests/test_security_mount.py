@@ -17,7 +17,7 @@ from device_mount import MEMBER, STRANGER, as_user, needs_root
 from test_privileges import reachable  # noqa: F401  (a fixture)
 
 from cryptofs.client import MountNotFound, mounts
-from cryptofs.privileges import Account, mount_fuse, mounts_at, take_away
+from cryptofs.daemon.privileges import Account, mount_fuse, mounts_at, take_away
 
 # The mount point
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cryptofs import service
 from cryptofs.client import Context
-from cryptofs.privileges import mounts_at, take_away
+from cryptofs.daemon import service
+from cryptofs.daemon.privileges import mounts_at, take_away
 
 pytestmark = pytest.mark.mount
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: needs root")
@@ -526,7 +526,7 @@ def test_descriptors_are_taken_once() -> None:
     script = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
-from cryptofs.service import stored_descriptors
+from cryptofs.daemon.service import stored_descriptors
 found = stored_descriptors()
 assert found == stored_descriptors()
 print(sorted(found), [os.get_inheritable(fd) for fd in found.values()], any(n.startswith("LISTEN") for n in os.environ))

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type, look_up
 from cryptofs.contexts import Context, ContextTable
+from cryptofs.contexts import exchange as state
 from cryptofs.engines import open_engines
-from cryptofs.exchange import state
 from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record, build, parse_requests
 
 NAMES = [

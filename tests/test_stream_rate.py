@@ -11,13 +11,13 @@ from conftest import Daemon
 from cryptography.hazmat.primitives import hashes, hmac
 from stream_devices import context_of, declare, device_of, newest, open_stream, read_all, serving
 
-from cryptofs import policy
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
 from cryptofs.contexts import ContextTable
 from cryptofs.engines import open_engines
 from cryptofs.errors import OverQuota
 from cryptofs.policy import Policy, Rule
+from cryptofs.policy import ledger as policy
 from cryptofs.records import Attr, Operation, Record
 
 RATE = 5

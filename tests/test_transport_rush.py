@@ -175,7 +175,7 @@ def test_what_waits_for_a_worker_does_not_hold_a_buffer(rig: Rig, monkeypatch: p
 
 
 _BURST = """
-from cryptofs.daemon import return_freed_memory
+from cryptofs.daemon.serve import return_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from ..declared import check_devices
+from ..daemon.declared import check_devices
+from ..daemon.privileges import SERVICE_USER, PrivilegeError, find_account
 from ..errors import printable
-from ..privileges import SERVICE_USER, PrivilegeError, find_account
 
 DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 

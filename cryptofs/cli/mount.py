@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from ..daemon import Settings, serve
-from ..detaching import detach
+from ..daemon.detaching import detach
+from ..daemon.logs import discards_messages
+from ..daemon.mounting import MountError, check_options, prepare_mountpoint, unmount
+from ..daemon.privileges import SERVICE_USER, Account, PrivilegeError, find_account
+from ..daemon.serve import Settings, serve
 from ..engines import ENGINES, check_engines
 from ..errors import WrongUsage, printable
-from ..logs import discards_messages
-from ..mounting import MountError, check_options, prepare_mountpoint, unmount
-from ..privileges import SERVICE_USER, Account, PrivilegeError, find_account
 
 DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 

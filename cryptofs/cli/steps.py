@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import CryptofsError, printable
-from ..keyfiles import open_key_file, why_not, why_unopened
-from ..privileges import (
+from ..daemon.privileges import (
     SERVICE_USER,
     Account,
     find_account,
@@ -21,7 +19,7 @@ from ..privileges import (
     protect_mountpoint,
     take_away,
 )
-from ..service import (
+from ..daemon.service import (
     CONTROL,
     FUSE,
     KEY_PREFIX,
@@ -33,6 +31,8 @@ from ..service import (
     listen,
     store,
 )
+from ..errors import CryptofsError, printable
+from ..keyfiles import open_key_file, why_not, why_unopened
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..audit import audit_refusal
+from ..devices import Device
 from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, InvalidValue, NotConfigured, NotPermitted, OverQuota
-from ..exchange import CALLED, MORE, Call, Exchange, Job, cost_of, lane_number
 from ..policy import EVERYTHING, Account
+from ..policy.audit import audit_refusal
 from ..records import (
     Buffer,
     Flag,
@@ -22,11 +22,12 @@ from ..records import (
 )
 from . import work
 from .control import CONTROLS, concerned
-from .device import Device
-from .short import ShortWay, activity
+from .exchange import MORE, Exchange
+from .fast import ShortWay, activity
+from .lanes import CALLED, Call, Job, cost_of, lane_number
+from .scheduler import ALONE_NS, LONG_NS, Workers
 from .status import Rows, exchange_rows, transform_rows
 from .stream import Stream
-from .workers import ALONE_NS, LONG_NS, Workers
 
 _RESPONSE = int(Flag.RESPONSE)
 _FIRST_DATA_OPERATION = int(Operation.ENCRYPT)
@@ -94,7 +95,6 @@ class Context:
         self._workers = workers
         self._running = 0
         self.short = ShortWay(self.exchange, self._watchers, self.changed, self._answer_declined)
-        """The short way of small requests."""
         self._waiting: deque[work.Task] | None = None
 
     # Requests

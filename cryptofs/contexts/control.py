@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..algorithms import Description, Type, check_name, parse_type
-from ..audit import audit
 from ..engines.base import OPERATIONS, Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
-from ..exchange import QUEUE_BYTES, QUEUE_REQUESTS
+from ..policy.audit import audit
 from ..records import ATTRIBUTES, OPERATION_WORDS, Attr, Operation, Record, Value
+from .exchange import QUEUE_BYTES, QUEUE_REQUESTS
 
 if TYPE_CHECKING:
     from .context import Context

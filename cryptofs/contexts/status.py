@@ -2,7 +2,7 @@
 
 from ..algorithms import Type
 from ..engines.base import Transform
-from ..exchange import Exchange
+from .exchange import Exchange
 
 Rows = list[tuple[str, object]]
 

@@ -17,8 +17,8 @@ from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Account
 from ..records import Buffer, Operation, detached
+from .scheduler import ALONE_NS
 from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, count_request, engine_fault
-from .workers import ALONE_NS
 
 STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""

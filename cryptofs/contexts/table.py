@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-from ..audit import audit
+from ..devices import Device, DeviceTransform, StreamTransform
 from ..engines.base import Engine
 from ..errors import OverQuota
 from ..policy import Accounts, Policy
+from ..policy.audit import audit
 from .context import Context
-from .device import Device, DeviceTransform
-from .sealed import StreamTransform
-from .workers import Workers
+from .scheduler import Workers
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform, overfull
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue, OverQuota, TooLarge
-from ..exchange import MORE, Exchange, Job, Lane
 from ..records import (
     ATTRIBUTES,
     HEADER_SIZE,
@@ -23,6 +22,8 @@ from ..records import (
     pack_header,
 )
 from .buffers import BufferPool
+from .exchange import MORE, Exchange
+from .lanes import Job, Lane
 
 log = logging.getLogger("cryptofs")
 

@@ -1,8 +1,8 @@
 """Who comes in: names that are looked up and files that are opened, by their caller."""
 
-from ..audit import audit_refusal
 from ..errors import NoSuchTarget, NotADirectory, NotPermitted, OverQuota
 from ..nodes import Caller, Directory, File, Handle, Tree
+from ..policy.audit import audit_refusal
 from .attributes import Attributes, attributes
 
 _NOBODY = 0xFFFF_FFFF

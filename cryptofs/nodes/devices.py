@@ -4,7 +4,8 @@ import os
 import stat
 from dataclasses import dataclass
 
-from ..contexts import ContextTable, Device
+from ..contexts import ContextTable
+from ..devices import Device
 from ..engines.base import OPERATIONS
 from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
 from ..records import OPERATION_WORDS, Operation

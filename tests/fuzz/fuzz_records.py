@@ -22,9 +22,9 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-with atheris.instrument_imports(include=["cryptofs.records", "cryptofs.exchange", "cryptofs.contexts"]):
+with atheris.instrument_imports(include=["cryptofs.records", "cryptofs.devices", "cryptofs.contexts"]):
     import cryptofs.contexts
-    import cryptofs.exchange
+    import cryptofs.contexts.exchange
     import cryptofs.records
 
 import errno
@@ -33,8 +33,9 @@ import logging
 from fake_engine import CANARY, FakeEngine
 from stress.oracle import acceptable, check_line, check_parser, walk
 
+from cryptofs.contexts.exchange import Exchange
+from cryptofs.contexts.lanes import Call
 from cryptofs.errors import CryptofsError
-from cryptofs.exchange import Call, Exchange
 from cryptofs.records import (
     HEADER_SIZE,
     RECORD_MAX,

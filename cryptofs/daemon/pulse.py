@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import CryptofsError, EngineFault, Gone
-from .mountinfo import mounts, mounts_on
-from .records import RECORD_MAX, Attr, Operation, Record, Value, build, parse_responses
+from ..errors import CryptofsError, EngineFault, Gone
+from ..mountinfo import mounts, mounts_on
+from ..records import RECORD_MAX, Attr, Operation, Record, Value, build, parse_responses
 
 _ASK_VERSION, _ASK_CRYPTO = b"v", b"c"
 _ANSWERED, _LOST, _WRONG = b"o", b"l", b"w"

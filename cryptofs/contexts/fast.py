@@ -8,7 +8,6 @@ which answers the same or finds out what is wrong; a test compares the two.
 from collections.abc import Callable
 
 from ..engines.base import OUT_SLACK, Transform
-from ..exchange import Exchange
 from ..records import (
     ATTRIBUTE_HEADER_SIZE,
     HEADER_SIZE,
@@ -22,6 +21,7 @@ from ..records import (
     pack_header,
     unpack_header,
 )
+from .exchange import Exchange
 from .work import buffers
 
 SHORT_MAX = 32_768

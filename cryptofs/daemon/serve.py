@@ -16,12 +16,12 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from ..errors import CryptofsError
+from ..fuse import Operations, OwnMount, Transport
+from ..mountinfo import mounts_on
 from .assembly import Assembly
-from .errors import CryptofsError
-from .fuse import Operations, OwnMount, Transport
 from .hardening import harden
 from .logs import LogFile, Logs, Standard, Syslog
-from .mountinfo import mounts_on
 from .mounting import NO_OPTIONS, MountError, MountOptions, prepare_mountpoint, sweep
 from .privileges import Account, drop_privileges, mount_fuse, protect_mountpoint, take_away
 from .pulse import Keeper, LostMount, Pulse

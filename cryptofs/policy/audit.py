@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from .errors import CryptofsError
+from ..errors import CryptofsError
 
 log = logging.getLogger("cryptofs.audit")
 log.setLevel(logging.CRITICAL)

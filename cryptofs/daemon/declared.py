@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .algorithms import Type
-from .config import Config, ConfigError, DeviceModel, load, locate
-from .contexts import Device, DeviceSettings, device_operations
-from .engines import ENGINES, open_engines
-from .engines.base import Engine, resolve
-from .errors import CryptofsError, KeyUnavailable, NotOffered
-from .keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySource, TokenKey
+from ..algorithms import Type
+from ..config import Config, ConfigError, DeviceModel, load, locate
+from ..devices import Device, DeviceSettings, device_operations
+from ..engines import ENGINES, open_engines
+from ..engines.base import Engine, resolve
+from ..errors import CryptofsError, KeyUnavailable, NotOffered
+from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySource, TokenKey
 from .service import KEY_PREFIX, PIN_PREFIX, Handed
 
 

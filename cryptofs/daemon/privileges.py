@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import SystemFault, WrongUsage, printable
-from .mountinfo import FILE_SYSTEM, mounts_on
+from ..errors import SystemFault, WrongUsage, printable
+from ..mountinfo import FILE_SYSTEM, mounts_on
 
 SERVICE_USER = "cryptofs"
 """The user that the daemon becomes if root names none."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import SystemFault, printable
+from ..errors import SystemFault, printable
 
 FUSE = "fuse"
 """The name of the descriptor that serves the mount."""

@@ -18,7 +18,8 @@ from ..algorithms import Type
 from ..engines.base import OUT_SLACK, Message
 from ..errors import BadTag, InvalidValue
 from ..records import Buffer, Operation
-from .device import DeviceTransform
+from .padding import Padding, Unpadding
+from .transform import DeviceTransform
 
 MAGIC = b"cryptofs file 1\n"
 ID_SIZE = 16
@@ -158,69 +159,3 @@ class OpenMessage(_Segments):
             return super()._run(piece, last, out)
         except (BadTag, InvalidValue):
             raise BadTag(f"segment {index}: changed, cut, out of its place, or another key's") from None
-
-
-class Padding(Message):
-    """Adds the padding of PKCS #7 at the end."""
-
-    def __init__(self, inner: Message, block_size: int) -> None:
-        self._inner = inner
-        self._block_size = block_size
-        self._total = 0
-
-    def room(self, size: int, last: bool) -> int:
-        return self._inner.room(size + self._block_size, last)
-
-    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
-        self._total += len(data)
-        if not last:
-            return self._inner.update(data, False, out)
-        count = self._block_size - self._total % self._block_size
-        return self._inner.update(b"".join((data, bytes([count]) * count)), True, out)
-
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class Unpadding(Message):
-    """Removes the padding. It withholds each block until another one or the end follows, because the last one has the
-    padding."""
-
-    def __init__(self, inner: Message, block_size: int) -> None:
-        self._inner = inner
-        self._block_size = block_size
-        self._held = b""
-
-    def room(self, size: int, last: bool) -> int:
-        return self._block_size + self._inner.room(size, last)
-
-    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
-        room = memoryview(bytearray(self._inner.room(len(data), last) + OUT_SLACK))
-        written = self._inner.update(data, last, room)
-        clear = self._held + room[:written]
-        if last:
-            clear = self._unpad(clear)
-            self._held = b""
-        else:
-            keep = min(len(clear), self._block_size)
-            self._held = clear[len(clear) - keep :]
-            clear = clear[: len(clear) - keep]
-        out[: len(clear)] = clear
-        return len(clear)
-
-    def _unpad(self, clear: bytes) -> bytes:
-        count = clear[-1] if clear else 0
-        if not 1 <= count <= self._block_size or clear[-count:] != bytes([count]) * count:
-            raise InvalidValue("padding: not what encryption leaves; cut, changed, or another key's")
-        return clear[:-count]
-
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
-
-    def close(self) -> None:
-        self._inner.close()

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SystemFault, printable
-from .mountinfo import Mount, location, mounts_on
+from ..errors import SystemFault, printable
+from ..mountinfo import Mount, location, mounts_on
 from .privileges import MOUNT_FLAGS, umount
 
 log = logging.getLogger("cryptofs")

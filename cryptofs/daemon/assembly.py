@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .audit import tell_held_back
-from .contexts import ContextTable, Device, Workers, same_key
-from .engines import ENGINES, open_engines
-from .errors import KeyUnavailable
-from .keys import FileKey, KeyForbidden
-from .nodes import Tree
+from ..contexts import ContextTable, Workers
+from ..devices import Device, same_key
+from ..engines import ENGINES, open_engines
+from ..errors import KeyUnavailable
+from ..keys import FileKey, KeyForbidden
+from ..nodes import Tree
+from ..policy.audit import tell_held_back
 from .service import Handed
 
 if TYPE_CHECKING:
-    from .config import Config, DeviceModel, DeviceName
+    from ..config import Config, DeviceModel, DeviceName
 
 log = logging.getLogger("cryptofs")
 
@@ -76,7 +77,7 @@ class Assembly:
         if self._path is None or (self._may_lack and not self._path.exists()):
             return None
         # only those who use it pay for what checks it
-        from .config import load
+        from ..config import load
 
         return load(self._path)
 

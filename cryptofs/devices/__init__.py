@@ -1,0 +1,17 @@
+"""Devices: their settings and keys (`device`), a context's view of one (`transform`), and their files (`streams`)."""
+
+from .comparing import same_key
+from .device import Device, DeviceSettings, device_operations
+from .nonces import MESSAGES_MAX
+from .streams import StreamTransform
+from .transform import DeviceTransform
+
+__all__ = [
+    "MESSAGES_MAX",
+    "Device",
+    "DeviceSettings",
+    "DeviceTransform",
+    "StreamTransform",
+    "device_operations",
+    "same_key",
+]

@@ -1,0 +1,159 @@
+"""Devices: transforms with a key that programs use but cannot read, shared by all contexts that they open."""
+
+from dataclasses import dataclass
+
+from ..algorithms import Type
+from ..engines.base import OPERATIONS, Transform
+from ..errors import InvalidValue, NotPermitted, OverQuota
+from ..records import Operation
+from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
+
+_CIPHERS = (Type.SKCIPHER, Type.AEAD)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """A device as it is declared. operations: those that are allowed; caller_nonce: whether a program may give its own
+    nonce; uid, gid, mode: who may open its files."""
+
+    name: str
+    type: Type
+    algorithm: str
+    operations: frozenset[Operation]
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o600
+    caller_nonce: bool = False
+    authsize: int | None = None
+    key: str = ""
+    """Where the key comes from, in words."""
+
+
+def device_operations(type_: Type) -> frozenset[Operation]:
+    """What devices of a type can do: all but making a key, for they have one."""
+    return OPERATIONS[type_] - {Operation.GENERATE_KEY}
+
+
+class Device:
+    """One device: its settings and its keyed transform, which is closed when the device is retired and unused."""
+
+    def __init__(self, settings: DeviceSettings, transform: Transform) -> None:
+        """Errors: InvalidValue for operations that the type does not have, and for nonces that cannot be made."""
+        allowable = device_operations(settings.type)
+        if settings.operations - allowable or not settings.operations:
+            known = ", ".join(sorted(each.word for each in allowable))
+            raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")
+        self.settings = settings
+        self.transform = transform
+        description = transform.description
+        takes_nonce = bool(description.iv_size)
+        try:
+            self.nonces = Nonces(description) if takes_nonce else None
+        except InvalidValue:
+            if not settings.caller_nonce:
+                raise
+            self.nonces = None
+        if settings.type in _CIPHERS and settings.operations != allowable:
+            self._check_one_way(takes_nonce)
+        self.lags = self._is_blind and description.chains
+        """Whether a block of output is withheld until the next one is fixed."""
+        self.messages = 0
+        """Messages encrypted with nonces of the daemon's."""
+        self._users = 0
+        self._retired = False
+
+    def _check_one_way(self, takes_nonce: bool) -> None:
+        """Errors: InvalidValue if the one allowed operation could do the other one's work."""
+        name, type_ = self.transform.description.name, self.settings.type
+        if self.transform.description.block_size != 1:
+            return
+        if Operation.ENCRYPT in self.settings.operations and (self.settings.caller_nonce or not takes_nonce):
+            raise InvalidValue(
+                f"{name} with nonces of the caller's undoes its own encryption under the same nonce: "
+                "such a device allows both operations"
+            )
+        # the nonce of what is decrypted is the caller's always; an AEAD wants a tag with it
+        if Operation.DECRYPT in self.settings.operations and type_ is Type.SKCIPHER:
+            raise InvalidValue(
+                f"{name} encrypts what it is given to decrypt: such a device allows both operations, or only encrypt"
+            )
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether programs can only encrypt by it, under nonces that they do not know beforehand.
+
+        Only then the order of output and next input matters: without it, the caller chooses the input of the block
+        cipher in full anyway.
+        """
+        settings = self.settings
+        return (
+            settings.type is Type.SKCIPHER
+            and settings.operations == {Operation.ENCRYPT}
+            and self.nonces is not None
+            and not settings.caller_nonce
+        )
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether it has stream files: their segments have any length, and nonces of the daemon's."""
+        description = self.transform.description
+        if description.type is Type.AEAD and description.block_size > 1:
+            return False
+        return self.nonces is not None or not description.iv_size
+
+    def allow(self, operation: Operation) -> None:
+        """Errors: NotPermitted."""
+        if operation not in self.settings.operations:
+            raise NotPermitted(f"device {self.settings.name}: {operation.word} is not allowed")
+
+    def make_nonce(self) -> bytes:
+        """A nonce for one message. Errors: OverQuota when the key has served as many as it safely can."""
+        assert self.nonces is not None
+        if self.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
+            raise OverQuota(
+                f"device {self.settings.name}: {self.messages} messages under one key: at most {MESSAGES_MAX}"
+            )
+        self.messages += 1
+        return self.nonces.make()
+
+    def attach(self) -> None:
+        """One context more uses it."""
+        self._users += 1
+
+    def detach(self) -> None:
+        """One context less."""
+        self._users -= 1
+        self._close_unused()
+
+    def retire(self) -> None:
+        """The declaration has gone or changed: the device is not opened again, its last context releases the key."""
+        self._retired = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._retired and not self._users:
+            self.transform.close()
+
+    def status(self) -> str:
+        """`tag: value` lines; never a key."""
+        description = self.transform.description
+        rows: list[tuple[str, object]] = [
+            ("device", self.settings.name),
+            ("type", description.type.value),
+            ("name", description.name),
+            ("engine", description.engine),
+            ("driver", description.driver),
+            ("operations", " ".join(sorted(each.word for each in self.settings.operations))),
+            ("key", "(hidden)"),
+        ]
+        if description.type is Type.AEAD:
+            rows.append(("authsize", self.transform.authsize))
+        if description.iv_size:
+            made = self.nonces.size if self.nonces is not None else 0
+            rows.append(("nonce-size", made))
+            rows.append(
+                ("nonce", "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller")
+            )
+            rows.append(("messages", self.messages))
+        rows.append(("contexts", self._users))
+        return "".join(f"{tag}: {value}\n" for tag, value in rows)
