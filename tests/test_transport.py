@@ -114,7 +114,7 @@ async def long_request(rig: Rig, handle: int, identity: int) -> None:
 def test_a_read_waits_and_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a worker computes, a read has no answer; then it has the right one."""
     monkeypatch.setattr("cryptofs.contexts.context._INLINE_NS", 0)
-    monkeypatch.setattr("cryptofs.contexts.workers.ALONE_NS", 0)
+    monkeypatch.setattr("cryptofs.contexts.scheduler.ALONE_NS", 0)
     monkeypatch.setattr("cryptofs.contexts.context.ALONE_NS", 0)
 
     async def main() -> None:

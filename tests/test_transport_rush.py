@@ -42,7 +42,7 @@ def by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers compute everything, at once or never."""
     for name in ("context._INLINE_NS", "context.ALONE_NS", "context.LONG_NS", "stream.ALONE_NS"):
         monkeypatch.setattr(f"cryptofs.contexts.{name}", 0)
-    monkeypatch.setattr("cryptofs.contexts.short.SHORT_MAX", 0)
+    monkeypatch.setattr("cryptofs.contexts.fast.SHORT_MAX", 0)
 
 
 def test_many_long_writes_leave_a_small_request_its_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

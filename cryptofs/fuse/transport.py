@@ -16,9 +16,8 @@ at once. So a wait needs no bound.
 **Buffers.** A request is read into a buffer of `Buffers`, and its data is used where it lies. A buffer is read into
 again once no view of it is left; until then (a worker computes from it) another one takes its place.
 
-**Sleeping.** A program that has its answer sends its next request within microseconds, and a sleep costs tens of them.
-So the loop looks again for WINDOW seconds after each request before it sleeps in trio. It does not where something can
-only come through trio: an answer of pyfuse3's, a worker's result.
+**Sleeping.** The loop looks again for a short while after each request before it sleeps in trio (`window`). It does not
+where something can only come through trio: an answer of pyfuse3's, a worker's result.
 """
 
 import errno
@@ -57,11 +56,10 @@ from .protocol import (
     Opcode,
 )
 from .waits import Wait, WaitingCall, WaitingRead, WaitingWrite
+from .window import WINDOW, Window
 
 log = logging.getLogger("cryptofs")
 
-WINDOW = 50e-6
-"""Seconds after a request in which the loop looks for the next one without sleeping."""
 _TURN = 1e-3
 """Seconds for which requests are answered before trio's other tasks have their turn."""
 _RETRIES, _RETRIED = 16, 2e-4
@@ -140,9 +138,9 @@ class Transport:
     async def _loop(self) -> None:
         device, table = self._device.descriptor, self._table
         buffers, workers = self._buffers, self._workers
-        readv, clock, give_way, unpack = os.readv, time.perf_counter, os.sched_yield, HEADER.unpack_from
-        vector = [buffers.current]
-        until, turn_ends = 0.0, 0.0
+        readv, clock, unpack = os.readv, time.perf_counter, HEADER.unpack_from
+        vector, window = [buffers.current], Window(device)
+        turn_ends = 0.0
         while True:
             try:
                 size = readv(device, vector)
@@ -150,14 +148,11 @@ class Transport:
                 if self._again:
                     self._try_again()
                     await trio.lowlevel.checkpoint()
-                elif clock() >= until or self._relayed or workers.pending:
+                elif self._relayed or workers.pending or not window.look_again():
                     self._asleep = True
                     await trio.lowlevel.wait_readable(device)
                     self._asleep = False
                     turn_ends = clock() + _TURN
-                else:
-                    # a client on this very processor has to run before it can ask again
-                    give_way()
                 continue
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
@@ -181,7 +176,7 @@ class Transport:
             if self._again:
                 self._try_again()
             now = clock()
-            until = now + WINDOW
+            window.until = now + WINDOW
             if now >= turn_ends:
                 await trio.lowlevel.checkpoint()
                 turn_ends = clock() + _TURN

@@ -1,0 +1,64 @@
+"""When the loop looks for the next request without sleeping in trio.
+
+A program that has its answer sends its next request within microseconds, and a pass of trio's scheduler costs tens of
+them. So for WINDOW seconds after each request the loop only gives way to whoever else wants its processor, and looks
+again: a client on this very processor has to run before it can ask.
+
+On a busy machine that goes wrong. Giving way then hands the processor to a program that computes, for the milliseconds
+of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of such a program. So
+where giving way is costly again and again the loop waits in poll() for a while instead: that is dearer than the window
+on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no such program, although
+each of the two meets one now and then.
+"""
+
+import os
+import select
+import time
+
+WINDOW = 50e-6
+"""Seconds after a request in which the loop looks for the next one without sleeping."""
+_COSTLY = 2 * WINDOW
+"""Seconds for which another program has the processor, when the loop gives way, on a busy machine."""
+_MANY, _CHEAP = 4.0, 1 / 32
+"""Costly turns that close the window, and what each cheap one takes off their count."""
+_PAUSE, _LONGEST_PAUSE = 1.0, 16.0
+"""Seconds without the window: the first time, and at most; each try that goes wrong doubles them."""
+_NAP = 1
+"""Milliseconds that the loop waits in poll(): trio's other tasks wait as long."""
+
+
+class Window:
+    """One loop's window."""
+
+    __slots__ = ("_costly", "_ends", "_pause", "_poll", "until")
+
+    def __init__(self, descriptor: int) -> None:
+        self.until = 0.0
+        """When it ends, by `time.perf_counter`; the loop sets it after each request."""
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        self._poll = poller.poll
+        self._costly = 0.0
+        self._pause = _PAUSE
+        self._ends = 0.0
+
+    def look_again(self) -> bool:
+        """Wait a little for the next request. Returns false where the loop should sleep in trio."""
+        now = time.perf_counter()
+        if now < self._ends:
+            return bool(self._poll(_NAP))
+        if now >= self.until:
+            return False
+        os.sched_yield()
+        ended = time.perf_counter()
+        if ended - now < _COSTLY:
+            if self._costly:
+                self._costly = max(0.0, self._costly - _CHEAP)
+            return True
+        self._costly += 1
+        if self._costly >= _MANY:
+            self._costly = 0.0
+            # one that was over long ago says nothing about now
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE) if now - self._ends < self._pause else _PAUSE
+            self._ends = ended + self._pause
+        return True

@@ -1,0 +1,94 @@
+"""When the transport's loop looks again without sleeping in trio."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cryptofs.fuse import window as module
+from cryptofs.fuse.window import WINDOW, Window
+
+
+class Clock:
+    """A clock that only giving way moves on, by `cost` seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.cost = 1e-6
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(module.os, "sched_yield", self._give_way)
+
+    def _give_way(self) -> None:
+        self.now += self.cost
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def turns(window: Window, clock: Clock, most: int = 1000) -> int:
+    """How often the loop looks again after one request."""
+    window.until = clock.now + WINDOW
+    for turn in range(most):
+        if not window.look_again():
+            return turn
+    return most
+
+
+def test_an_idle_machine(pipe: tuple[int, int], clock: Clock) -> None:
+    """The loop looks again until the window ends, after each request, however many there were."""
+    window = Window(pipe[0])
+    for _ in range(100):
+        assert 45 <= turns(window, clock) <= 51
+    assert not window.look_again()
+
+
+def test_a_busy_machine(pipe: tuple[int, int], clock: Clock) -> None:
+    """Where another program takes its whole turn, the loop stops to give way, and waits in poll() for requests."""
+    window = Window(pipe[0])
+    clock.cost = 3e-3
+    assert sum(turns(window, clock) for _ in range(100)) == 4
+    before = time.monotonic()
+    os.write(pipe[1], b"x")
+    assert window.look_again()
+    os.read(pipe[0], 1)
+    assert not window.look_again()
+    assert time.monotonic() - before < 1
+    # after the pause the window is tried again, for longer each time, and used again when it is cheap
+    assert pauses(window, clock, 5) == pytest.approx([2, 4, 8, 16, 16], rel=0.1)
+    clock.now += 20
+    clock.cost = 1e-6
+    assert turns(window, clock) >= 45
+    clock.cost = 3e-3
+    clock.now += 100
+    assert pauses(window, clock, 1) == pytest.approx([1], rel=0.1)
+
+
+def pauses(window: Window, clock: Clock, count: int) -> list[float]:
+    """How long the window stays closed, the next `count` times, in seconds."""
+    found = []
+    for _ in range(count):
+        clock.now = max(clock.now, window._ends)
+        while clock.now >= window._ends:
+            turns(window, clock)
+        found.append(window._ends - clock.now)
+    return found
+
+
+def test_a_client_on_the_same_processor(pipe: tuple[int, int], clock: Clock) -> None:
+    """A costly turn now and then closes nothing."""
+    window = Window(pipe[0])
+    for turn in range(500):
+        clock.cost = 3e-3 if turn % 50 == 0 else 1e-6
+        window.until = clock.now + WINDOW
+        assert window.look_again()
