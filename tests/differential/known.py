@@ -1,4 +1,4 @@
-"""The differences between the engines that cannot be helped, each with its reason; docs/engines.md lists them."""
+"""The differences between the engines that remain, each with its reason; docs/engines.md lists them."""
 
 import errno
 from collections.abc import Callable
@@ -63,9 +63,9 @@ KNOWN = (
     Known(
         "xts(aes)",
         "a key whose halves are equal",
-        "taken",
+        "accepted",
         "EINVAL",
-        "The kernel refuses such keys in FIPS mode only, OpenSSL always. They make XTS weak: nobody should have one.",
+        "The kernel refuses such keys in FIPS mode only, OpenSSL always. They make XTS weak: do not use one.",
         _equal_halves,
     ),
     Known(
@@ -73,7 +73,7 @@ KNOWN = (
         "more than the kernel's socket buffers hold",
         "EMSGSIZE",
         "done",
-        "AF_ALG wants the message in a socket's buffer at once: net.core.wmem_max, rmem_max and optmem_max bound it.",
+        "AF_ALG needs the whole message in a socket's buffer: net.core.wmem_max, rmem_max and optmem_max bound it.",
         _small_optmem,
     ),
     Known(
@@ -81,7 +81,7 @@ KNOWN = (
         "clone",
         "done",
         "EOPNOTSUPP",
-        "OpenSSL copies no state of it, and one written here would not be safe against timing. In Linux 6.1 only.",
+        "OpenSSL cannot copy its state, and our own code would leak through timing. The kernel has it in Linux 6.1 only.",
         _poly1305_clone,
     ),
     Known(
@@ -89,7 +89,7 @@ KNOWN = (
         "every message",
         "the kernel's random bytes",
         "other random bytes",
-        "Random bytes are never the same; their number is. A seed goes to the kernel's generator, OpenSSL ignores it.",
+        "Random bytes always differ; their number is the same. A seed goes to the kernel's generator; OpenSSL ignores it.",
         _random,
     ),
 )
