@@ -29,11 +29,11 @@ def render() -> str:
     counts = {label: len(names) for label, names in columns.items()}
     anywhere = len(set.union(*columns.values()))
     lines = [
-        f"Of {len(CATALOGUE)} names in the catalogue: OpenSSL serves {counts['openssl']} (all that there is without "
-        f"AF_ALG), Linux {surveys['6.1'].kernel} {counts['6.1']}, Linux {surveys['7.2'].kernel} {counts['7.2']}; "
-        f"with both engines {len(columns['6.1'] | columns['openssl'])} and "
-        f"{len(columns['7.2'] | columns['openssl'])}; all together {anywhere}. `scripts/names` makes this section, "
-        "and a test compares it with the engines and the kernel that runs.",
+        f"The catalogue has {len(CATALOGUE)} names. OpenSSL serves {counts['openssl']}, Linux {surveys['6.1'].kernel} "
+        f"{counts['6.1']}, and Linux {surveys['7.2'].kernel} {counts['7.2']}. Both engines together serve "
+        f"{len(columns['6.1'] | columns['openssl'])} on the former and {len(columns['7.2'] | columns['openssl'])} on "
+        f"the latter; {anywhere} names are served somewhere. `scripts/names` makes this section, and a test compares "
+        "it with the engines and the running kernel.",
         "",
         "| type | name | openssl | 6.1 | 7.2 | why not |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -44,7 +44,7 @@ def render() -> str:
         lines.append(f"| {type_} | {name} | {marks} | {_why(type_name, name, columns)} |")
     lines += [
         "",
-        "Beyond the catalogue, by AF_ALG alone, as tried (a kernel builds more: any template over any cipher):",
+        "AF_ALG alone serves names beyond the catalogue. These were tried; a kernel builds any template over any cipher:",
         "",
         "| names | 6.1 | 7.2 | why not in the catalogue |",
         "| --- | --- | --- | --- |",
