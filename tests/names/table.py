@@ -44,7 +44,7 @@ def render() -> str:
         lines.append(f"| {type_} | {name} | {marks} | {_why(type_name, name, columns)} |")
     lines += [
         "",
-        "AF_ALG alone serves names beyond the catalogue. These were tried; a kernel builds any template over any cipher:",
+        "AF_ALG alone serves names beyond the catalogue. A kernel builds more: any template over any cipher. Tried:",
         "",
         "| names | 6.1 | 7.2 | why not in the catalogue |",
         "| --- | --- | --- | --- |",
