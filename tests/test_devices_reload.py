@@ -22,6 +22,7 @@ from device_mount import (
     OWNER,
     STRANGER,
     AsUser,
+    as_user,
     declare,
     let_in,
     needs_root,
@@ -313,6 +314,39 @@ def test_reload_of_policy(reloaded: Reloaded) -> None:
         refused(errno.EACCES, lambda: Context("hash", "sha256", mount=reloaded.mountpoint))
         Context("hash", "sha512", mount=reloaded.mountpoint).close()
         assert os.listdir(reloaded.mountpoint / "algorithms/hash") == ["sha512"]
+
+
+_NAMES = '[policy]\nprofile = "none"\nallow = ["{}"]\n[policy.users.0]\nprofile = "all"\n'
+_READ = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        os.stat(path), open(path).read()
+        print("read")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@needs_root
+def test_a_denied_name_is_not_remembered(reloaded: Reloaded) -> None:
+    """What root has looked up, listed and read stays hidden from a user whom the policy denies it, by its name and by
+    a file descriptor; a name that a reload denies is gone at once.
+    """
+    reloaded.start(_NAMES.format("sha256"))
+    names = [let_in(reloaded.mountpoint) / "algorithms/hash" / name for name in ("md5", "sha256")]
+    for path in names:
+        path.read_text()
+    subprocess.run(["ls", "-l", names[0].parent], capture_output=True, timeout=20, check=True)
+    assert as_user(STRANGER, STRANGER, [], _READ, *names) == ["FileNotFoundError", "read"]
+    held = os.open(names[0], os.O_PATH)
+    os.set_inheritable(held, True)
+    try:
+        assert as_user(STRANGER, STRANGER, [], _READ, f"/proc/self/fd/{held}") == ["PermissionError"]
+    finally:
+        os.close(held)
+    reloaded.reload(_NAMES.format("md5"))
+    assert as_user(STRANGER, STRANGER, [], _READ, *names) == ["read", "FileNotFoundError"]
 
 
 @needs_root

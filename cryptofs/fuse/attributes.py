@@ -35,8 +35,8 @@ def attributes(node: Node, inode: int) -> Attributes:
         inode,
         node.mode,
         2 if stat.S_ISDIR(node.mode) else 1,
-        node.uid,
-        node.gid,
+        node.owner.uid,
+        node.owner.gid,
         node.block_size,
         size,
         # else cp takes a file that has a size and no blocks for one hole

@@ -3,8 +3,9 @@
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..contexts import Call
 from ..errors import InvalidValue, NoSuchTarget, NotACall, NotPermitted
@@ -18,6 +19,19 @@ class Caller:
     uid: int
     gid: int
     pid: int
+
+
+BIG_PIECES = 1024 * 1024
+"""Block size of the files that carry data: a reader with a smaller buffer would not get the largest response."""
+DIRECTORY = stat.S_IFDIR | 0o755
+READ_ONLY = stat.S_IFREG | 0o444
+
+
+class Owner(NamedTuple):
+    """The owner of a file."""
+
+    uid: int
+    gid: int
 
 
 _OWN = 1 << 62
@@ -66,7 +80,7 @@ def _nothing() -> None:
     """The cancel function of a handle that never changes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Node(ABC):
     """A name in the tree.
 
@@ -77,8 +91,7 @@ class Node(ABC):
 
     inode: int
     mode: int
-    uid: int = 0
-    gid: int = 0
+    owner: Owner
     timeout: float = 300.0
     block_size: int = 4096
     changes: bool = False
@@ -115,8 +128,11 @@ class File(Node):
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Directory(Node):
     """A directory."""
+
+    mode: int = DIRECTORY
 
     @abstractmethod
     def lookup(self, name: str, caller: Caller) -> Node:
@@ -147,45 +163,46 @@ class TextHandle(Handle):
         return True, False
 
 
-@dataclass(frozen=True)
+def open_text(make: Callable[[], str], flags: int) -> TextHandle:
+    """A handle on the text as it is now. Errors: NotPermitted for opening to write, which root's rights allow."""
+    if access_mode(flags)[1]:
+        raise NotPermitted("this file is only read")
+    return TextHandle(make())
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFile(File):
     """A read-only file whose text is made at each open."""
 
-    make: Callable[[], str] = str
+    make: Callable[[], str]
+    mode: int = READ_ONLY
 
     def size(self) -> int:
         # copies by the page cache (sendfile) stop there, and archivers announce it
         return len(self.make().encode())
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        if access_mode(flags)[1]:
-            raise NotPermitted("this file is only read")
-        return TextHandle(self.make())
+        return open_text(self.make, flags)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StaticDirectory(Directory):
-    """A directory whose names never change."""
+    """A directory whose names never change. unlisted: names that can be looked up, and that a listing leaves out."""
 
-    children: tuple[tuple[str, Node], ...] = ()
+    children: Mapping[str, Node]
+    unlisted: frozenset[str] = frozenset()
 
     def lookup(self, name: str, caller: Caller) -> Node:
-        for child, node in self.children:
-            if child == name:
-                return node
-        raise missing(name)
+        node = self.children.get(name)
+        if node is None:
+            raise missing(name)
+        return node
 
     def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        return list(self.children)
+        return [(name, node) for name, node in self.children.items() if name not in self.unlisted]
 
 
 def access_mode(flags: int) -> tuple[bool, bool]:
     """Whether open flags ask for reading and for writing."""
     mode = flags & os.O_ACCMODE
     return mode != os.O_WRONLY, mode != os.O_RDONLY
-
-
-BIG_PIECES = 1024 * 1024
-"""Block size of the files that carry data: a reader with a smaller buffer would not get the largest response."""
-DIRECTORY = stat.S_IFDIR | 0o755
-READ_ONLY = stat.S_IFREG | 0o444

@@ -1,7 +1,5 @@
 """`contexts/<id>/ctl`: one write is one control call, a read on the same handle gives its reply."""
 
-from dataclasses import dataclass
-
 from ..contexts import Context
 from ..errors import CryptofsError, Gone, InvalidValue
 from ..records import (
@@ -17,7 +15,7 @@ from ..records import (
     parse_requests,
 )
 from ..wiping import wipe
-from .base import Caller, File, Handle
+from .base import Handle
 
 
 class ControlHandle(Handle):
@@ -71,14 +69,3 @@ class ControlHandle(Handle):
             raise Gone(f"context {self._context.number} was closed")
         piece, self._reply = self._reply[:size], self._reply[size:]
         return piece
-
-
-@dataclass(frozen=True)
-class ControlFile(File):
-    """The ioctl-like control file of one context."""
-
-    context: Context | None = None
-
-    def open(self, flags: int, caller: Caller) -> ControlHandle:
-        assert self.context is not None
-        return ControlHandle(self.context)

@@ -1,15 +1,16 @@
 """`crypto`: each open makes a context; records in by write, records out by read, or both by one ioctl."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..contexts import Call, Context, ContextTable
 from ..errors import CryptofsError, Gone, InvalidValue, OverQuota, WouldBlock
 from ..records import HEADER_SIZE, Attr, Buffer, Record, parse_requests
 from ..wiping import wipe
-from .base import Caller, File, Handle
+from .base import BIG_PIECES, Caller, File, Handle
 
 
 class CryptoHandle(Handle):
@@ -94,11 +95,14 @@ class CryptoHandle(Handle):
         self._table.close(self.context)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CryptoFile(File):
     """The device file itself."""
 
-    table: ContextTable = field(default_factory=lambda: ContextTable(()))
+    table: ContextTable
+    mode: int = stat.S_IFREG | 0o666
+    block_size: int = BIG_PIECES
+    own: bool = True
 
     def open(self, flags: int, caller: Caller) -> CryptoHandle:
         context = self.table.open(caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK))

@@ -11,12 +11,12 @@ from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
 from ..records import OPERATION_WORDS, Operation
 from .base import (
     BIG_PIECES,
-    DIRECTORY,
     Caller,
     Directory,
     File,
     Handle,
     Node,
+    Owner,
     StaticDirectory,
     TextFile,
     access_mode,
@@ -33,37 +33,37 @@ _CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
 _STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest", "sign"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceFile(File):
     """A file of a device. The kernel checks owner and mode; a file for its owner alone is checked here as well."""
 
-    table: ContextTable | None = None
-    device: Device | None = None
+    table: ContextTable
+    device: Device
+    # not remembered by the kernel: a reload may change owner and mode
+    timeout: float = 0.0
+    block_size: int = BIG_PIECES
+    own: bool = True
 
     def concerns(self) -> dict[str, str | int]:
-        settings = self.device.settings if self.device is not None else None
-        return {"device": settings.name, "type": settings.type, "name": settings.algorithm} if settings else {}
+        settings = self.device.settings
+        return {"device": settings.name, "type": settings.type, "name": settings.algorithm}
 
-    def check(self, caller: Caller) -> Device:
+    def check(self, caller: Caller) -> None:
         """Errors: NotPermitted, NoSuchTarget for a device that was retired meanwhile."""
-        assert self.table is not None
-        assert self.device is not None
         settings = self.device.settings
         if self.table.devices.get(settings.name) is not self.device:
             raise NoSuchTarget(f"device {settings.name}: gone, or declared again; open it again")
         if not settings.mode & 0o077 and caller.uid not in (0, settings.uid):
             raise NotPermitted(f"device {settings.name}: uid {caller.uid} may not open it")
-        return self.device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceCryptoFile(DeviceFile):
     """`crypto`: records, as the mount's own `crypto` has them."""
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        device = self.check(caller)
-        assert self.table is not None
-        context = self.table.open_device(device, caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK))
+        self.check(caller)
+        context = self.table.open_device(self.device, caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK))
         return CryptoHandle(self.table, context)
 
 
@@ -97,22 +97,21 @@ class DeviceStreamHandle(StreamHandle):
         self._table.close(self._context)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceStreamFile(DeviceFile):
     """`encrypt`, `decrypt`, `digest`: bytes in, then bytes out, on one descriptor."""
 
-    operation: Operation = Operation.ENCRYPT
+    operation: Operation
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        device = self.check(caller)
-        assert self.table is not None
-        device.allow(self.operation)
+        self.check(caller)
+        self.device.allow(self.operation)
         if access_mode(flags) != (True, True):
             raise InvalidValue(
-                f"{self.operation.word} of device {device.settings.name}: open it for reading and writing "
+                f"{self.operation.word} of device {self.device.settings.name}: open it for reading and writing "
                 "(`exec 3<>` in a shell): each open is a message of its own"
             )
-        return DeviceStreamHandle(self.table, device, self.operation, flags, caller)
+        return DeviceStreamHandle(self.table, self.device, self.operation, flags, caller)
 
 
 class DeviceNodes:
@@ -121,27 +120,27 @@ class DeviceNodes:
     A device that is declared again gets new inodes, so that access by the old mode does not open the new device.
     """
 
-    def __init__(self, table: ContextTable, uid: int, gid: int) -> None:
+    def __init__(self, table: ContextTable, owner: Owner) -> None:
         self._table = table
-        self._owner = (uid, gid)
+        self._owner = owner
         self._devices: dict[int, Device] = {}
         self._last = 0
 
     def get(self, inode: int) -> Node | None:
         """The node with this inode, or None."""
-        number, index = divmod(inode - FIRST_DEVICE, _PER_DEVICE)
+        number = (inode - FIRST_DEVICE) // _PER_DEVICE
         device = self._devices.get(number)
         if device is None or not self._is_open(device):
             return None
-        directory, files = self._nodes(device)
-        return directory if index == 0 else {node.inode: node for _, node in files}.get(inode)
+        directory = self._directory(number, device)
+        return {node.inode: node for node in (directory, *directory.children.values())}.get(inode)
 
     def directory(self, name: str) -> Node:
         """The directory of a device. Errors: NoSuchTarget."""
         device = self._table.devices.get(name)
         if device is None:
             raise missing(name)
-        return self._nodes(device)[0]
+        return self._directory(self._number(device), device)
 
     def directories(self) -> list[tuple[str, Node]]:
         """All devices; their names are not secret."""
@@ -159,48 +158,44 @@ class DeviceNodes:
         self._devices[self._last] = device
         return self._last
 
-    def _nodes(self, device: Device) -> tuple[Node, list[tuple[str, Node]]]:
+    def _directory(self, number: int, device: Device) -> StaticDirectory:
         settings = device.settings
-        first = FIRST_DEVICE + self._number(device) * _PER_DEVICE
-        who = (settings.uid, settings.gid)
+        first = FIRST_DEVICE + number * _PER_DEVICE
+        owner = Owner(settings.uid, settings.gid)
         mode = stat.S_IFREG | settings.mode
-        # not remembered by the kernel: a reload may change owner and mode
-        common = {"timeout": 0.0, "own": True, "table": self._table, "device": device}
-        files: list[tuple[str, Node]] = [
-            ("crypto", DeviceCryptoFile(first + _CRYPTO, mode, *who, block_size=BIG_PIECES, **common)),  # type: ignore[arg-type]
-            (
-                "status",
-                TextFile(first + _STATUS, mode & ~0o333, *who, timeout=0.0, changes=True, own=True, make=device.status),
+        files: dict[str, Node] = {
+            "crypto": DeviceCryptoFile(inode=first + _CRYPTO, mode=mode, owner=owner, table=self._table, device=device),
+            "status": TextFile(
+                inode=first + _STATUS,
+                mode=mode & ~0o333,
+                owner=owner,
+                timeout=0.0,
+                changes=True,
+                own=True,
+                make=device.status,
             ),
-        ]
-        files += [
-            (
-                operation.word,
-                DeviceStreamFile(
-                    first + _FIRST_STREAM + index,
-                    mode,
-                    *who,
-                    block_size=BIG_PIECES,
+        }
+        for index, operation in enumerate(_STREAMS):
+            if operation in OPERATIONS[settings.type] and device.has_streams:
+                files[operation.word] = DeviceStreamFile(
+                    inode=first + _FIRST_STREAM + index,
+                    mode=mode,
+                    owner=owner,
+                    table=self._table,
+                    device=device,
                     operation=operation,
-                    **common,  # type: ignore[arg-type]
-                ),
-            )
-            for index, operation in enumerate(_STREAMS)
-            if operation in OPERATIONS[settings.type] and device.has_streams
-        ]
-        return StaticDirectory(first, DIRECTORY, *self._owner, timeout=0.0, children=tuple(files)), files
+                )
+        return StaticDirectory(inode=first, owner=self._owner, timeout=0.0, children=files)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DevicesDirectory(Directory):
     """`devices`."""
 
-    nodes: DeviceNodes | None = None
+    nodes: DeviceNodes
 
     def lookup(self, name: str, caller: Caller) -> Node:
-        assert self.nodes is not None
         return self.nodes.directory(name)
 
     def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        assert self.nodes is not None
         return self.nodes.directories()

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..contexts import Context, Stream
 from ..errors import Gone, NotPermitted, OverQuota, WouldBlock
 from ..records import Buffer
-from .base import Caller, File, Handle, access_mode
+from .base import Handle, access_mode
 
 PIECE = 131_072
 """What a stream computes before others have their turn, bytes."""
@@ -73,14 +72,3 @@ class StreamHandle(Handle):
 
     def close(self) -> None:
         self._stream.detach(self._user)
-
-
-@dataclass(frozen=True)
-class StreamFile(File):
-    """The stream of one context."""
-
-    context: Context | None = None
-
-    def open(self, flags: int, caller: Caller) -> StreamHandle:
-        assert self.context is not None
-        return StreamHandle(self.context, self.context.stream, flags)
