@@ -2,34 +2,20 @@
 
 import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# what several files of tests share says as much where an assertion fails as they do
-pytest.register_assert_rewrite(
-    "faults", "device_mount", "security_mount", "context_bench", "errno_scenarios", "af_alg_bench"
-)
+# what several files of tests share says as much where an assertion fails as they do; before any of it is imported
+pytest.register_assert_rewrite("helpers")
 
-IN_GUEST = bool(os.environ.get("CRYPTOFS_GUEST"))
+from helpers.daemons import Daemon, may_share, serve  # noqa: E402
+from helpers.machine import AF_ALG, IN_GUEST, mounts_below  # noqa: E402
 
-
-def kernel_has_af_alg() -> bool:
-    """Whether an AF_ALG socket can be made here."""
-    try:
-        socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET, 0).close()
-    except OSError:
-        return False
-    return True
-
-
-AF_ALG = kernel_has_af_alg()
+from cryptofs.daemon.privileges import PrivilegeError, take_away  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,17 +65,8 @@ def _children() -> set[str]:
     return children
 
 
-def _mounts(below: Path) -> set[str]:
-    # only this run's own: another one may be going on beside it
-    return {
-        line
-        for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
-        if str(below) in line
-    }
-
-
 def _state(below: Path) -> tuple[set[tuple[str, str]], set[str], set[str]]:
-    return _descriptors(), _children(), _mounts(below)
+    return _descriptors(), _children(), mounts_below(below)
 
 
 @pytest.fixture(autouse=True)
@@ -111,86 +88,11 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 # Mounts
 
 
-class Daemon:
-    """A daemon in a process of its own, serving a mount."""
-
-    def __init__(self, mountpoint: Path, *arguments: str, log: Path) -> None:
-        self.mountpoint = mountpoint
-        self._log = log
-        command = [sys.executable, "-m", "cryptofs", "mount", str(mountpoint), "--verbose", *arguments]
-        if "--user" not in arguments:
-            # as root the tests serve as root, where they do not say otherwise
-            command.append("--allow-root")
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        deadline = time.monotonic() + 60
-        while ": mounted" not in self.log:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"no mount: {self.log}")
-            time.sleep(0.02)
-
-    @property
-    def log(self) -> str:
-        """What the daemon has said so far."""
-        return self._log.read_text()
-
-    @property
-    def memory(self) -> int:
-        """Bytes resident."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
-
-    @property
-    def descriptors(self) -> list[str]:
-        """What the daemon has open."""
-        directory = f"/proc/{self.process.pid}/fd"
-        return [os.readlink(f"{directory}/{entry}") for entry in os.listdir(directory)]
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-    def kill(self) -> None:
-        """SIGKILL, and clear the mount that it leaves."""
-        self.process.kill()
-        self.process.wait(30)
-        subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], capture_output=True, check=False)
-
-
-def may_share() -> bool:
-    """Whether a mount of this user can be open to all users: root's can, and others' where the system allows it."""
-    if os.geteuid() == 0:
-        return True
-    with contextlib.suppress(OSError):
-        return "user_allow_other" in Path("/etc/fuse.conf").read_text().split("\n")
-    return False
-
-
-def _serve(directory: Path, *arguments: str) -> Iterator[Daemon]:
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, *arguments, log=directory / "log")
-    try:
-        yield daemon
-        status = daemon.stop()
-        assert status == 0, daemon.log
-        assert "Traceback" not in daemon.log, daemon.log
-        assert not _mounts(mountpoint)
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
-
-
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that serves a mount for all tests of a module, with every engine there is."""
     shared = ("-o", "allow_other") if may_share() else ()
-    yield from _serve(tmp_path_factory.mktemp("cryptofs"), *shared)
+    yield from serve(tmp_path_factory.mktemp("cryptofs"), *shared)
 
 
 @pytest.fixture(scope="module")
@@ -210,5 +112,17 @@ def own_daemon(tmp_path: Path) -> Iterator[Daemon]:
     finally:
         if daemon.process.poll() is None:
             daemon.stop()
-        if _mounts(mountpoint):
+        if mounts_below(mountpoint):
             daemon.kill()
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory to mount on, which every user can reach; pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory(prefix="cryptofs-test.") as directory:
+        Path(directory).chmod(0o755)
+        mountpoint = Path(directory) / "mount"
+        mountpoint.mkdir()
+        yield mountpoint
+        with contextlib.suppress(PrivilegeError):
+            take_away(mountpoint)

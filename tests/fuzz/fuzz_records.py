@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["cryptofs.records", "cryptofs.devices",
 import errno
 import logging
 
-from fake_engine import CANARY, FakeEngine
+from helpers.fake_engine import CANARY, FakeEngine
 from stress.oracle import acceptable, check_line, check_parser, walk
 
 from cryptofs.contexts.exchange import Exchange

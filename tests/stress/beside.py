@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from conftest import Daemon
-from other_user import become
+from helpers.daemons import Daemon
+from helpers.other_user import become
 
 from cryptofs.client import Context
 from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from conftest import Daemon
+from helpers.daemons import Daemon
 
 from cryptofs.client import Context
 from cryptofs.records import Attr, Operation, Record, build

@@ -5,7 +5,7 @@ import re
 import struct
 from pathlib import Path
 
-from test_records import DOCUMENT, defined_records, meaning_holds, same
+from helpers.record_format import DOCUMENT, defined_records, meaning_holds, same
 
 from cryptofs.errors import CryptofsError, InvalidValue, MalformedRecord, TooLarge
 from cryptofs.records import HEADER_SIZE, OPERATION_WORDS, Record, build_many, parse_line, parse_requests

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import Daemon
+from helpers.daemons import Daemon
 
 OPTIONS = ("-o", "allow_other") if os.geteuid() == 0 else ()
 """As root the hostile clients are other users."""

@@ -1,0 +1,21 @@
+"""The clients in C."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.machine import TESTS
+
+
+def compiled(name: str, directory: Path, *headers: Path) -> Path:
+    """The client `name`.c as a program; headers: directories of what it includes."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.fail("no cc: a C compiler is needed to test the clients in C")
+    program = directory / name
+    source = TESTS / "clients" / f"{name}.c"
+    included = [f"-I{directory}" for directory in headers]
+    options = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", *included]
+    subprocess.run([compiler, *options, "-o", program, source], check=True)
+    return program

@@ -1,0 +1,80 @@
+"""What the tests of devices' streams share: a mount with devices of their own, and devices without a mount."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers.daemons import Daemon
+
+from cryptofs.algorithms import Type
+from cryptofs.contexts import Context, ContextTable
+from cryptofs.devices import Device, DeviceSettings
+from cryptofs.engines import open_engines
+from cryptofs.policy import Policy, Rule
+from cryptofs.records import Operation
+
+OPENSSL = open_engines(("openssl",))
+
+
+@contextmanager
+def serving(directory: Path, keys: dict[str, bytes], text: str) -> Iterator[Daemon]:
+    """A daemon with a configuration in which `{name}` is the file of the key `name`."""
+    files = {}
+    for name, key in keys.items():
+        files[name] = directory / f"{name}.key"
+        files[name].touch(0o600)
+        files[name].write_bytes(key)
+    config = directory / "cryptofs.toml"
+    config.touch(0o600)
+    config.write_text(text.format(**files))
+    mountpoint = directory / "mount"
+    mountpoint.mkdir()
+    daemon = Daemon(mountpoint, "--config", str(config), log=directory / "log")
+    try:
+        yield daemon
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log, daemon.log
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
+
+
+def declare(name: str, kind: str, algorithm: str, key: str, *more: str) -> str:
+    """A device's section, for `serving`."""
+    lines = (f"[devices.{name}]", f'type = "{kind}"', f'name = "{algorithm}"', f'key.file = "{{{key}}}"', *more)
+    return "\n".join((*lines, f"user = {os.getuid()}", f"group = {os.getgid()}", ""))
+
+
+def open_stream(mount: Path, device: str, word: str, flags: int = 0) -> int:
+    """A descriptor of a stream file."""
+    return os.open(mount / "devices" / device / word, os.O_RDWR | os.O_CLOEXEC | flags)
+
+
+def newest(mount: Path) -> Path:
+    """The directory of the context that was opened last."""
+    return mount / "contexts" / max((each.name for each in (mount / "contexts").iterdir()), key=int)
+
+
+def read_all(descriptor: int) -> bytes:
+    """To the end of file, once."""
+    pieces = []
+    while piece := os.read(descriptor, 1 << 20):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def device_of(type_: Type, name: str, key: bytes, operations: set[Operation], caller_nonce: bool = False) -> Device:
+    """OpenSSL's, without a mount."""
+    description = OPENSSL[0].describe(type_, name)
+    assert description is not None
+    transform = OPENSSL[0].open(description, None)
+    transform.set_key(key)
+    return Device(DeviceSettings("d", type_, name, frozenset(operations), 1000, caller_nonce=caller_nonce), transform)
+
+
+def context_of(device: Device, rule: Rule | None = None, as_stream: bool = True) -> Context:
+    """A context of a device, in a table of its own."""
+    table = ContextTable(OPENSSL, policy=Policy(rule or Rule()))
+    table.devices = {device.settings.name: device}
+    return table.open_device(device, 1000, 1000, 1, False, as_stream=as_stream)
