@@ -5,7 +5,9 @@ through gives `bytes`, which cannot be changed by any means of the language; lef
 until something else is written over them.
 """
 
+import binascii
 import ctypes
+import re
 
 # one-byte and empty objects are shared by the whole interpreter
 _SMALLEST = 2
@@ -52,23 +54,19 @@ def wipe_immutable(digest: bytes) -> None:
         _release(ctypes.byref(view))
 
 
-_NO_DIGIT = 0xFF
-_DIGITS = bytearray([_NO_DIGIT]) * 256
-for _value in range(16):
-    for _digit in f"{_value:x}{_value:X}".encode():
-        _DIGITS[_digit] = _value
+_NO_DIGIT = re.compile(rb"[^0-9A-Fa-f]")
 
 
 def from_hexadecimal(digits: bytearray | memoryview) -> bytearray:
-    """The bytes that hexadecimal digits stand for, made without a copy that cannot be wiped.
+    """The bytes that hexadecimal digits stand for, made without a copy that stays.
 
     Errors: ValueError with the position of what is no digit, or for an odd number of them.
     """
-    secret = bytearray(len(digits) // 2)
-    for at, digit in enumerate(digits):
-        value = _DIGITS[digit]
-        if value == _NO_DIGIT or len(digits) % 2:
-            wipe(secret)
-            raise ValueError(at)
-        secret[at // 2] = secret[at // 2] << 4 | value
-    return secret
+    wrong = _NO_DIGIT.search(digits)
+    if wrong is not None or len(digits) % 2:
+        raise ValueError(wrong.start() if wrong is not None else len(digits))
+    decoded = binascii.unhexlify(digits)
+    try:
+        return bytearray(decoded)
+    finally:
+        wipe_immutable(decoded)

@@ -1,8 +1,15 @@
 """What every engine offers to the contexts, and the checks that are the same whichever engine serves.
 
 An engine opens transforms by (type, name); a transform holds one algorithm and its key and starts messages;
-a message takes its input in one part or more. Input and output are buffers, sizes are bytes. A transform is
-safe to use from several threads at once except for `set_key` and `close`; a message belongs to one at a time.
+a message takes its input in one part or more. Input and output are buffers, sizes are bytes.
+
+What may be called where:
+- engines: everything, from any thread, several at once. `warm_up` comes first, alone.
+- transforms: everything from any thread. Operations, `start` and messages' methods may run at the same time in several
+  threads; `set_key`, `set_level` and `close` only while nothing else of this transform runs or is open.
+- messages: everything from any thread, one call at a time.
+No call counts on the thread that made the object. Whoever calls in the event loop holds up everybody for as long as the
+call takes: `Engine.is_slow` and `Transform.slow_keys` tell which calls may take more than a millisecond.
 """
 
 from abc import ABC, abstractmethod
@@ -89,6 +96,9 @@ class Message(ABC):
 
 class Transform(ABC):
     """One algorithm with its key and tag size."""
+
+    slow_keys = False
+    """Whether `set_key` may take more than a millisecond, for a key that is refused as well: call it in a worker."""
 
     costs: Mapping[Operation, float] = MappingProxyType({})
     """Nanoseconds that an operation takes whatever its size is, by what was seen so far: as `pace`."""
@@ -210,6 +220,13 @@ class Engine(ABC):
     @abstractmethod
     def names(self) -> Iterable[tuple[Type, str]]:
         """Names that the engine may offer, for lists; `describe` has the last word."""
+
+    def is_slow(self, type_: Type, name: str) -> bool:
+        """Whether `describe` or `open` of this name may take more than a millisecond: call them in a worker.
+
+        It is asked in the event loop. True means: this time; what was described once may be quick the next time.
+        """
+        return False
 
     def warm_up(self) -> None:
         """Load what later calls need; it may take seconds and is called before the first client."""

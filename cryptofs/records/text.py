@@ -1,5 +1,6 @@
 """The text form of control calls and replies: one line of `word key=value …`, and `tag: value` lines."""
 
+import re
 from collections.abc import Mapping
 
 from ..errors import CryptofsError, InvalidValue, TooLarge
@@ -17,6 +18,9 @@ LINE_MAX = 32_768
 """Largest control line, bytes."""
 CUT_LINE = 4096
 """A control line of so many bytes must end with a newline."""
+WORDS_MAX = 32
+"""Most words of a control line: more than there are attributes, each of which is given once."""
+_SEVERAL_LINES = re.compile(rb"\S[^\S\n]*\n\s*\S")
 _DIGITS_MAX = 20
 _WORD_MAX = 31
 
@@ -42,23 +46,13 @@ def _parse_text(line: bytearray) -> Record:
         raise TooLarge(f"control line of {len(line)} bytes: at most {LINE_MAX}")
     if not line.isascii():
         raise InvalidValue("control line: ASCII only")
-    # bytearrays, of which no copy of a key need stay
-    words = line.split()
+    # bytearrays, of which no copy of a key need stay; a word that is too many holds the rest of the line
+    words = line.split(None, WORDS_MAX)
     try:
-        return _parse_words(words, line.find(b"\n", *_inner(line)) >= 0)
+        return _parse_words(words, _SEVERAL_LINES.search(line) is not None)
     finally:
         for word in words:
             wipe(word)
-
-
-def _inner(line: bytearray) -> tuple[int, int]:
-    """Where the line begins and ends without its white space: `strip` would copy a key."""
-    first, end = 0, len(line)
-    while first < end and line[first : first + 1].isspace():
-        first += 1
-    while end > first and line[end - 1 : end].isspace():
-        end -= 1
-    return first, end
 
 
 def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
@@ -66,6 +60,8 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
         raise InvalidValue("control line: empty")
     if several_lines:
         raise InvalidValue("control line: one line a write")
+    if len(words) > WORDS_MAX:
+        raise InvalidValue(f"control line of more than {WORDS_MAX} words: at most so many")
     operation = OPERATION_WORDS.get(words[0].decode("ascii"))
     if operation not in CONTROL_OPERATIONS:
         known = ", ".join(sorted(operation.word for operation in CONTROL_OPERATIONS))

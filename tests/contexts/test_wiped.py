@@ -12,6 +12,7 @@ from helpers.public_keys import der_of, opened, rsa_key
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context
 from cryptofs.engines.openssl import OpensslEngine, hash, kpp, macs, pairs, skcipher, transform
+from cryptofs.engines.rsa_key import RsaNumbers
 from cryptofs.errors import CryptofsError
 from cryptofs.nodes import control
 from cryptofs.nodes.control import ControlHandle
@@ -158,7 +159,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
 
     for module in (transform, pairs, hash, kpp, macs, skcipher):
         monkeypatch.setattr(module, "keep", recording(module.keep))  # type: ignore[attr-defined]
-    monkeypatch.setattr(pairs, "_with_unsigned_integers", recording(pairs._with_unsigned_integers))
+    monkeypatch.setattr(RsaNumbers, "encode", recording(RsaNumbers.encode))
     return made
 
 

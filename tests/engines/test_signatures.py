@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.client import Context, RequestError
-from cryptofs.engines.openssl import der, malformed
+from cryptofs.engines import der
+from cryptofs.engines.openssl import malformed
 from cryptofs.engines.public import PublicKeyTransform
 from cryptofs.errors import CryptofsError, InvalidValue, TooLarge
 from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Operation, Record, build
@@ -308,5 +309,5 @@ def test_numbers_with_too_many_zeros() -> None:
     transform = opened("sig", "pkcs1(rsa,sha256)", bytes(der.enclose(der.SEQUENCE, *map(bytes, long))))
     assert answer(transform, does(opened("sig", "pkcs1(rsa,sha256)", der_of(rsa_key())), SIGN, DIGEST)) == "ok"
     for wrong in (b"", b"\x30", b"\x30\0", b"\x30\2\2\0", b"\x30\3\2\1\0", b"\x30\6\2\1\3\4\1\3", b"\x30\4\2\0\2\0"):
-        with pytest.raises(InvalidValue, match="modulus of 1024"):
+        with pytest.raises(InvalidValue, match="1024, 1536"):
             opened("sig", "pkcs1(rsa,sha256)", wrong)

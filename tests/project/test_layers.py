@@ -15,7 +15,7 @@ LINES_MAX = 400
 
 LOW = {"wiping", "errors", "algorithms", "records"}
 BELOW_ENGINES = LOW | {"policy"}
-ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public"}
+ENGINE_PARTS = BELOW_ENGINES | {"engines.base", "engines.kinds", "engines.public", "engines.der", "engines.rsa_key"}
 ENGINES = {
     "engines.af_alg",
     "engines.openssl",
@@ -35,6 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "engines.base": BELOW_ENGINES,
     "engines.kinds": BELOW_ENGINES | {"engines.base"},
     "engines.public": BELOW_ENGINES | {"engines.base", "engines.kinds"},
+    "engines.der": LOW,
+    "engines.rsa_key": LOW | {"engines.der"},
     "engines.af_alg": ENGINE_PARTS,
     "engines.openssl": ENGINE_PARTS,
     "engines.codecs": ENGINE_PARTS,

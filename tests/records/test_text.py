@@ -21,7 +21,7 @@ from cryptofs.records import (
     parse_line,
     parse_requests,
 )
-from cryptofs.records.text import LINE_MAX
+from cryptofs.records.text import LINE_MAX, WORDS_MAX
 
 few = settings(deadline=None, max_examples=100)
 WORD = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
@@ -285,3 +285,22 @@ def test_only_the_key_is_secret(text: str) -> None:
     """Just one attribute is hidden, and it is the key."""
     assert [spec.number for spec in ATTRIBUTES.values() if spec.secret] == [Attr.KEY]
     assert format_tags({Attr.NAME: text, Attr.KEY: text.encode()}) == f"name: {text}\nkey: (hidden)\n"
+
+
+def test_a_line_of_many_words() -> None:
+    """More words than there are attributes are refused before they are taken apart; a line of them took 25 ms."""
+    with pytest.raises(InvalidValue, match=f"more than {WORDS_MAX} words"):
+        parse_line(b"configure " + b"type=hash " * WORDS_MAX)
+    with pytest.raises(InvalidValue, match="given twice"):
+        parse_line(b"configure " + b"type=hash " * (WORDS_MAX - 1))
+    assert len(ATTRIBUTES) < WORDS_MAX
+
+
+@given(line=st.text(" \t\n\r\v\fa=", max_size=30))
+def test_lines_in_lines(line: str) -> None:
+    """A newline between words is refused, one before or behind them is not; white space of any length is skipped."""
+    several = "\n" in line.strip()
+    with pytest.raises(InvalidValue) as caught:
+        parse_line((" " * 1000 + line + "\n" * 1000).encode())
+    if line.strip():
+        assert ("one line a write" in caught.value.message) == several

@@ -68,13 +68,20 @@ class AfAlgEngine(Engine):
         """
         if not self.available or type_ not in _OPENERS:
             return None
-        key = (type_, name)
-        found = self._cache.get(key)
-        if found is not None and time.monotonic() < found[1]:
+        found = self._remembered(type_, name)
+        if found is not None:
             return found[0]
         description = self._ask(type_, name)
-        self._remember(key, description)
+        self._remember((type_, name), description)
         return description
+
+    def is_slow(self, type_: Type, name: str) -> bool:
+        """A name that is not remembered: the kernel may run modprobe for it, and self-tests."""
+        return self.available and type_ in _OPENERS and self._remembered(type_, name) is None
+
+    def _remembered(self, type_: Type, name: str) -> tuple[KernelDescription | None, float] | None:
+        found = self._cache.get((type_, name))
+        return found if found is not None and time.monotonic() < found[1] else None
 
     def _remember(self, key: tuple[Type, str], description: KernelDescription | None) -> None:
         until = float("inf") if description is not None else time.monotonic() + MISS_SECONDS

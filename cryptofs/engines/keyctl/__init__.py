@@ -26,6 +26,7 @@ from ...errors import (
     symbol,
 )
 from ...records import Attr, Buffer, Operation
+from .. import rsa_key
 from ..base import Answer, Engine, Operands, Transform
 from ..public import PublicKeyTransform, operand
 from . import calls
@@ -86,6 +87,8 @@ _FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
 class KernelRsa(PublicKeyTransform):
     """A transform whose key is in the kernel."""
 
+    slow_keys = True  # the kernel verifies a certificate that is signed with its own key
+
     def __init__(self, description: Description, name: Name) -> None:
         digest = str(name.arguments[1]) if len(name.arguments) == 2 else ""
         self.operations = _SIGNATURE if digest else _CIPHER
@@ -102,6 +105,7 @@ class KernelRsa(PublicKeyTransform):
     def replace_key(self, key: Buffer) -> None:
         held = bytearray(key)
         try:
+            self._check_parts(held)
             serial = calls.add_asymmetric(f"cryptofs:{next(_serials)}".encode(), held)
         except OSError as error:
             raise self._refused(key, error) from None
@@ -115,11 +119,27 @@ class KernelRsa(PublicKeyTransform):
         self._forget(self._serial)
         self._serial, self._information = serial, information
 
+    def _check_parts(self, key: bytearray) -> None:
+        try:
+            try:
+                rsa_key.read(key)
+            except rsa_key.WrongPart:
+                raise
+            except ValueError:
+                rsa_key.read_certificate(key)
+        except rsa_key.WrongPart as error:
+            raise InvalidValue(f"key of {len(key)} bytes: {error}") from None
+        except ValueError:
+            raise self._wrong_form(key) from None
+
     def _refused(self, key: Buffer, error: OSError) -> Exception:
         if error.errno == errno.EDQUOT:
             return OverQuota("key: the kernel's quota of keys is used up (/proc/sys/kernel/keys)")
         if error.errno in (errno.ENOMEM, errno.ENFILE):
             return OutOfResources("key: the kernel has no memory for it")
+        return self._wrong_form(key)
+
+    def _wrong_form(self, key: Buffer) -> InvalidValue:
         return InvalidValue(
             f"key of {len(key)} bytes: {self.description.name} on keyctl takes an RSA key: PKCS#8 (for which the "
             "kernel needs its module pkcs8_key_parser) or an X.509 certificate, in DER"

@@ -16,7 +16,7 @@ from ...algorithms import Description, Type, look_up, names, parse_name
 from ...errors import CryptofsError, InvalidValue
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, akcipher, authenc, hash, kpp, libcrypto, sig, skcipher
+from . import aead, akcipher, authenc, groups, hash, kpp, libcrypto, sig, skcipher
 from .rng import OsRandom
 from .trial import pair_works
 
@@ -59,9 +59,17 @@ class OpensslEngine(Engine):
             digest_size=facts.digest_size,
             max_authsize=facts.max_authsize,
         )
-        if description not in self._served:
-            self._served[description] = _works(description)
-        return description if self._served[description] else None
+        served = self._served.get(description)
+        if served is None:
+            # two threads may both try, and find the same
+            served = self._served[description] = _works(description)
+        return description if served else None
+
+    def warm_up(self) -> None:
+        """Try every name, and compute the finite fields: later `describe` only looks up."""
+        groups.known_primes()
+        for type_, name in self.names():
+            self.describe(type_, name)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
         facts = look_up(description.type, description.name)

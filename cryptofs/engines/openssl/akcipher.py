@@ -9,7 +9,8 @@ from ...errors import InvalidValue
 from ...records import Buffer, Operation
 from ..base import Answer, Operands
 from . import libcrypto, sig
-from .pairs import Pair, RsaKeys, export_der
+from .pairs import Pair, export_der
+from .rsa import RsaKeys
 from .transform import PairTransform
 
 _BOTH = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
@@ -42,10 +43,9 @@ class Padded(PairTransform):
 class NativeRsaKeys(RsaKeys):
     """RSA keys within the C library. The pair's public half is pyca's, its private half both."""
 
-    def load_strict(self, key: bytearray) -> Pair:
-        pair = super().load_strict(key)
-        private = None if pair.private is None else libcrypto.NativeKey.parse(key, private=True)
-        return Pair(private, _Public(pair.public))
+    def load_strict(self, key: bytearray, private: bool) -> Pair:
+        pair = super().load_strict(key, private)
+        return Pair(libcrypto.NativeKey.parse(key, private=True) if private else None, _Public(pair.public))
 
     def generate(self, bits: int) -> Pair:
         private = libcrypto.NativeKey.generate_rsa(bits)

@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 from ...algorithms import Description, Name
 from ...errors import InvalidValue
 from ...records import Attr, Buffer, Operation
+from .. import der
 from ..base import Answer, Operands
 from ..public import no_payload, operand
-from . import der, groups, libcrypto
+from . import groups, libcrypto
 from .keys import keep, wipe
 from .pairs import EcKeys, Keys, Pair, RawKeys
 from .transform import PairTransform
@@ -114,12 +115,6 @@ def _parameters(prime: bytes) -> bytes:
     return bytes(der.enclose(der.SEQUENCE, _DH, group))
 
 
-def _number(view: memoryview) -> memoryview:
-    while len(view) > 1 and view[0] == 0:
-        view = view[1:]
-    return view
-
-
 class DhKeys(Keys):
     """Keys of a finite field. prime: of the one group, None if the key tells which. Public keys are numbers."""
 
@@ -132,7 +127,7 @@ class DhKeys(Keys):
     def load(self, key: bytearray) -> Pair:
         view = memoryview(key)
         prime, exponent = self._read_packed(view) if key[:2] == b"\1\0" else self._read_pkcs8(view)
-        exponent = _number(exponent)
+        exponent = der.magnitude(exponent)
         value = keep(exponent)
         below = len(value) < len(prime) or (len(value) == len(prime) and value < prime)
         if prime not in groups.known_primes() or not below or not (len(value) > 1 or value > b"\1"):
@@ -156,8 +151,8 @@ class DhKeys(Keys):
     def _group(self, p: memoryview, g: memoryview) -> bytes:
         if self._prime is not None and not len(p) and not len(g):
             return self._prime
-        prime = bytes(_number(p))
-        if bytes(_number(g)) != bytes([groups.GENERATOR]) or self._prime not in (None, prime):
+        prime = bytes(der.magnitude(p))
+        if bytes(der.magnitude(g)) != bytes([groups.GENERATOR]) or self._prime not in (None, prime):
             raise ValueError("another group")
         return prime
 
@@ -188,8 +183,8 @@ class DhKeys(Keys):
             prime = self._read_group(algorithm)
             bits, _ = der.read(body, der.BIT_STRING)
             number, _ = der.read(bits[1:], der.INTEGER)
-            return prime, bytes(_number(number))
-        return None, bytes(_number(view))
+            return prime, bytes(der.magnitude(number))
+        return None, bytes(der.magnitude(view))
 
     @staticmethod
     def _is_der(view: memoryview) -> bool:
@@ -217,7 +212,7 @@ class DhKeys(Keys):
         _, body = der.read(body, der.SEQUENCE)
         bits, _ = der.read(body, der.BIT_STRING)
         number, _ = der.read(bits[1:], der.INTEGER)
-        return bytes(_number(number)).rjust(len(public.prime), b"\0")
+        return bytes(der.magnitude(number)).rjust(len(public.prime), b"\0")
 
 
 class DhAgreement(Agreement):
@@ -245,12 +240,12 @@ class DhAgreement(Agreement):
         return native.derive(libcrypto.NativeKey.parse(encoded, private=False)).rjust(len(private.prime), b"\0")
 
 
-_MLKEM: dict[str, tuple[Any, Any, int, int]] = {
-    "mlkem768": (mlkem.MLKEM768PrivateKey, mlkem.MLKEM768PublicKey, 1184, 1088),
-    "mlkem1024": (mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey, 1568, 1568),
+_MLKEM: dict[str, tuple[str, Any, Any, int, int]] = {
+    "mlkem768": ("608648016503040402", mlkem.MLKEM768PrivateKey, mlkem.MLKEM768PublicKey, 1184, 1088),
+    "mlkem1024": ("608648016503040403", mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey, 1568, 1568),
 }
 _CURVE25519 = RawKeys(
-    x25519.X25519PrivateKey, x25519.X25519PublicKey, x25519.X25519PrivateKey.from_private_bytes, (32, 32)
+    "2b656e", x25519.X25519PrivateKey, x25519.X25519PublicKey, x25519.X25519PrivateKey.from_private_bytes, (32, 32)
 )
 _FFDHE_NAMES = {f"ffdhe{bits}": bits for bits in groups.FFDHE_BITS}
 
@@ -266,6 +261,6 @@ def build(description: Description, name: Name) -> PairTransform:
             return DhAgreement(description, DhKeys(groups.ffdhe(_FFDHE_NAMES[template])))
         case Name(template, ()) if template.startswith("ecdh-"):
             return EcAgreement(description, EcKeys(template.removeprefix("ecdh-"), agrees=True))
-    private, public, public_size, ciphertext_size = _MLKEM[str(name)]
-    keys = RawKeys(private, public, private.from_seed_bytes, (64, public_size))
+    identifier, private, public, public_size, ciphertext_size = _MLKEM[str(name)]
+    keys = RawKeys(identifier, private, public, private.from_seed_bytes, (64, public_size))
     return Encapsulation(description, keys, ciphertext_size)

@@ -8,7 +8,7 @@ of the interpreter lock.
 
 import ctypes
 import functools
-from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_long, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
 from typing import Any
 
 _NAMES = ("libcrypto.so.4", "libcrypto.so.3")
@@ -39,6 +39,18 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "EVP_PKEY_derive_set_peer": (c_int, (_Pointer, _Pointer)),
     "EVP_PKEY_derive": (c_int, (_Pointer, c_char_p, POINTER(c_size_t))),
     "ERR_clear_error": (None, ()),
+    "BN_CTX_new": (_Pointer, ()),
+    "BN_CTX_free": (None, (_Pointer,)),
+    "BN_new": (_Pointer, ()),
+    "BN_bin2bn": (_Pointer, (c_void_p, c_int, c_void_p)),
+    "BN_clear_free": (None, (_Pointer,)),
+    "BN_mul": (c_int, (_Pointer, _Pointer, _Pointer, _Pointer)),
+    "BN_mod_mul": (c_int, (_Pointer, _Pointer, _Pointer, _Pointer, _Pointer)),
+    "BN_div": (c_int, (c_void_p, _Pointer, _Pointer, _Pointer, _Pointer)),
+    "BN_copy": (_Pointer, (_Pointer, _Pointer)),
+    "BN_sub_word": (c_int, (_Pointer, c_ulong)),
+    "BN_cmp": (c_int, (_Pointer, _Pointer)),
+    "BN_is_one": (c_int, (_Pointer,)),
 }
 
 
@@ -152,3 +164,73 @@ class _Operation:
 
     def __exit__(self, *exception: object) -> None:
         self._key._library.EVP_PKEY_CTX_free(self._context)
+
+
+class Arithmetic:
+    """Large numbers within the library, which zeroes them and what it computed on the way when this is left.
+
+    A number is a pointer that is good until then. Errors: ValueError where the library refuses.
+    """
+
+    def __init__(self) -> None:
+        self._library = library()
+        self._numbers: list[Any] = []
+        self._context: Any = None
+
+    def __enter__(self) -> "Arithmetic":
+        self._context = self._library.BN_CTX_new()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number in self._numbers:
+            self._library.BN_clear_free(number)
+        self._library.BN_CTX_free(self._context)
+
+    def _kept(self, number: Any) -> Any:
+        if not number:
+            raise ValueError("the library has no memory")
+        self._numbers.append(number)
+        return number
+
+    def _done(self, result: Any) -> None:
+        if not result:
+            self._library.ERR_clear_error()
+            raise ValueError("the library refused it")
+
+    def number(self, magnitude: memoryview) -> Any:
+        """A number of big-endian bytes, which must be writable: it is read where it lies."""
+        view = (c_char * len(magnitude)).from_buffer(magnitude)
+        return self._kept(self._library.BN_bin2bn(view, len(magnitude), None))
+
+    def product(self, first: Any, second: Any) -> Any:
+        """first * second."""
+        result = self._kept(self._library.BN_new())
+        self._done(self._library.BN_mul(result, first, second, self._context))
+        return result
+
+    def product_modulo(self, first: Any, second: Any, modulus: Any) -> Any:
+        """first * second mod modulus."""
+        result = self._kept(self._library.BN_new())
+        self._done(self._library.BN_mod_mul(result, first, second, modulus, self._context))
+        return result
+
+    def remainder(self, number: Any, modulus: Any) -> Any:
+        """number mod modulus."""
+        result = self._kept(self._library.BN_new())
+        self._done(self._library.BN_div(None, result, number, modulus, self._context))
+        return result
+
+    def less_one(self, number: Any) -> Any:
+        """number - 1."""
+        result = self._kept(self._library.BN_new())
+        self._done(self._library.BN_copy(result, number))
+        self._done(self._library.BN_sub_word(result, 1))
+        return result
+
+    def equal(self, first: Any, second: Any) -> bool:
+        """Whether two numbers are the same."""
+        return bool(self._library.BN_cmp(first, second) == 0)
+
+    def is_one(self, number: Any) -> bool:
+        """Whether a number is 1."""
+        return bool(self._library.BN_is_one(number))

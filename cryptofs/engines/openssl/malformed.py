@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ...records import Buffer
-from . import der
+from .. import der
 
 _HASHES = {
     "md5": "2a864886f70d0205",

@@ -15,7 +15,8 @@ from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
 from . import malformed
-from .pairs import EcKeys, Keys, RawKeys, RsaKeys
+from .pairs import EcKeys, Keys, RawKeys
+from .rsa import RsaKeys
 from .transform import PairTransform
 
 PKCS1_DIGESTS: dict[str, hashes.HashAlgorithm] = {
@@ -197,12 +198,13 @@ class Signing(PairTransform):
             raise InvalidValue(f"sign: the key is too small for {self.description.name}") from None
 
 
-_MLDSA: dict[str, tuple[Any, Any, int, int]] = {
-    "mldsa44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey, 1312, 2420),
-    "mldsa65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey, 1952, 3309),
-    "mldsa87": (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey, 2592, 4627),
+_MLDSA: dict[str, tuple[str, Any, Any, int, int]] = {
+    "mldsa44": ("608648016503040311", mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey, 1312, 2420),
+    "mldsa65": ("608648016503040312", mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey, 1952, 3309),
+    "mldsa87": ("608648016503040313", mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey, 2592, 4627),
 }
 _ED25519 = RawKeys(
+    "2b6570",
     ed25519.Ed25519PrivateKey,
     ed25519.Ed25519PublicKey,
     ed25519.Ed25519PrivateKey.from_private_bytes,
@@ -224,8 +226,8 @@ def build(description: Description, name: Name) -> Signing:
         case Name("ed25519", ()):
             return Signing(description, _ED25519, Pure(64), quick=True)
         case Name(template, ()) if template in _MLDSA:
-            private, public, public_size, signature_size = _MLDSA[template]
-            mldsa_keys = RawKeys(private, public, private.from_seed_bytes, (32, public_size))
+            identifier, private, public, public_size, signature_size = _MLDSA[template]
+            mldsa_keys = RawKeys(identifier, private, public, private.from_seed_bytes, (32, public_size))
             return Signing(description, mldsa_keys, MlDsa(signature_size), quick=True)
         case Name(template, ()):
             return Signing(description, _ec_keys(template), Ecdsa(0), quick=True)

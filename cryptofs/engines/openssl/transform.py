@@ -7,6 +7,7 @@ from ...errors import InvalidValue, KeyMissing
 from ...records import Attr, Buffer, Operation
 from ..base import Answer, Operands
 from ..public import PublicKeyTransform, no_payload, operand, wants_der
+from ..rsa_key import WrongPart
 from .keys import keep, wipe
 from .pairs import FAILURES, Keys, Pair
 
@@ -22,12 +23,15 @@ class PairTransform(PublicKeyTransform):
         self.streamed = self.operations - slow
         super().__init__(description)
         self.keys = keys
+        self.slow_keys = keys.slow
         self._pair: Pair | None = None
 
     def replace_key(self, key: Buffer) -> None:
         held = keep(key)
         try:
             self._pair = self.keys.load(held)
+        except WrongPart as error:
+            raise InvalidValue(f"key of {len(key)} bytes: {error}") from None
         except FAILURES:
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes {self.keys.spelled}") from None
         finally:

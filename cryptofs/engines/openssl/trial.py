@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ...errors import CryptofsError, KeyRejected, SignatureMalformed
 from ...records import Attr, Operation
-from .pairs import RsaKeys
+from .rsa import RsaKeys
 from .sig import PKCS1_DIGESTS
 from .transform import PairTransform
 

@@ -117,6 +117,10 @@ class TokenEngine(Engine):
             case _:
                 return TokenCipher(description, key, description.name.partition("(")[0])
 
+    def is_slow(self, type_: Type, name: str) -> bool:
+        """A token may be at the other end of a bus."""
+        return (type_, name) in _SERVED
+
     def names(self) -> Iterable[tuple[Type, str]]:
         return [place for place, served in _SERVED.items() if served.mechanism in self._mechanisms]
 

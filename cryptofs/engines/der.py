@@ -4,10 +4,12 @@ A secret stands in a bytearray and is zeroed as soon as it was copied into what 
 or bytes object holds could not be.
 """
 
-from ...records import Buffer
-from .keys import wipe
+from ..records import Buffer
+from ..wiping import wipe
 
 INTEGER, BIT_STRING, OCTET_STRING, OID, SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
+PARAMETERS = 0xA0
+"""The tag [0]: parameters of an ECPrivateKey, attributes of PKCS#8."""
 
 
 def enclose(tag: int, *parts: Buffer) -> bytearray:
@@ -57,3 +59,24 @@ def read(view: memoryview, tag: int) -> tuple[memoryview, memoryview]:
     if size > len(view) - at:
         raise ValueError("an element that is cut off")
     return view[at : at + size], view[at + size :]
+
+
+def magnitude(view: memoryview) -> memoryview:
+    """A number in big-endian bytes without the zeros in front of it; one byte of 0 for zero."""
+    start = 0
+    while start < len(view) - 1 and not view[start]:
+        start += 1
+    return view[start:]
+
+
+def bits(number: memoryview) -> int:
+    """The length in bits of a number that `magnitude` gave."""
+    return 8 * (len(number) - 1) + number[0].bit_length() if len(number) else 0
+
+
+def below(number: memoryview, bound: memoryview) -> bool:
+    """Whether one number that `magnitude` gave is less than another."""
+    if len(number) != len(bound):
+        return len(number) < len(bound)
+    # byte by byte: a memoryview does not compare, and a copy of a secret would stay in memory
+    return next((left < right for left, right in zip(number, bound, strict=True) if left != right), False)
