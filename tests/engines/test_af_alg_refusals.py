@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from cryptofs.algorithms import Description, Type
-from cryptofs.engines.af_alg import MISS_SECONDS, AfAlgEngine, sockets
+from cryptofs.engines.af_alg import MISS_SECONDS, AfAlgEngine, KernelDescription, sockets
 from cryptofs.errors import CryptofsError, EngineFault, NotOffered, OutOfResources
 
 
@@ -89,7 +89,34 @@ def test_refusals_are_asked_again_after_a_while(monkeypatch: pytest.MonkeyPatch)
     assert asked == ["nothing", "nothing"]
     for number in range(3000):
         engine.describe(Type.HASH, f"nothing{number}")
-    assert len(engine._cache) == 1024
+    assert len(engine._refused) == 1024
+
+
+def test_random_names_displace_no_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine knows what it was asked once, however many names that nobody has are asked in between."""
+    engine = working_engine(monkeypatch)
+    known = KernelDescription(Type.HASH, "sha256", "af_alg", "sha256-generic")
+    monkeypatch.setattr(engine, "_ask", lambda type_, name: known if name == "sha256" else None)
+    assert engine.is_slow(Type.HASH, "sha256")
+    assert engine.describe(Type.HASH, "sha256") is known
+    for number in range(3000):
+        assert engine.describe(Type.HASH, f"nothing{number}") is None
+    assert not engine.is_slow(Type.HASH, "sha256")
+    assert not engine.is_slow(Type.HASH, "nothing2999")
+    assert engine.is_slow(Type.HASH, "nothing3000")
+    assert not engine.is_slow(Type.COMPRESSION, "nothing3000")
+
+
+def test_deeply_nested_names_are_not_asked_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each template may cost a run of modprobe."""
+    engine = working_engine(monkeypatch)
+    asked: list[str] = []
+    monkeypatch.setattr(sockets, "bind", lambda type_, name: asked.append(name))
+    deepest = "essiv(authenc(hmac(sha256),cbc(aes)),sha256)"
+    for name in ("cbc(" * 12 + "aes" + ")" * 12, "a(" + "b," * 20 + "c)", deepest):
+        assert engine.describe(Type.AEAD, name) is None
+        assert not engine.is_slow(Type.AEAD, name)
+    assert asked == [deepest]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b", "caf\u00e9", "a\nb"])

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ... import algorithms
 from ...algorithms import Description, Type, chunk_size, look_up, parse_name
@@ -16,10 +17,15 @@ from .rng import AfAlgRng
 from .skcipher import AfAlgStreamCipher, AfAlgWholeCipher
 from .sockets import Bound
 
+T = TypeVar("T")
+
 __all__ = ["AfAlgEngine", "KernelDescription"]
 
 CACHE_MAX = 1024
-"""Descriptions that are remembered."""
+"""Descriptions that are remembered, and as many refusals: those of random names must not displace the others."""
+NAMES_MAX = 8
+"""Most templates and algorithms in a name that the kernel is asked for: it may run modprobe for each of them, 5 to 200
+ms. `essiv(authenc(hmac(sha256),cbc(aes)),sha256)` has 7, and the kernel itself ends at some depth."""
 MISS_SECONDS = 10.0
 """How long a name stays refused unasked: each unknown one makes the kernel run modprobe."""
 
@@ -56,7 +62,8 @@ class AfAlgEngine(Engine):
     def __init__(self) -> None:
         """Errors: OutOfResources, EngineFault where sockets fail in a way that does not mean 'not here'."""
         self.available = _available()
-        self._cache: dict[tuple[Type, str], tuple[KernelDescription | None, float]] = {}
+        self._known: dict[tuple[Type, str], KernelDescription] = {}
+        self._refused: dict[tuple[Type, str], float] = {}  # until when
         self._lock = threading.Lock()
 
     def describe(self, type_: Type, name: str) -> KernelDescription | None:
@@ -68,28 +75,30 @@ class AfAlgEngine(Engine):
         """
         if not self.available or type_ not in _OPENERS:
             return None
-        found = self._remembered(type_, name)
-        if found is not None:
-            return found[0]
-        description = self._ask(type_, name)
-        self._remember((type_, name), description)
+        key = (type_, name)
+        description = self._known.get(key)
+        if description is None and not self._is_refused(key):
+            description = self._ask(type_, name)
+            self._remember(key, description)
         return description
 
     def is_slow(self, type_: Type, name: str) -> bool:
         """A name that is not remembered: the kernel may run modprobe for it, and self-tests."""
-        return self.available and type_ in _OPENERS and self._remembered(type_, name) is None
+        key = (type_, name)
+        return self.available and type_ in _OPENERS and key not in self._known and not self._is_refused(key)
 
-    def _remembered(self, type_: Type, name: str) -> tuple[KernelDescription | None, float] | None:
-        found = self._cache.get((type_, name))
-        return found if found is not None and time.monotonic() < found[1] else None
+    def _is_refused(self, key: tuple[Type, str]) -> bool:
+        name = key[1]
+        return name.count("(") + name.count(",") >= NAMES_MAX or time.monotonic() < self._refused.get(key, 0.0)
 
     def _remember(self, key: tuple[Type, str], description: KernelDescription | None) -> None:
-        until = float("inf") if description is not None else time.monotonic() + MISS_SECONDS
         with self._lock:
-            self._cache.pop(key, None)
-            while len(self._cache) >= CACHE_MAX:
-                del self._cache[next(iter(self._cache))]
-            self._cache[key] = (description, until)
+            self._known.pop(key, None)
+            self._refused.pop(key, None)
+            if description is None:
+                _put(self._refused, key, time.monotonic() + MISS_SECONDS)
+            else:
+                _put(self._known, key, description)
 
     def _ask(self, type_: Type, name: str) -> KernelDescription | None:
         bound = sockets.bind(type_, name)
@@ -168,6 +177,13 @@ class AfAlgEngine(Engine):
             bound = sockets.bind(type_, name)
             if bound is not None:
                 bound.close()
+
+
+def _put(cache: dict[tuple[Type, str], T], key: tuple[Type, str], value: T) -> None:
+    """Remember the newest CACHE_MAX."""
+    while len(cache) >= CACHE_MAX:
+        del cache[next(iter(cache))]
+    cache[key] = value
 
 
 def _available() -> bool:
