@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from ..algorithms import Type, parse_name
 from ..algorithms.weak import standard_names
 from ..errors import CryptofsError
-from ..policy import CONTEXTS_PER_USER, Policy, Rule
+from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 from ..records import OPERATION_WORDS, Operation
 
 _NOBODY = (1 << 32) - 1
@@ -119,6 +119,7 @@ class RuleModel(Table, frozen=True):
     allow: tuple[ExactName, ...] = ()
     deny: tuple[ExactName, ...] = ()
     contexts: Annotated[int, Meta(ge=0, le=CONTEXTS_PER_USER)] | None = None
+    handles: Annotated[int, Meta(ge=0, le=HANDLES_PER_USER)] | None = None
     requests: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     queue_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] | None = None
     rate: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
@@ -139,6 +140,7 @@ class RuleModel(Table, frozen=True):
         return Rule(
             names,
             base.contexts if self.contexts is None else self.contexts,
+            base.handles if self.handles is None else self.handles,
             base.requests if self.requests is None else self.requests,
             base.queue_bytes if self.queue_bytes is None else self.queue_bytes,
             base.rate if self.rate is None else self.rate,

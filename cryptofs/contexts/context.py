@@ -8,7 +8,7 @@ from typing import Any
 from ..devices import Device
 from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, InvalidValue, NotConfigured, NotPermitted, OverQuota
-from ..policy import EVERYTHING, Account
+from ..policy import Usage
 from ..policy.audit import audit_refusal
 from ..records import (
     Buffer,
@@ -48,7 +48,6 @@ class Context:
         "_waiting",
         "_watchers",
         "_workers",
-        "account",
         "closed",
         "device",
         "engines",
@@ -63,6 +62,7 @@ class Context:
         "short",
         "transform",
         "uid",
+        "usage",
     )
 
     def __init__(
@@ -72,8 +72,8 @@ class Context:
         engines: tuple[Engine, ...],
         peers: Callable[[int], "Context | None"],
         nonblocking: bool,
-        workers: Workers | None = None,
-        account: Account | None = None,
+        workers: Workers | None,
+        usage: Usage,
     ) -> None:
         self.number = number
         self.uid, self.gid, self.pid = caller
@@ -81,10 +81,11 @@ class Context:
         self.peers = peers
         self.nonblocking = nonblocking
         self.transform: Transform | None = None
-        self.account = account or Account(self.uid, EVERYTHING)
-        self.rule = self.account.rule
+        self.usage = usage
+        """What its opener holds."""
+        self.rule = usage.rule
         """What its opener may do, as it was when the context was opened."""
-        self.exchange = Exchange(self.account if self.rule.counts else None)
+        self.exchange = Exchange(usage.queue)
         self.device: Device | None = None
         """The device that it was opened through."""
         self.closed = False
@@ -326,8 +327,7 @@ class Context:
     def stream(self) -> Stream:
         """The raw stream of this context. Errors: NotConfigured."""
         if self._stream is None:
-            transform, account = self.require_transform(), self.exchange.account
-            self._stream = Stream(transform, self.changed, account, self._offload)
+            self._stream = Stream(self.require_transform(), self.changed, self.exchange.queue, self._offload)
         return self._stream
 
     @property

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from ..policy import Account
+from ..policy import Queue
 from ..records import RECORD_MAX, Buffer, Flag, Operation, Record, holds_more
 from .lanes import CALLED, Call, Job, Lane, cost_of, detach, lane_number
 
@@ -29,6 +29,8 @@ QUEUE_BYTES = 16 * 1024 * 1024
 KEPT_BYTES = QUEUE_BYTES // 2
 """Bytes that messages in parts may keep together: reading answers frees none of them, so that there has to be room for
 the parts that end them, and for what polls for room."""
+STATE_BYTES = 32 * 1024 * 1024
+"""Bytes of state that they may hold besides their data: six compressions by zstd of level 19, 30 of level 3."""
 OPEN_MESSAGES = 256
 """Messages in parts that one context may have open."""
 UNFINISHED_MESSAGES = 2 * OPEN_MESSAGES
@@ -44,7 +46,6 @@ class Exchange:
 
     __slots__ = (
         "_ready",
-        "account",
         "bytes",
         "called",
         "completed",
@@ -53,12 +54,14 @@ class Exchange:
         "kept",
         "lanes",
         "outstanding",
+        "queue",
+        "state",
     )
 
-    def __init__(self, account: Account | None = None) -> None:
+    def __init__(self, queue: Queue) -> None:
         self._ready: deque[tuple[Buffer, int]] = deque()
-        self.account = account
-        """Where the user's requests are counted, if a rule bounds them."""
+        self.queue = queue
+        """Where the user's requests are counted."""
         self.lanes: dict[int, Lane] = {}
         self.in_flight = 0
         """Requests that are accepted and not answered yet."""
@@ -70,7 +73,9 @@ class Exchange:
         """What waits to run or to be read, and what messages in parts keep; it changes only when a request is accepted,
         when an answer is read and when something is dropped."""
         self.kept = 0
-        """What messages in parts keep."""
+        """What messages in parts keep of their data."""
+        self.state = 0
+        """What they hold besides, bytes: it is no part of `bytes`, because no answer that is read makes room."""
         self.completed = 0
         self.failed = 0
 
@@ -109,8 +114,7 @@ class Exchange:
                 raise OverQuota(
                     f"{unfinished} messages in parts have not ended: at most {UNFINISHED_MESSAGES}, reset forgets them"
                 )
-        if self.account is not None:
-            self.account.check(len(records), cost)
+        self.queue.check(len(records), cost)
         self._admit(len(records), cost)
         if call is not None:
             self.called += 1
@@ -120,8 +124,7 @@ class Exchange:
         self._admit(1, cost_of(record))
 
     def _admit(self, count: int, cost: int) -> None:
-        if self.account is not None:
-            self.account.charge(count, cost)
+        self.queue.charge(count, cost)
         self.outstanding += count
         self.in_flight += count
         self.bytes += cost
@@ -147,22 +150,42 @@ class Exchange:
 
     def check_kept(self, lane: Lane) -> None:
         """Check that a lane's message may keep what it does. Errors: OverQuota; the message must end then."""
-        kept = self.kept - lane.kept + lane.message.kept
+        self._check_kept(self.kept - lane.kept + lane.message.kept)
+
+    def _check_kept(self, kept: int) -> None:
         if kept > KEPT_BYTES:
             raise OverQuota(f"messages in parts would keep {kept} bytes: at most {KEPT_BYTES} on one context")
 
     def adopt(self, identity: int, operation: Operation | None, message: Any) -> None:
         """Open a lane with a message that has begun elsewhere. Errors: OverQuota; the message is closed then."""
-        lane = Lane(identity, operation, message)
+        lane = Lane(identity, operation)
+        self.hold(lane, message)
+        self.lanes[identity] = lane
+
+    def hold(self, lane: Lane, message: Any) -> None:
+        """Let a message that has begun run on a lane. Errors: OverQuota; the message is closed then."""
+        kept, state = message.kept, message.state
         try:
-            self.check_kept(lane)
-            if self.account is not None:
-                self.account.check(0, message.kept)
+            self._check_kept(self.kept + kept)
+            if self.state + state > STATE_BYTES:
+                raise OverQuota(
+                    f"open messages hold {self.state} bytes of state and {state} more are asked: at most "
+                    f"{STATE_BYTES} on one context"
+                )
+            self.queue.check(0, kept + state)
+            self.queue.charge_state(state)
         except OverQuota:
             message.close()
             raise
-        self.lanes[identity] = lane
-        self._keep(lane, message.kept)
+        lane.message, lane.state = message, state
+        self.state += state
+        self._keep(lane, kept)
+
+    def _let_go(self, lane: Lane) -> None:
+        """A lane's message has closed, and its state with it."""
+        self.state -= lane.state
+        self.queue.release_state(lane.state)
+        lane.state = 0
 
     def _keep(self, lane: Lane, size: int) -> None:
         """Count what a lane's message keeps, or drops."""
@@ -170,8 +193,7 @@ class Exchange:
         lane.kept = size
         self.kept += more
         self.bytes += more
-        if self.account is not None:
-            self.account.charge(0, more)
+        self.queue.charge(0, more)
 
     # What goes out
 
@@ -180,8 +202,7 @@ class Exchange:
         if len(response) > cost + _SMALL:
             # a message may give more than a part took: what its library kept to itself
             self.bytes += len(response) - cost
-            if self.account is not None:
-                self.account.charge(0, len(response) - cost)
+            self.queue.charge(0, len(response) - cost)
             cost = len(response)
         if call is None:
             self._ready.append((response, cost))
@@ -199,15 +220,13 @@ class Exchange:
         self.outstanding += 1
         self.bytes += cost
         self.completed += 1
-        if self.account is not None:
-            self.account.charge(1, cost)
+        self.queue.charge(1, cost)
 
     def answer_call(self, cost: int) -> None:
         """`answer_at_once` for a request that came by ioctl: the caller already has its answer."""
         self.completed += 1
-        if self.account is not None:
-            self.account.charge(1, cost)
-            self.account.give_back(1, cost)
+        self.queue.charge(1, cost)
+        self.queue.release(1, cost)
 
     def answer_many(self, answers: Sequence[tuple[Buffer, int]]) -> None:
         """`answer_at_once` for several, each with its cost."""
@@ -216,8 +235,7 @@ class Exchange:
         self.completed += len(answers)
         size = sum(cost for _, cost in answers)
         self.bytes += size
-        if self.account is not None:
-            self.account.charge(len(answers), size)
+        self.queue.charge(len(answers), size)
 
     def finish(self, job: Job, response: Buffer, failed: bool = False) -> Job | None:
         """Answer a lane's first job; returns the one that runs next on that lane."""
@@ -231,6 +249,8 @@ class Exchange:
             job.cost += lane.kept - kept
             self.kept += kept - lane.kept
             lane.kept = kept
+        if message is None and lane.state:
+            self._let_go(lane)
         self.answer(response, job.cost, failed, job.call)
         if job.forgets:
             self.fail(lane, Cancelled("reset"), last=True)
@@ -244,7 +264,7 @@ class Exchange:
         """Whether `count` more requests of this cost fit now."""
         if self.outstanding + count > QUEUE_REQUESTS or self.bytes + cost > QUEUE_BYTES:
             return False
-        return self.account is None or self.account.has_room(count, cost)
+        return self.queue.has_room(count, cost)
 
     @property
     def readable(self) -> bool:
@@ -286,8 +306,7 @@ class Exchange:
     def _took(self, count: int, cost: int) -> None:
         self.outstanding -= count
         self.bytes -= cost
-        if self.account is not None:
-            self.account.give_back(count, cost)
+        self.queue.release(count, cost)
 
     # What ends early
 
@@ -298,6 +317,8 @@ class Exchange:
             lane.message = None
         if lane.kept:
             self._keep(lane, 0)
+        if lane.state:
+            self._let_go(lane)
         # its frames hold the request, and with it the data
         failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         lane.operation = None
@@ -348,7 +369,7 @@ class Exchange:
             lane.jobs.clear()
         self.lanes.clear()
         self._ready.clear()
-        if self.account is not None:
-            self.account.give_back(self.outstanding, self.bytes)
-            self.account = None
-        self.outstanding = self.bytes = self.kept = 0
+        self.queue.release(self.outstanding, self.bytes)
+        # what a worker still computes is closed when it is done
+        self.queue.release_state(self.state)
+        self.outstanding = self.bytes = self.kept = self.state = 0

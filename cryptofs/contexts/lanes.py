@@ -31,13 +31,14 @@ class Lane:
     """The messages of one id.
 
     number: its key among the lanes; message: the engine's running message; failure: what ended it early; kept: bytes
-    that the message keeps, counted in the exchange's."""
+    that the message keeps, state: what it holds besides; both are counted in the exchange's."""
 
     number: int
     operation: Operation | None = None
     message: Any = None
     failure: CryptofsError | None = None
     kept: int = 0
+    state: int = 0
     jobs: "deque[Job]" = field(default_factory=deque)
 
     @property

@@ -8,7 +8,7 @@ from enum import Enum
 
 from ..engines.base import Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, EngineFault, InvalidValue
-from ..policy import Account
+from ..policy import Queue
 from ..records import Buffer
 
 log = logging.getLogger("cryptofs")
@@ -18,16 +18,6 @@ def engine_fault(transform: Transform) -> EngineFault:
     """Log an unexpected exception of an engine; returns the error for the client."""
     log.exception("a stream of %s failed in the engine", transform.description.name)
     return EngineFault("the engine failed; the daemon's log says more")
-
-
-def count_request(account: Account | None, size: int = 0) -> None:
-    """A message of a stream begins, and keeps `size` bytes: it takes one request of its user's rate. It is none
-    of those that wait to be read, where its output is counted. Errors: OverQuota.
-    """
-    if account is not None:
-        account.check(1, size)
-        account.charge(1, 0)
-        account.give_back(1, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,27 +55,42 @@ class Step:
 
 
 class Tally:
-    """What a stream has of its user's `queue-bytes`, in an account if a rule bounds them. waiting: bytes of output that
-    wait to be read; kept: bytes that its message keeps until it ends, and a worker has of it.
+    """What a stream has of its user's `queue-bytes`. waiting: bytes of output that wait to be read; kept: bytes that
+    its message keeps until it ends, and a worker has of it; state: what its message holds besides.
     """
 
-    __slots__ = ("_account", "kept", "waiting")
+    __slots__ = ("_queue", "kept", "state", "waiting")
 
-    def __init__(self, account: Account | None) -> None:
-        self._account = account
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
         self.waiting = 0
         self.kept = 0
+        self.state = 0
 
     def count(self, size: int) -> None:
         """Change the count of waiting output by so many bytes."""
         self.waiting += size
-        if self._account is not None:
-            self._account.charge(0, size)
+        self._queue.charge(0, size)
+
+    def hold(self, message: Message) -> None:
+        """A message has begun. Errors: OverQuota; it is closed then."""
+        try:
+            self._queue.charge_state(message.state)
+        except CryptofsError:
+            message.close()
+            raise
+        self.state = message.state
+
+    def let_go(self) -> None:
+        """The message is closed, or no longer the stream's."""
+        self.keep(0)
+        if self.state:
+            self._queue.release_state(self.state)
+            self.state = 0
 
     def keep(self, size: int) -> None:
         """The message keeps so many bytes now."""
-        if self._account is not None:
-            self._account.charge(0, size - self.kept)
+        self._queue.charge(0, size - self.kept)
         self.kept = size
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from ..algorithms import Type
 from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
-from ..policy import Account
+from ..policy import Queue
 from ..records import Buffer, Operation, detached
 from .scheduler import ALONE_NS
-from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, count_request, engine_fault
+from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, engine_fault
 
 STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""
@@ -33,13 +33,13 @@ class Stream:
         self,
         transform: Transform,
         changed: Callable[[], None],
-        account: Account | None = None,
+        queue: Queue,
         offload: Offload | None = None,
     ) -> None:
-        """account: where output that waits and what messages keep is counted, if a rule bounds what the user queues."""
+        """queue: where output that waits, what messages keep and their rate are counted."""
         self.limit = STREAM_BUFFER
         """Bytes of output that wait for a reader before writers have to."""
-        self._account = account
+        self._queue = queue
         self._transform = transform
         self._changed = changed
         self._offload = offload
@@ -53,7 +53,7 @@ class Stream:
         self._message: Message | None = None
         self._failure: CryptofsError | None = None
         self._out: deque[Piece] = deque()
-        self._tally = Tally(account)
+        self._tally = Tally(queue)
         self._users: list[StreamUser] = []
         self._last_error: CryptofsError | None = None
         self.bytes_in = 0
@@ -159,8 +159,7 @@ class Stream:
             raise WouldBlock(f"{self._tally.waiting} bytes of output wait to be read: at most {self.limit}")
         if self._generates:
             raise InvalidValue("a stream of type rng is only read")
-        if self._account is not None:
-            self._account.check(0, len(data))
+        self._queue.check(0, len(data))
         user.phase = Phase.FEEDING
         self._update(data, last=False)
         self._go_on()
@@ -216,7 +215,7 @@ class Stream:
             self._finish_quietly()
 
     def _generate(self, size: int) -> Buffer:
-        count_request(self._account)
+        self._queue.pass_one(0)
         out = bytearray(size)
         self._transform.once(Operation.GENERATE, None, 0, b"", memoryview(out))
         self.bytes_out += size
@@ -225,8 +224,9 @@ class Stream:
     def _start(self) -> Message:
         if self._iv_spent:
             raise InvalidValue("the iv served one message already: give the next by `reset iv=…`")
-        count_request(self._account)
+        self._queue.pass_one(0)
         message = self._transform.start(self._operation, self._iv, self._assoclen)
+        self._tally.hold(message)
         if self._iv is not None:
             self._iv, self._iv_spent = None, True
         return message
@@ -343,7 +343,7 @@ class Stream:
             self._at_work.drop()
         self._message = self._at_work = None
         self._ending = False
-        self._tally.keep(0)
+        self._tally.let_go()
 
     # Clone
 
@@ -360,10 +360,11 @@ class Stream:
         try:
             if self.busy:
                 raise Busy("clone: a message is under way on the other stream")
-            count_request(self._account, message.kept)
+            self._queue.pass_one(message.kept)
         except CryptofsError:
             message.close()
             raise
+        self._tally.hold(message)
         self._message = message
         self._tally.keep(message.kept)
 

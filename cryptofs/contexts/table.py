@@ -4,14 +4,20 @@ from collections.abc import Iterator
 
 from ..devices import Device, DeviceTransform, StreamTransform
 from ..engines.base import Engine
-from ..errors import OverQuota
-from ..policy import Accounts, Policy
+from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Bound, Ledger, Policy, Thing, Usage
 from ..policy.audit import audit
 from .context import Context
 from .scheduler import Workers
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""
+HANDLES_MAX = 2 * CONTEXTS_MAX
+"""Files and directories of the mount that may be open at once, those of contexts included."""
+STATE_MAX = 512 * 1024 * 1024
+"""Bytes that open messages may hold besides their data."""
+RESERVED = 256
+"""Contexts that only root and the daemon's own user may open: somebody has to see to a daemon that others have
+filled, and the service would be restarted when its pulse cannot open one."""
 
 
 class ContextTable:
@@ -27,7 +33,17 @@ class ContextTable:
         self.devices: dict[str, Device] = {}
         """The devices that can be opened now, by name."""
         self._contexts: dict[int, Context] = {}
-        self._accounts = Accounts()
+        # all things of one daemon; its keys are those of the engines that use the kernel's
+        keys = sum(engine.kernel_keys for engine in engines)
+        self.ledger = Ledger(
+            {
+                Thing.CONTEXTS: Bound(CONTEXTS_MAX, RESERVED, CONTEXTS_PER_USER),
+                Thing.HANDLES: Bound(HANDLES_MAX, 4 * RESERVED, HANDLES_PER_USER),
+                Thing.STATE: Bound(STATE_MAX, STATE_MAX // 8, STATE_MAX // 4),
+                Thing.KERNEL_KEYS: Bound(keys, keys // 8, keys // 4),
+            }
+        )
+        """What users hold."""
         self._last = 0
         self.completed = 0
         self.failed = 0
@@ -47,6 +63,10 @@ class ContextTable:
         """An open context by its number."""
         return self._contexts.get(number)
 
+    def usage(self, uid: int, gid: int, pid: int) -> Usage:
+        """What a caller holds, under the rule that applies now."""
+        return self.ledger.user(uid, self.policy.rule(uid, gid, pid))
+
     def open(self, uid: int, gid: int, pid: int, nonblocking: bool) -> Context:
         """A new context for a caller. Errors: OverQuota."""
         context = self._open(uid, gid, pid, nonblocking)
@@ -64,11 +84,10 @@ class ContextTable:
         return context
 
     def _open(self, uid: int, gid: int, pid: int, nonblocking: bool) -> Context:
-        if len(self._contexts) >= CONTEXTS_MAX:
-            raise OverQuota(f"the daemon has {len(self._contexts)} contexts open: at most {CONTEXTS_MAX}")
-        account = self._accounts.open(uid, self.policy.rule(uid, gid, pid))
+        usage = self.usage(uid, gid, pid)
+        usage.charge(Thing.CONTEXTS)
         self._last += 1
-        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers, account)
+        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers, usage)
         self._contexts[self._last] = context
         return context
 
@@ -79,7 +98,7 @@ class ContextTable:
         self.completed += context.exchange.completed
         self.failed += context.exchange.failed
         context.close()
-        self._accounts.close(context.account)
+        context.usage.release(Thing.CONTEXTS)
 
     def close_all(self) -> None:
         """Close every context."""

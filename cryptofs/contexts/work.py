@@ -151,7 +151,7 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         if _LENGTH in attributes:
             raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
         exchange.open_lane()
-        lane.message = transform.start(record.operation, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
+        exchange.hold(lane, transform.start(record.operation, attributes.get(_IV), attributes.get(_ASSOCLEN, 0)))
         lane.operation = record.operation
     elif attributes:
         raise InvalidValue("attributes belong to the first part of a message")

@@ -81,9 +81,12 @@ class Message(ABC):
     @property
     def kept(self) -> int:
         """Bytes that the message keeps of what it was given, or has not given out yet: they are counted against the
-        client. A state of a fixed size and what is less than a chunk do not count.
+        client. What is less than a chunk does not count.
         """
         return 0
+
+    state = 4096
+    """Bytes that the message holds besides, as long as it is open: objects, and its library's state or a socket."""
 
     def clone(self) -> "Message":
         """A second message in the same state. Errors: NotSupported, except for hashes."""
@@ -208,6 +211,8 @@ class Engine(ABC):
     """A provider of transforms."""
 
     name: str
+    kernel_keys = 0
+    """Keys of the kernel's keyring that its transforms may hold together."""
 
     @abstractmethod
     def describe(self, type_: Type, name: str) -> Description | None:

@@ -1,14 +1,17 @@
 """What users may do (`rules`), what they hold (`ledger`), and the trail of what they did (`audit`)."""
 
-from .ledger import Account, Accounts
-from .rules import BURST, CONTEXTS_PER_USER, EVERYTHING, Policy, Rule
+from .ledger import Bound, Ledger, Queue, Thing, Usage
+from .rules import BURST, CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 
 __all__ = [
     "BURST",
     "CONTEXTS_PER_USER",
-    "EVERYTHING",
-    "Account",
-    "Accounts",
+    "HANDLES_PER_USER",
+    "Bound",
+    "Ledger",
     "Policy",
+    "Queue",
     "Rule",
+    "Thing",
+    "Usage",
 ]

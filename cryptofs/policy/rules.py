@@ -13,6 +13,8 @@ from ..errors import NotPermitted
 
 CONTEXTS_PER_USER = 16_384
 """Contexts that one uid may have open at once, unless a rule says less."""
+HANDLES_PER_USER = 32_768
+"""Files and directories of the mount that one uid may have open at once, unless a rule says less: two for a context."""
 BURST = 1.0
 """Seconds of a rate that may be used at once."""
 # shown for a group that the daemon's user namespace lacks: no rule may take it for `nogroup`
@@ -21,11 +23,15 @@ _UNMAPPED = 65534
 
 @dataclass(frozen=True)
 class Rule:
-    """What a user may do. names None: every name. requests: accepted and not read, over all contexts; queue_bytes:
-    what they and their answers take; rate: requests a second; 0 is no bound of this rule's."""
+    """What a user may do, over all contexts. names None: every name. handles: files and directories that are open.
+
+    requests: accepted and not read; queue_bytes: what they, their answers and open messages take; rate: requests a
+    second; 0 is no bound of this rule's.
+    """
 
     names: frozenset[tuple[Type, str]] | None = None
     contexts: int = CONTEXTS_PER_USER
+    handles: int = HANDLES_PER_USER
     requests: int = 0
     queue_bytes: int = 0
     rate: int = 0
@@ -44,14 +50,11 @@ class Rule:
             raise NotPermitted(f"{type_} {name!r}: the policy does not allow you this name")
 
 
-EVERYTHING = Rule()
-
-
 @dataclass(frozen=True)
 class Policy:
     """The rules: a user's own, else that of the first listed group that the user is in, else everybody's."""
 
-    everybody: Rule = EVERYTHING
+    everybody: Rule = field(default_factory=Rule)
     users: Mapping[int, Rule] = field(default_factory=dict)
     groups: Mapping[int, Rule] = field(default_factory=dict)
     members: Mapping[int, frozenset[int]] = field(default_factory=dict)

@@ -6,9 +6,9 @@ import pytest
 from helpers import context_bench
 from helpers.context_bench import CONFIGURE, DIGEST, ENCRYPT, FAMILIES, INFO, RESET, SET_KEY, Bench
 
-from cryptofs.contexts import exchange, table
+from cryptofs.contexts import exchange
 from cryptofs.errors import Busy, CryptofsError, OverQuota, TooLarge, WouldBlock
-from cryptofs.policy import Policy, Rule
+from cryptofs.policy import Bound, Policy, Rule, Thing
 from cryptofs.records import RECORD_MAX, Record, build, parse_responses
 
 bench = context_bench.bench
@@ -31,13 +31,16 @@ def test_contexts_of_one_user(bench: Bench) -> None:
     assert len(bench.table) == 3
 
 
-def test_contexts_of_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon's own bound."""
-    monkeypatch.setattr(table, "CONTEXTS_MAX", 3)
-    for uid in range(3):
+def test_contexts_of_all(bench: Bench) -> None:
+    """The daemon's own bound. The last ones are for root and the daemon's own user."""
+    bench.table.ledger.bounds = {**bench.table.ledger.bounds, Thing.CONTEXTS: Bound(4, 1, 16)}
+    for uid in range(1, 4):
         bench.client(uid=uid)
-    with pytest.raises(OverQuota, match="3"):
+    with pytest.raises(OverQuota, match="have 3 contexts: at most 4, 1 of them for root and the daemon's own user"):
         bench.client(uid=7)
+    bench.client(uid=0)
+    with pytest.raises(OverQuota, match=r"have 4 contexts: at most 4$"):
+        bench.client(uid=0)
     bench.table.close_all()
     bench.client(uid=7)
 

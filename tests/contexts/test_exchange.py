@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cryptofs.contexts import exchange as module
 from cryptofs.contexts.exchange import Exchange
 from cryptofs.contexts.lanes import Job, Lane, cost_of
+from cryptofs.contexts.table import ContextTable
 from cryptofs.errors import Cancelled, CryptofsError, InvalidValue, NoSuchTarget, OverQuota, TooLarge, WouldBlock
-from cryptofs.policy import Account, Rule
+from cryptofs.policy import Thing
+from cryptofs.policy.rules import Rule
 from cryptofs.records import HEADER_SIZE, PAYLOAD_MAX, Attr, Flag, Operation, Record
 
 MORE = int(Flag.MORE)
@@ -24,6 +26,8 @@ MORE = int(Flag.MORE)
 
 class Running:
     """A message on a lane; it knows whether it was closed. gathers: whether it keeps what it is given."""
+
+    state = 40
 
     def __init__(self, gathers: bool = False) -> None:
         self.closed = 0
@@ -33,6 +37,16 @@ class Running:
     def close(self) -> None:
         """Counted."""
         self.closed += 1
+
+
+def queue_of(rule: Rule) -> Any:
+    """Where a user under this rule is counted."""
+    return ContextTable(()).ledger.user(7, rule).queue
+
+
+def held(queue: Any) -> int:
+    """Bytes that are counted, without the state of open messages."""
+    return int(queue.queue_bytes - queue.usage.held[Thing.STATE])
 
 
 def request(identity: int, more: bool = False, payload: bytes = b"", length: int | None = None) -> Record:
@@ -48,7 +62,8 @@ def perform(exchange: Exchange, job: Job, fails: CryptofsError | None = None, an
     if error is None and not last:
         if lane.message is None:
             exchange.open_lane()
-            lane.message, lane.operation = Running(gathers=bool(job.record.id % 2)), job.record.operation
+            exchange.hold(lane, Running(gathers=bool(job.record.id % 2)))
+            lane.operation = job.record.operation
         if lane.message.gathers:
             lane.message.kept += len(job.record.payload)
         try:
@@ -88,7 +103,7 @@ BAD = InvalidValue("bad")
 
 def test_none_and_a_whole_message() -> None:
     """(none), part without MORE: a message of its own, and no lane is left."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     assert run(exchange, request(7)) == b"7 ok;"
     assert exchange.lanes == {}
     assert run(exchange, request(7), BAD) == b"7 EINVAL;"
@@ -97,7 +112,7 @@ def test_none_and_a_whole_message() -> None:
 
 def test_none_and_a_part() -> None:
     """(none), part with MORE: opens a message."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     assert run(exchange, request(7, more=True)) == b"7 ok;"
     assert exchange.lanes[7].is_open
     assert exchange.lanes[7].message is not None
@@ -105,7 +120,7 @@ def test_none_and_a_part() -> None:
 
 def test_open_and_a_part() -> None:
     """OPEN, part with MORE: the same message goes on."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True))
     message = exchange.lanes[7].message
     assert run(exchange, request(7, more=True)) == b"7 ok;"
@@ -114,7 +129,7 @@ def test_open_and_a_part() -> None:
 
 def test_open_and_the_last_part() -> None:
     """OPEN, part without MORE: the message ends."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True))
     message = exchange.lanes[7].message
     assert run(exchange, request(7)) == b"7 ok;"
@@ -125,7 +140,7 @@ def test_open_and_the_last_part() -> None:
 @pytest.mark.parametrize("opened", [False, True])
 def test_failed(opened: bool) -> None:
     """FAILED: every part answers the same error; the one without MORE ends it, and the id is free again."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     if opened:
         run(exchange, request(7, more=True))
         message = exchange.lanes[7].message
@@ -143,7 +158,7 @@ def test_failed(opened: bool) -> None:
 
 def test_the_last_part_fails() -> None:
     """OPEN, the part without MORE fails: the message has ended all the same."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True))
     assert run(exchange, request(7), BAD) == b"7 EINVAL;"
     assert exchange.lanes == {}
@@ -151,7 +166,7 @@ def test_the_last_part_fails() -> None:
 
 def test_a_part_waits_for_the_one_before() -> None:
     """One lane runs in order: enqueueing gives jobs, but only the first is at its front."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     first, second, other = enter(exchange, request(7, more=True), request(7), request(8))
     assert first.lane is second.lane is not other.lane
     assert first.lane.jobs[0] is first
@@ -167,7 +182,7 @@ def test_a_part_waits_for_the_one_before() -> None:
 
 def test_cancel_an_open_message() -> None:
     """No part is in flight: the message is closed, and its later parts answer ECANCELED."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True))
     message = exchange.lanes[7].message
     exchange.cancel(7)
@@ -180,7 +195,7 @@ def test_cancel_an_open_message() -> None:
 
 def test_cancel_what_waits() -> None:
     """Every accepted part of the id answers ECANCELED, exactly once; other ids do not."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     jobs = enter(exchange, request(7, more=True), request(8), request(7, more=True), request(7), request(7))
     exchange.cancel(7)
     for job in (jobs[1], jobs[0], jobs[2], jobs[3], jobs[4]):
@@ -193,7 +208,7 @@ def test_cancel_what_waits() -> None:
 
 def test_cancel_a_failed_message() -> None:
     """It says no other error from then on."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True), BAD)
     exchange.cancel(7)
     assert run(exchange, request(7, more=True)) == b"7 EINVAL;"
@@ -202,7 +217,7 @@ def test_cancel_a_failed_message() -> None:
 
 def test_cancel_nothing() -> None:
     """An id that has nothing unfinished: ENOENT, also while its answer waits to be read."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     with pytest.raises(NoSuchTarget, match="7"):
         exchange.cancel(7)
     (job,) = enter(exchange, request(7))
@@ -214,7 +229,7 @@ def test_cancel_nothing() -> None:
 
 def test_reset() -> None:
     """Open and failed messages are forgotten; what is in flight is answered ECANCELED, before what comes later."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(1, more=True))
     run(exchange, request(2, more=True), BAD)
     message = exchange.lanes[1].message
@@ -233,7 +248,7 @@ def test_reset() -> None:
 
 def test_close() -> None:
     """Nothing is given out any more, and running messages are closed."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(1, more=True))
     message = exchange.lanes[1].message
     done, waiting = enter(exchange, request(2), request(3))
@@ -264,7 +279,7 @@ def test_a_failure_does_not_keep_the_data() -> None:
     class Witness:
         """What a frame holds."""
 
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     seen = []
     for _ in range(3):
         data = Data(b"secret")
@@ -286,7 +301,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Exchange:
     monkeypatch.setattr(module, "QUEUE_REQUESTS", 4)
     monkeypatch.setattr(module, "QUEUE_BYTES", 1000)
     monkeypatch.setattr(module, "OPEN_MESSAGES", 2)
-    return Exchange()
+    return Exchange(queue_of(Rule()))
 
 
 def state(exchange: Exchange) -> tuple[int, int, int]:
@@ -360,28 +375,28 @@ def test_open_messages(small: Exchange) -> None:
 
 def test_what_a_message_keeps_is_counted_until_its_end() -> None:
     """Reading a part's answer gives back what the part does not keep; the last answer gives back the rest."""
-    account = Account(7, Rule(queue_bytes=1 << 20))
-    exchange = Exchange(account)
+    queue = queue_of(Rule(queue_bytes=1 << 20))
+    exchange = Exchange(queue)
     for parts in (1, 2, 3):
         run(exchange, request(7, more=True, payload=bytes(100)))
-        assert exchange.kept == exchange.bytes == account.queue_bytes == 100 * parts
+        assert exchange.kept == exchange.bytes == held(queue) == 100 * parts
     (last,) = enter(exchange, request(7, payload=bytes(100)))
     before = exchange.bytes
     perform(exchange, last, answer=bytes(400))
     assert (exchange.kept, exchange.bytes) == (0, before)
-    assert account.queue_bytes == before == 300 + cost_of(last.record)
+    assert held(queue) == before == 300 + cost_of(last.record)
     assert exchange.take(400) == bytes(400)
-    assert (*state(exchange), account.queue_bytes, account.requests) == (0, 0, 0, 0, 0)
+    assert (*state(exchange), held(queue), queue.requests) == (0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("end", ["fails", "cancel", "reset", "close"])
 def test_what_a_message_keeps_is_given_back_at_once(end: str) -> None:
     """However else it ends; its later parts take nothing."""
-    account = Account(7, Rule(queue_bytes=1 << 20))
-    exchange = Exchange(account)
+    queue = queue_of(Rule(queue_bytes=1 << 20))
+    exchange = Exchange(queue)
     run(exchange, request(7, more=True, payload=bytes(1000)))
     run(exchange, request(8, more=True, payload=bytes(1000)))
-    assert exchange.bytes == account.queue_bytes == 1000
+    assert exchange.bytes == held(queue) == 1000
     if end == "fails":
         run(exchange, request(7, more=True), BAD)
         run(exchange, request(7, more=True, payload=bytes(1000)))
@@ -391,12 +406,12 @@ def test_what_a_message_keeps_is_given_back_at_once(end: str) -> None:
         exchange.reset()
     else:
         exchange.close()
-    assert (exchange.kept, exchange.bytes, account.queue_bytes) == (0, 0, 0)
+    assert (exchange.kept, exchange.bytes, held(queue)) == (0, 0, 0)
 
 
 def test_a_reset_behind_a_part() -> None:
     """What a part in flight will not keep any more is given back when it is answered."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(7, more=True, payload=bytes(100)))
     (part,) = enter(exchange, request(7, more=True, payload=bytes(50)))
     exchange.reset()
@@ -408,7 +423,7 @@ def test_a_reset_behind_a_part() -> None:
 def test_kept_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The part that would go over the bound ends its message with EDQUOT; others end as they should."""
     monkeypatch.setattr(module, "KEPT_BYTES", 1000)
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     assert run(exchange, request(1, more=True, payload=bytes(600))) == b"1 ok;"
     assert run(exchange, request(3, more=True, payload=bytes(400))) == b"3 ok;"
     assert run(exchange, request(3, more=True, payload=b"x")) == b"3 EDQUOT;"
@@ -420,7 +435,7 @@ def test_kept_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kept_bytes_leave_room_for_every_request() -> None:
     """As many as there may be: who polls for room finds it, and the largest request passes, once answers are read."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     for identity in range(1, 18, 2):
         run(exchange, request(identity, more=True, payload=bytes(PAYLOAD_MAX)))
     assert module.KEPT_BYTES - PAYLOAD_MAX < exchange.kept <= module.KEPT_BYTES
@@ -430,7 +445,7 @@ def test_kept_bytes_leave_room_for_every_request() -> None:
 
 def test_a_queue_that_reading_does_not_empty() -> None:
     """What only the end of messages would make room for is EDQUOT: nobody waits for it in vain."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(1, more=True, payload=bytes(100_000)))
     large = request(2, length=module.QUEUE_BYTES - 2 * HEADER_SIZE)
     with pytest.raises(OverQuota, match=r"messages in parts keep 100000"):
@@ -448,8 +463,8 @@ def test_a_queue_that_reading_does_not_empty() -> None:
 
 def test_adopt() -> None:
     """A cloned message is counted where it goes on, and closed where it would be too much."""
-    account = Account(7, Rule(queue_bytes=150))
-    exchange = Exchange(account)
+    queue = queue_of(Rule(queue_bytes=150))
+    exchange = Exchange(queue)
     for identity, fits in ((1, True), (2, False)):
         message = Running()
         message.kept = 100
@@ -459,9 +474,9 @@ def test_adopt() -> None:
             with pytest.raises(OverQuota):
                 exchange.adopt(identity, Operation.DIGEST, message)
         assert message.closed == (not fits)
-        assert (set(exchange.lanes), exchange.kept, account.queue_bytes) == ({1}, 100, 100)
+        assert (set(exchange.lanes), exchange.kept, held(queue)) == ({1}, 100, 100)
     exchange.reset()
-    assert (exchange.bytes, account.queue_bytes) == (0, 0)
+    assert (exchange.bytes, held(queue)) == (0, 0)
 
 
 # Answers
@@ -469,7 +484,7 @@ def test_adopt() -> None:
 
 def ready(*answers: bytes) -> Exchange:
     """An exchange with these answers ready."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     for index, answer in enumerate(answers):
         (job,) = enter(exchange, request(index))
         perform(exchange, job, answer=answer)
@@ -516,7 +531,7 @@ def test_take_gives_one_answer_as_it_is() -> None:
 
 def test_counters() -> None:
     """Completed and failed."""
-    exchange = Exchange()
+    exchange = Exchange(queue_of(Rule()))
     run(exchange, request(1))
     run(exchange, request(1), BAD)
     assert (exchange.completed, exchange.failed) == (2, 1)
@@ -549,11 +564,12 @@ class ExchangeMachine(RuleBasedStateMachine):
             mock.patch.object(module, "QUEUE_REQUESTS", 12),
             mock.patch.object(module, "QUEUE_BYTES", 2000),
             mock.patch.object(module, "KEPT_BYTES", 1000),
+            mock.patch.object(Running, "state", 0),
         ]
         for patch in self.patches:
             patch.start()
-        self.account = Account(7, Rule(queue_bytes=1900))
-        self.exchange = Exchange(self.account)
+        self.queue = queue_of(Rule(queue_bytes=1900))
+        self.exchange = Exchange(self.queue)
         self.count = 0
         self.current: dict[int, Track] = {}
         self.waiting: list[Track] = []
@@ -688,10 +704,10 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @invariant()
     def accounts(self) -> None:
-        """The accounts are those of the model, and a lane is kept for what waits or is open and for nothing else."""
+        """What is counted is what the model counts; a lane is kept for what waits or is open, and for nothing else."""
         assert state(self.exchange) == (self.pending, self.pending + len(self.expected), self.owed)
         assert self.exchange.kept == self.kept == sum(track.lane.kept for track in self.tracks)
-        assert (self.account.requests, self.account.queue_bytes) == (self.exchange.outstanding, self.exchange.bytes)
+        assert (self.queue.requests, held(self.queue)) == (self.exchange.outstanding, self.exchange.bytes)
         assert self.exchange.readable == bool(self.expected)
         assert self.exchange.writable == (self.exchange.outstanding < 12 and self.owed <= 1500)
         assert {identity: track.lane for identity, track in self.current.items()} == self.exchange.lanes
@@ -718,7 +734,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             assert self.exchange.lanes == {}
             assert all(message.closed == 1 for message in self.messages)
             self.exchange.close()
-            assert (self.account.requests, self.account.queue_bytes) == (0, 0)
+            assert (self.queue.requests, held(self.queue)) == (0, 0)
         finally:
             for patch in self.patches:
                 patch.stop()

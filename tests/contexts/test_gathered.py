@@ -24,7 +24,7 @@ from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK, Message, Transform
 from cryptofs.engines.pkcs11.hash import TokenMac, TokenMessage
 from cryptofs.errors import OverQuota
-from cryptofs.policy import Policy, Rule
+from cryptofs.policy import Policy, Rule, Thing
 from cryptofs.records import (
     PAYLOAD_MAX,
     RECORD_MAX,
@@ -152,6 +152,11 @@ def test_a_stream_of_a_device_tells_its_segment(name: str) -> None:
 # Contexts
 
 
+def held(queue: Any) -> int:
+    """Bytes that are counted, without the state of open messages."""
+    return int(queue.queue_bytes - queue.usage.held[Thing.STATE])
+
+
 def table_of(rule: Rule) -> ContextTable:
     """A table whose everybody has this rule."""
     return ContextTable(ENGINES, None, Policy(rule))
@@ -185,26 +190,26 @@ def test_users_hold_what_they_gather() -> None:
     """Over all contexts, until each message ends; and what ends it gives it back."""
     table = table_of(Rule(queue_bytes=1_000_000))
     first, second, other = gcm(table), gcm(table), gcm(table, uid=8)
-    account = first.account
+    queue = first.exchange.queue
     for identity in (1, 2):
         assert ask(first, identity, bytes(250_000), True).status == 0
-        assert account.queue_bytes == first.exchange.bytes == 250_000 * identity
-    with pytest.raises(OverQuota, match="uid 7: 500000 bytes are queued and 500048 more are asked: at most 1000000"):
+        assert held(queue) == first.exchange.bytes == 250_000 * identity
+    with pytest.raises(OverQuota, match="uid 7: 508192 bytes are queued and 500048 more are asked: at most 1000000"):
         ask(second, 1, bytes(250_000), True)
     assert second.exchange.bytes == 0
     assert ask(other, 1, bytes(400_000), True).status == 0
     # the end of a message: its answer counts until it is read
     answer = ask(first, 1, bytes(100_000), False)
     assert (answer.status, len(answer.payload)) == (0, 350_016)
-    assert account.queue_bytes == 250_000
+    assert held(queue) == 250_000
     assert ask(second, 1, bytes(250_000), True).status == 0
     first.control(Record(Operation.CANCEL, attributes={Attr.TARGET: 2}))
-    assert account.queue_bytes == 250_000
+    assert held(queue) == 250_000
     second.control(Record(Operation.RESET))
-    assert account.queue_bytes == 0
+    assert held(queue) == 0
     assert ask(second, 1, bytes(300_000), True).status == 0
     table.close(second)
-    assert account.queue_bytes == 0
+    assert held(queue) == 0
 
 
 def test_a_message_that_fails_gives_back() -> None:
@@ -213,14 +218,14 @@ def test_a_message_that_fails_gives_back() -> None:
     context = gcm(table)
     ask(context, 1, bytes(PAYLOAD_MAX), True)
     assert ask(context, 1, bytes(1), True).status == errno.EMSGSIZE
-    assert (context.exchange.bytes, context.account.queue_bytes) == (0, 0)
+    assert (context.exchange.bytes, held(context.exchange.queue)) == (0, 0)
     assert ask(context, 1, bytes(1), False).status == errno.EMSGSIZE
     record = Record(DECRYPT, MORE, 2, 0, {Attr.IV: bytes(12)}, bytes(100_000))
     context.accept(parse_requests(build(record)))
     context.take(RECORD_MAX)
-    assert context.account.queue_bytes == 100_000
+    assert held(context.exchange.queue) == 100_000
     assert ask(context, 2, b"", False, DECRYPT).status == errno.EBADMSG
-    assert (context.exchange.bytes, context.account.queue_bytes) == (0, 0)
+    assert (context.exchange.bytes, held(context.exchange.queue)) == (0, 0)
 
 
 def test_answers_that_are_not_read_count_as_before() -> None:
@@ -231,7 +236,7 @@ def test_answers_that_are_not_read_count_as_before() -> None:
     records.append(Record(ENCRYPT, 0, 1, 0, {}, bytes(1000)))
     for count, record in enumerate(records, 1):
         context.accept(parse_requests(build(record)))
-        assert context.exchange.bytes == context.account.queue_bytes == count * 2048
+        assert context.exchange.bytes == held(context.exchange.queue) == count * 2048
     assert context.exchange.kept == 0
     sizes = []
     while (response := context.take(4100)) is not None:
@@ -264,7 +269,7 @@ def test_a_clone_is_counted() -> None:
     context, other = context_of(table, "hash", "sha256"), context_of(table, "hash", "sha256")
     ask(context, 1, b"abc", True, DIGEST)
     context.control(Record(Operation.CLONE, id=5, attributes={Attr.TARGET: 1, Attr.CONTEXT: other.number}))
-    assert other.exchange.bytes == context.account.queue_bytes == 0
+    assert other.exchange.bytes == held(context.exchange.queue) == 0
     assert ask(other, 5, b"", False, DIGEST).payload == ask(context, 1, b"", False, DIGEST).payload
 
 
@@ -275,15 +280,15 @@ def test_a_stream_holds_what_it_gathers() -> None:
     """As records do, and beside them; it is given back when the message ends and its output was read, or by a reset."""
     table = table_of(Rule(queue_bytes=500_000))
     context, other = gcm(table), gcm(table)
-    account = context.account
+    queue = context.exchange.queue
     for drop in (False, True):
         context.control(Record(Operation.RESET, attributes={Attr.IV: bytes([drop]) * 12}))
         stream = context.stream
         user = stream.attach(True, True)
         for part in range(1, 4):
             stream.feed_nowait(user, bytes(100_000))
-            assert account.queue_bytes == 100_000 * part
-        with pytest.raises(OverQuota, match="300000 bytes are queued and 250000 more are asked"):
+            assert held(queue) == 100_000 * part
+        with pytest.raises(OverQuota, match="304096 bytes are queued and 250000 more are asked"):
             stream.feed_nowait(user, bytes(250_000))
         with pytest.raises(OverQuota):
             ask(other, 1, bytes(150_000), True)
@@ -293,9 +298,9 @@ def test_a_stream_holds_what_it_gathers() -> None:
             output = b""
             while piece := stream.drain_nowait(user, 131_072):
                 output += bytes(piece)
-                assert account.queue_bytes == 300_016 - len(output)
+                assert held(queue) == 300_016 - len(output)
             assert output == AESGCM(bytes(16)).encrypt(bytes(12), bytes(300_000), None)
-        assert account.queue_bytes == 0
+        assert held(queue) == 0
         stream.detach(user)
     table.close(context)
     table.close(other)
@@ -308,9 +313,9 @@ def test_a_stream_that_is_closed_gives_back() -> None:
     context.control(Record(Operation.RESET, attributes={Attr.IV: bytes(12)}))
     user = context.stream.attach(True, True)
     context.stream.feed_nowait(user, bytes(100_000))
-    account = context.account
+    queue = context.exchange.queue
     table.close(context)
-    assert account.queue_bytes == 0
+    assert held(queue) == 0
 
 
 def test_what_a_worker_has_of_a_stream_is_counted() -> None:
@@ -324,22 +329,22 @@ def test_what_a_worker_has_of_a_stream_is_counted() -> None:
         return True
 
     transform = context.require_transform()
-    stream = Stream(transform, lambda: None, context.exchange.account or context.account, offload)
+    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
     stream.set_parameters(None, bytes(12), None)
     transform.pace = 1e6
     user = stream.attach(True, True)
     stream.feed_nowait(user, bytes(100_000))
-    assert context.account.queue_bytes == 100_000 + OUT_SLACK
+    assert held(context.exchange.queue) == 100_000 + OUT_SLACK
     compute, settle = given.pop()
     settle(compute())
-    assert context.account.queue_bytes == 100_000
+    assert held(context.exchange.queue) == 100_000
     assert stream.drain_nowait(user, 1000) is None
-    assert context.account.queue_bytes == 100_000 + 100_016 + OUT_SLACK
+    assert held(context.exchange.queue) == 100_000 + 100_016 + OUT_SLACK
     compute, settle = given.pop()
     settle(compute())
-    assert context.account.queue_bytes == 100_016
+    assert held(context.exchange.queue) == 100_016
     stream.close()
-    assert context.account.queue_bytes == 0
+    assert held(context.exchange.queue) == 0
 
 
 def test_steps_that_were_dropped_are_let_go() -> None:
@@ -353,14 +358,14 @@ def test_steps_that_were_dropped_are_let_go() -> None:
 
     transform = context.require_transform()
     transform.pace = 1e6
-    stream = Stream(transform, lambda: None, context.exchange.account, offload)
+    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
     for count in range(20):
         user = stream.attach(True, True)
         stream.set_parameters(None, count.to_bytes(12), None)
         stream.feed_nowait(user, bytes(100_000))
-        assert context.account.queue_bytes == 100_000 + OUT_SLACK
+        assert held(context.exchange.queue) == 100_000 + OUT_SLACK
         stream.reset()
-        assert context.account.queue_bytes == 0
+        assert held(context.exchange.queue) == 0
     for compute, settle in given:
         step = compute()
         assert (len(step.data), len(step.out), step.size, step.message.kept) == (0, 0, 0, 0)
@@ -372,11 +377,11 @@ def test_steps_that_were_dropped_are_let_go() -> None:
 def test_a_debt_of_the_rate_stops_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is paid off is a matter of requests, of which a stream's writes are none."""
     monkeypatch.setattr("cryptofs.policy.ledger.time.monotonic", lambda: 100.0)
-    account = table_of(Rule(rate=10)).open(7, 7, 1, False).account
-    account.charge(30, 0)
-    account.check(0, 100)
+    queue = table_of(Rule(rate=10)).open(7, 7, 1, False).exchange.queue
+    queue.charge(30, 0)
+    queue.check(0, 100)
     with pytest.raises(OverQuota, match="10 a second"):
-        account.check(1, 100)
+        queue.check(1, 100)
 
 
 # Over a mount

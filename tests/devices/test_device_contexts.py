@@ -33,7 +33,7 @@ from cryptofs.keys import FileKey
 from cryptofs.nodes import Caller, Tree
 from cryptofs.nodes.base import Directory, File, Node
 from cryptofs.nodes.devices import DeviceStreamHandle
-from cryptofs.policy import Policy, Rule
+from cryptofs.policy import Policy, Rule, Thing
 from cryptofs.records import Attr, Operation, Record, Value, build, parse_requests, parse_responses
 
 ENCRYPT, DECRYPT, DIGEST = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST
@@ -631,17 +631,30 @@ class Held:
             self.table.close(context)
 
     def check(self) -> None:
-        """Accounts say what the contexts hold that count."""
-        for account in self.table._accounts._accounts.values():
-            mine = [each for each in self.contexts if each.account is account]
-            counting = [each for each in mine if each.exchange.account is account]
-            tallies = [each._stream._tally for each in counting if each._stream is not None and each._stream._account]
-            streams = sum(tally.waiting + tally.kept for tally in tallies)
-            assert account.contexts == len(mine)
-            assert account.requests == sum(each.exchange.outstanding for each in counting)
-            assert account.queue_bytes == sum(each.exchange.bytes for each in counting) + streams
+        """The ledger says what the contexts hold."""
+        for usage in self.table.ledger._users.values():
+            mine = [each for each in self.contexts if each.usage is usage]
+            assert usage.held[Thing.CONTEXTS] == len(mine)
+            assert usage.held[Thing.STATE] == sum(map(self.state_of, mine))
+            queue = usage._metered
+            if queue is not None:
+                counting = [each for each in mine if each.exchange.queue is queue]
+                assert queue.requests == sum(each.exchange.outstanding for each in counting)
+                tallies = [each._stream._tally for each in counting if each._stream is not None]
+                held = sum(tally.waiting + tally.kept for tally in tallies) + sum(map(self.state_of, counting))
+                assert queue.queue_bytes == sum(each.exchange.bytes for each in counting) + held
         for context in self.contexts:
             self.check_kept(context)
+
+    @staticmethod
+    def state_of(context: Context) -> int:
+        """What a context's open messages hold, as they say themselves."""
+        messages = [lane.message for lane in context.exchange.lanes.values()]
+        if context._stream is not None:
+            messages.append(context._stream._message)
+        counted = context.exchange.state + (context._stream._tally.state if context._stream is not None else 0)
+        assert counted == sum(message.state for message in messages if message is not None) or context._running
+        return counted
 
     @staticmethod
     def check_kept(context: Context) -> None:
@@ -659,13 +672,16 @@ class Held:
 
     def end(self) -> None:
         """Close everything, in the middle of whatever goes on."""
-        accounts = [context.account for context in self.contexts]
+        users = [context.usage for context in self.contexts]
         self.table.close_all()
         self.contexts.clear()
         self.engine.fuses.clear()
         self.workers.finish()
-        assert {(each.requests, each.queue_bytes, each.contexts) for each in accounts} <= {(0, 0, 0)}
-        assert len(self.table._accounts) == 0
+        assert not any(held for each in users for held in each.held.values())
+        queues = [each._metered for each in users if each._metered is not None]
+        assert not any(queue.requests or queue.queue_bytes for queue in queues)
+        assert not any(self.table.ledger.held.values())
+        assert len(self.table.ledger) == 0
         assert self.device._users == 0
         self.device.retire()
         assert not self.engine.transforms
@@ -691,16 +707,16 @@ def test_what_users_hold(steps: list[tuple[str, Any, Any]]) -> None:
         held.end()
 
 
-def test_accounts_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check above finds an account that forgets."""
+def test_the_ledger_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above finds a ledger that forgets."""
     held = Held()
     held.open(0, "hash")
     held.on(held.contexts[0], "send", [(DIGEST, 1, False, 16)])
     held.check()
-    held.contexts[0].account.requests -= 1
+    held.contexts[0].exchange.queue.requests -= 1
     with pytest.raises(AssertionError):
         held.check()
-    held.contexts[0].account.requests += 1
+    held.contexts[0].exchange.queue.requests += 1
     held.end()
 
 

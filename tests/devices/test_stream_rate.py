@@ -191,14 +191,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_one_request_for_each_message(clock: Clock) -> None:
     """However many writes it has, however it ends; and nothing stays in what waits to be read."""
     context = context_of(device_of(Type.HASH, "hmac(sha256)", KEY, {DIGEST}), Rule(rate=3, requests=10))
-    stream, account = context.stream, context.account
+    stream, queue = context.stream, context.exchange.queue
     for number in range(2):
         user = stream.attach(True, True)
         for _ in range(5 * number):
             stream.feed_nowait(user, b"part")
         assert stream.drain_nowait(user, 100) == mac(b"part" * 5 * number)
         assert stream.drain_nowait(user, 100) == b""
-        assert account.requests == 0
+        assert queue.requests == 0
         stream.detach(user)
     user = stream.attach(False, True)
     stream.feed_nowait(user, b"dropped")
@@ -250,5 +250,5 @@ def test_no_rate_no_count() -> None:
         context.stream.feed_nowait(user, b"part")
         assert context.stream.drain_nowait(user, 100) == mac(b"part")
         context.stream.detach(user)
-    assert (context.account.requests, context.account.queue_bytes) == (0, 0)
+    assert (context.exchange.queue.requests, context.exchange.queue.queue_bytes) == (0, 0)
     context.close()

@@ -14,7 +14,7 @@ from cryptofs.contexts import ContextTable, Workers
 from cryptofs.contexts.scheduler import Turns
 from cryptofs.engines import open_engines
 from cryptofs.errors import NotPermitted, OverQuota
-from cryptofs.policy import Account, Policy, Rule
+from cryptofs.policy import Policy, Rule
 from cryptofs.policy import ledger as policy_module
 from cryptofs.policy.rules import supplementary_groups
 from cryptofs.records import Attr, Operation, Record, build, parse_requests, parse_responses
@@ -132,8 +132,8 @@ def test_requests_over_all_contexts(short: bool) -> None:
     with pytest.raises(OverQuota):
         send(first, 5, 6)
     assert [each.id for each in parse_responses(second.take(4096))] == [3, 4]
-    assert second.account.requests == 0
-    assert second.account.queue_bytes == 0
+    assert second.exchange.queue.requests == 0
+    assert second.exchange.queue.queue_bytes == 0
 
 
 def test_bytes() -> None:
@@ -161,9 +161,9 @@ def test_gathered_answer_counts() -> None:
         context.accept(parse_requests(build(record)))
         if not last:
             context.take(1 << 20)
-    assert context.account.queue_bytes > 120_000
+    assert context.exchange.queue.queue_bytes > 120_000
     context.take(1 << 20)
-    assert context.account.queue_bytes == 0
+    assert context.exchange.queue.queue_bytes == 0
 
 
 def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_contexts() -> None:
     """A rule's bound on open contexts."""
     table = table_with(Rule(contexts=1))
     context = table.open(7, 7, 1, False)
-    with pytest.raises(OverQuota, match="uid 7 has 1 contexts open: at most 1"):
+    with pytest.raises(OverQuota, match="uid 7 has 1 contexts: at most 1"):
         table.open(7, 7, 1, False)
     table.close(context)
     table.open(7, 7, 1, False)
@@ -214,14 +214,13 @@ def test_a_rule_stays_with_its_contexts() -> None:
         configure(table.open(7, 7, 1, False), "hash", "sha256")
 
 
-def test_account_is_dropped() -> None:
+def test_a_user_is_forgotten() -> None:
     """Nothing is remembered of a user who holds nothing."""
-    account = Account(7, Rule())
-    assert not account.rule.counts
+    assert not Rule().counts
     table = table_with(Rule())
     context = table.open(7, 7, 1, False)
     table.close(context)
-    assert len(table._accounts) == 0
+    assert len(table.ledger) == 0
 
 
 def test_turns() -> None:
@@ -269,4 +268,4 @@ def test_a_batch_is_all_or_nothing_under_a_rate(monkeypatch: pytest.MonkeyPatch)
     assert context.short.answer(b"".join(requests)) == sum(map(len, requests))
     answers = parse_responses(context.take(1 << 20))
     assert [each.id for each in answers] == list(range(30))
-    assert context.account.requests == 0
+    assert context.exchange.queue.requests == 0

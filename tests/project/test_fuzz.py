@@ -323,7 +323,7 @@ FAULTS = {
         "a changed file of",
     ),
     "a quota that is not kept": (
-        "from cryptofs.policy import Account as A\nA._lacking = lambda self, count, size: None\n",
+        "from cryptofs.policy.ledger import MeteredQueue as A\nA._lacking = lambda self, count, size: None\n",
         "the policy never bounded requests",
     ),
 }
