@@ -7,7 +7,7 @@ from math import gcd
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from test_public_key import der_of, opened, rsa_key
+from helpers.public_keys import der_of, opened, rsa_key
 
 from cryptofs.engines import der, keyctl
 from cryptofs.engines import rsa_key as rsa_keys
