@@ -1,11 +1,11 @@
-"""The Python client: contexts on a cryptofs mount, with nothing but open, write and read.
+"""The Python client: contexts on a cryptofs mount, through open, write, read and ioctl.
 
 from cryptofs.client import Context
 
 with Context("skcipher", "cbc(aes)", key=key) as context:
     sealed = context.encrypt(plain, iv=iv)
 
-docs/python.md is its reference.
+See docs/python.md for the reference.
 """
 
 from .context import Context

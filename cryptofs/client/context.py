@@ -21,26 +21,27 @@ from .mounts import find_mount
 from .public import PublicKeyCalls
 from .wire import Reader, answer_size, call, decode, encode, fits_a_call, owned, write_record
 
-# incompressible input grows in every format, but never beyond what an answer holds
+# Incompressible input grows in every format, but its answer never exceeds one record.
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
 class Context(process.Unshared, PublicKeyCalls):
     """One open context: `with Context("hash", "sha256") as context: context.digest(data)`.
 
-    type, name: the algorithm, in the kernel's terms. key: bytes-like; authsize: the tag's bytes (AEAD);
-    engine, driver: demanded if given. level: of a compression. mount: the mount point, else $CRYPTOFS_MOUNT, else the
-    first found.
+    type, name: the algorithm, in the kernel's terms. key: bytes-like. authsize: bytes of the tag (AEAD). engine,
+    driver: required to serve, if given. level: of a compression. mount: the mount point, else $CRYPTOFS_MOUNT, else the
+    first usable one.
 
-    Threads may share a context: each request and its answer have it for themselves, so they wait for each other (a
-    `Pipeline` has many in flight). In the child of a fork every call but `close` is ForkedError.
-    Errors: RequestError (an OSError with the daemon's errno and message; Refused where the client itself
-    refuses a value), MountNotFound, OSError of open(2), TypeError for what is not bytes-like.
+    Threads may share a context: it handles one request at a time, and the other threads wait (a `Pipeline` has many in
+    flight). In the child of a fork every call but `close` is ForkedError.
+
+    Errors: RequestError (an OSError with the daemon's errno and message; Refused if the client itself refuses a value),
+    MountNotFound, OSError of open(2), TypeError for an argument that is not bytes-like.
     """
 
     _fd = -1
     warns = True
-    """Whether a context that is dropped without a close warns (ResourceWarning), as an open file does."""
+    """Whether the context warns (ResourceWarning) if it is dropped without a close, as an open file does."""
 
     def __init__(
         self,
@@ -67,9 +68,10 @@ class Context(process.Unshared, PublicKeyCalls):
 
     @classmethod
     def of_device(cls, device: str, *, mount: str | os.PathLike[str] | None = None) -> Self:
-        """A context of a device: configured already, with a key that stays in the daemon.
+        """A context of a device: already configured, with a key that stays in the daemon.
 
-        What is encrypted comes with a nonce of the daemon's in front, and decrypt takes it from there.
+        Ciphertext begins with the daemon's nonce, and decrypt expects it there.
+
         Errors: FileNotFoundError if no device has this name, PermissionError, RequestError, MountNotFound.
         """
         if _text("device", device) in ("", ".", "..") or "/" in device or "\0" in device:
@@ -85,16 +87,16 @@ class Context(process.Unshared, PublicKeyCalls):
         self._process = process.current()
         self._lock = threading.RLock()
         self._in_parts: set[int] = set()
-        """Ids of messages whose last part was not sent yet."""
+        """Ids of messages whose last part has not been sent."""
         self._calls = True
-        """Whether the daemon takes a record by ioctl."""
+        """Whether the daemon takes records by ioctl."""
         self._exchanging = False
         self._flight: Flight | None = None
-        """The pipeline that has this context, which then sends every request."""
+        """The open pipeline of this context, which then sends every request."""
         self._ids = itertools.count(1)
         self._reader = Reader()
         self.device: str | None = None
-        """The device's name, for a context of one."""
+        """The device's name, if this is a device's context."""
         self._mount: Path = find_mount(mount)
         self._fd = os.open(self._mount / file, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -128,7 +130,7 @@ class Context(process.Unshared, PublicKeyCalls):
             if self.warns and process.is_current(self._process):
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
-            # a failed mount reports an error on every close
+            # After a failed mount, every close reports an error.
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
@@ -139,16 +141,16 @@ class Context(process.Unshared, PublicKeyCalls):
         return f"<Context {self.number} on {self._mount}: {self.driver} by {self.engine}>"
 
     def fileno(self) -> int:
-        """The descriptor of the open context, for poll and for passing on; -1 when it is closed."""
+        """The descriptor of the open context, for poll and for passing on; -1 after close."""
         return self._fd
 
     def close(self) -> None:
-        """Close the context; calling it twice is allowed. A request of another thread is answered first.
+        """Close the context; you may call it twice. It waits for a request of another thread.
 
-        In the child of a fork this closes the child's descriptor and leaves the parent's context as it is.
+        In the child of a fork this closes the child's descriptor and does not affect the parent's context.
         """
         if not process.is_current(self._process):
-            # no lock: a thread that does not exist in the child may hold it
+            # No lock: a thread that does not exist in the child may hold it.
             self._close()
             return
         while (flight := self._flight) is not None:
@@ -178,7 +180,7 @@ class Context(process.Unshared, PublicKeyCalls):
         return self._message(Operation.DIGEST, None, b"", data)
 
     def encrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> bytes:
-        """Ciphertext, and for an AEAD the tag behind it. Associated data is not repeated in the output.
+        """Ciphertext; for an AEAD the tag follows it. The output does not contain the associated data.
 
         Errors: EMSGSIZE for an AEAD, xts or cts message of more than PAYLOAD_MAX bytes.
         """
@@ -189,10 +191,10 @@ class Context(process.Unshared, PublicKeyCalls):
         return self._message(Operation.DECRYPT, iv, assoc, data)
 
     def generate(self, length: int) -> bytes:
-        """`length` random bytes, of any number."""
+        """`length` random bytes, for any length."""
         length = operator.index(length)
         if length < 0:
-            raise Refused(errno.EINVAL, f"length {length}: 0 or more")
+            raise Refused(errno.EINVAL, f"length {length}: must be 0 or more")
         pieces: list[bytes] = []
         while length > 0 or not pieces:
             piece = min(length, PAYLOAD_MAX)
@@ -202,9 +204,9 @@ class Context(process.Unshared, PublicKeyCalls):
         return b"".join(pieces)
 
     def compress(self, data: Buffer) -> bytes:
-        """`data` compressed, of any length where the format is not a single block.
+        """`data` compressed, of any length unless the format is a single block.
 
-        Errors: EMSGSIZE where a block would have more than PAYLOAD_MAX bytes.
+        Errors: EMSGSIZE if a block would have more than PAYLOAD_MAX bytes.
         """
         view = octets(data)
         if len(view) > _SURE_TO_FIT:
@@ -212,10 +214,10 @@ class Context(process.Unshared, PublicKeyCalls):
         return self.message(Operation.COMPRESS).finish(view)
 
     def decompress(self, data: Buffer, length: int | None = None) -> bytes:
-        """What was compressed. length: the most bytes that it may have; a small one costs the daemon less memory.
+        """Decompressed `data`. length: the maximum size of the result; a small one saves memory in the daemon.
 
-        Errors: EINVAL for input that is damaged, cut short or followed by something; EMSGSIZE for more than `length`
-        bytes, and for a block of more than PAYLOAD_MAX.
+        Errors: EINVAL for input that is damaged, truncated, or has bytes after its end; EMSGSIZE if the result has more
+        than `length` bytes, or a block more than PAYLOAD_MAX.
         """
         view = octets(data)
         if length is None and len(view) > PAYLOAD_MAX:
@@ -230,7 +232,8 @@ class Context(process.Unshared, PublicKeyCalls):
     def _message(self, operation: Operation, iv: Buffer | None, assoc: Buffer, data: Buffer) -> bytes:
         assoc = octets(assoc, "assoc")
         if not len(assoc):
-            # most requests are short and have no associated data: a record, and no message in parts around it
+            # Most requests are short and have no associated data. A single record for them costs less than a message in
+            # parts.
             data = octets(data)
             if len(data) <= PAYLOAD_MAX:
                 attributes: dict[int, Value] = {} if iv is None else {Attr.IV: octets(iv, "iv")}
@@ -243,9 +246,9 @@ class Context(process.Unshared, PublicKeyCalls):
     def message(
         self, operation: Operation, iv: Buffer | None = None, assoc: Buffer = b"", length: int | None = None
     ) -> PartedMessage:
-        """Begin a message that is given in parts: `update` for each, `finish` for the last.
+        """Begin a message in parts: `update` gives a part, `finish` the last one.
 
-        length: of a decompression that is not in parts, the most bytes that it may give.
+        length: of a decompression in one record, the maximum size of the result.
         """
         return PartedMessage(self, operation, self.new_id(), iv, assoc, length)
 
@@ -261,7 +264,7 @@ class Context(process.Unshared, PublicKeyCalls):
         self._in_parts.clear()
 
     def new_id(self) -> int:
-        """An id that no other request of this context has: for records that you give to `request`."""
+        """An id that no other request of this context has, for records that you give to `request`."""
         return next(self._ids)
 
     def check(self) -> None:
@@ -272,9 +275,10 @@ class Context(process.Unshared, PublicKeyCalls):
         return self.request(Record(operation, 0, self.new_id(), 0, attributes), expected)
 
     def request(self, record: Record, expected: int = 0) -> Record:
-        """Send one record and wait for its response; expected: payload bytes that the response may have.
+        """Send one record and wait for its response. expected: bytes of payload that the response may have.
 
-        The id must be one that no unfinished request or message of this context has (`new_id`).
+        The id must differ from those of all unfinished requests and messages of this context (`new_id`).
+
         Errors: RequestError, Refused, ClosedError, ForkedError.
         """
         head, payload = encode(record)
@@ -292,10 +296,10 @@ class Context(process.Unshared, PublicKeyCalls):
                 response = flight.submit(record.id, head, payload, expected).wait()
                 break
             except FlightEnded:
-                # the pipeline is being closed: the context is its own again when that is done
+                # The pipeline is closing. After that the context sends its own requests again.
                 flight.close()
         if not record.flags & Flag.MORE and record.operation is not Operation.CLONE:
-            # answered: were it refused, the message would still wait for its last part
+            # The part is answered. A refusal would leave the message open, waiting for its last part.
             self._in_parts.discard(record.id)
         if response.status:
             raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
@@ -304,7 +308,7 @@ class Context(process.Unshared, PublicKeyCalls):
     def _may_be_called(self, record: Record) -> bool:
         """Whether a record may go by ioctl.
 
-        Not a part of a message: all parts are written, because a message that is called is another one.
+        Parts of a message are always written, because ids of ioctl messages are separate from ids of written ones.
         """
         if record.flags & Flag.MORE or record.operation is Operation.CLONE:
             self._in_parts.add(record.id)
@@ -312,25 +316,27 @@ class Context(process.Unshared, PublicKeyCalls):
         return record.id not in self._in_parts
 
     def _exchange(self, head: bytes, payload: Octets, identity: int, size: int, by_call: bool) -> Record:
-        """The one way of a request and its answer when no pipeline has the context. The lock is held."""
+        """Send one request and read its answer, without a pipeline. The caller holds the lock."""
         if self._fd < 0:
             raise ClosedError.what("context")
         if self._exchanging:
-            raise RequestError(errno.EDEADLK, "this thread waits for an answer already: not in a signal handler")
+            raise RequestError(
+                errno.EDEADLK, "this thread already waits for an answer: do not use the context in a signal handler"
+            )
         self._exchanging = True
         try:
             if by_call:
                 try:
                     return owned(call(self._fd, head, payload))
                 except OSError as error:
-                    # a larger answer than was expected is read; an older daemon has no ioctl; and a request that is
-                    # written goes on while signals come, however many
+                    # EMSGSIZE: the answer is larger than expected, so read it. ENOTTY: an older daemon without the
+                    # ioctl. EINTR: a written request continues however often signals come.
                     if error.errno not in (errno.EMSGSIZE, errno.ENOTTY, errno.EINTR):
                         raise
                     self._calls = error.errno != errno.ENOTTY
             write_record(self._fd, head, payload)
             while data := self._reader.read(self._fd, size):
-                # abandoned answers may come before this one
+                # Answers that were abandoned may come before this one.
                 for response in decode(data):
                     if response.id == identity:
                         return owned(response)
@@ -343,16 +349,16 @@ class Context(process.Unshared, PublicKeyCalls):
         raise RequestError(errno.EIO, f"request {identity} got no answer: another program reads this context's answers")
 
     def _failure(self, error: OSError) -> RequestError:
-        """The error for a refused write or a failed read of `crypto`; the daemon keeps the reason for a refused
+        """The error for a refused write or a failed read of `crypto`. The daemon's status has the reason for a refused
         write."""
         number = error.errno or errno.EIO
         reason = ""
         if number not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF):
             with contextlib.suppress(OSError, AttributeError):
-                # the line begins with the errno's name, which this error shows anyway
+                # The line begins with the errno's name, and this error shows it anyway.
                 reason = self.status().get("last-error", "").partition(": ")[2]
         if number in (errno.ENOTCONN, errno.ECONNABORTED):
-            reason = "the daemon has gone: open another context when it is back"
+            reason = "the daemon has gone: open a new context when it is back"
         return RequestError(number, reason or f"the mount refused the request: {os.strerror(number)}")
 
     # For Pipeline
@@ -360,7 +366,7 @@ class Context(process.Unshared, PublicKeyCalls):
     def attach(self, flight: Flight | None) -> None:
         """For Pipeline: from now on `flight` sends the context's requests; None: the context itself does.
 
-        Errors: EBUSY where another pipeline has the context, ClosedError, ForkedError.
+        Errors: EBUSY if another pipeline has the context, ClosedError, ForkedError.
         """
         self.check()
         with self._lock:

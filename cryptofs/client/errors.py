@@ -1,4 +1,4 @@
-"""The client's errors: all are OSErrors with an errno, and a sentence for people in `message` and `strerror`.
+"""The client's errors: all are OSErrors with an errno, and with a sentence for the user in `message` and `strerror`.
 
 An argument of a wrong type is a TypeError, as everywhere in Python.
 """
@@ -21,7 +21,7 @@ class ClientError(OSError):
         return f"{symbol(self.errno)}: {self.message}"
 
     def again(self) -> Self:
-        """The same error without its traceback, whose frames would keep a request's data."""
+        """The same error without its traceback, because its frames would keep a request's data."""
         return copy.copy(self)
 
 
@@ -30,11 +30,11 @@ class RequestError(ClientError):
 
 
 class Refused(RequestError):
-    """The client refused a call, and nothing was sent: a value is outside of what a record can carry."""
+    """The client refused a call, and sent nothing: a record cannot carry the value."""
 
     @classmethod
     def of(cls, error: CryptofsError) -> Self:
-        """A refusal by the record layer. The `except` costs nothing without an error."""
+        """Turn an error of the record layer into a refusal. Without an error, the `except` costs nothing."""
         return cls(error.errno, error.message)
 
 
@@ -48,13 +48,13 @@ class ClosedError(Refused):
 
 
 class ForkedError(Refused):
-    """The object was made before a fork, and is the parent process's (ECHILD)."""
+    """The object was made before a fork, and belongs to the parent process (ECHILD)."""
 
     @classmethod
     def what(cls, name: str) -> Self:
         """The error of a call on `name`."""
-        return cls(errno.ECHILD, f"the {name} was opened before a fork: open another one in this process")
+        return cls(errno.ECHILD, f"the {name} was opened before a fork: open a new one in this process")
 
 
 class MountNotFound(ClientError, FileNotFoundError):
-    """No usable cryptofs is mounted, or not where the caller says."""
+    """No usable cryptofs is mounted, or none at the place that the caller named."""

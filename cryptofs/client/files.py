@@ -20,15 +20,15 @@ from .context import Context
 from .errors import Refused, RequestError
 from .pipeline import Pending, Pipeline
 
-# as in cryptofs/contexts/sealed.py, which the client end does not import; a test compares the two
+# As in cryptofs/contexts/sealed.py, which the client must not import. A test compares the two.
 MAGIC = b"cryptofs file 1\n"
 ID_SIZE = 16
 SEGMENT = 65_536
 """Bytes of plaintext in a segment."""
 PART = 512 * 1024
-"""Bytes that go into one request of a cipher."""
+"""Bytes of one request of a cipher."""
 IN_FLIGHT = 32
-"""Segments that are under way at a time."""
+"""Segments in flight at a time."""
 _CCM_NONCE = 12
 
 
@@ -43,20 +43,20 @@ class Writable(Protocol):
     """A file object that is open for writing bytes."""
 
     def write(self, data: bytes, /) -> int | None:
-        """The number of bytes written; an unbuffered file may take fewer."""
+        """The number of bytes written. An unbuffered file may write fewer than `data` has."""
 
 
 Source = Readable | Iterable[Buffer]
-"""A file object, or pieces of any sizes."""
+"""A file object, or pieces of any size."""
 
 
 def encrypt_file(
     context: Context, source: Source, sink: Writable, *, iv: Buffer | None = None, padding: bool = True
 ) -> int:
-    """Encrypt all of `source` into `sink`; returns how many bytes were written.
+    """Encrypt all of `source` into `sink`; returns the number of bytes written.
 
-    context: of type skcipher or aead. iv: of a skcipher, if it is not to be drawn and written in front; it must be
-    used once. padding: whether a mode of whole blocks is padded. Errors: RequestError, OSError of the two files.
+    context: of type skcipher or aead. iv: of a skcipher; use it only once. Without it, a random one is written in
+    front. padding: whether a mode of whole blocks is padded. Errors: RequestError, OSError of the two files.
     """
     return _write(encrypt_pieces(context, source, iv=iv, padding=padding), sink)
 
@@ -64,10 +64,10 @@ def encrypt_file(
 def decrypt_file(
     context: Context, source: Source, sink: Writable, *, iv: Buffer | None = None, padding: bool = True
 ) -> int:
-    """Decrypt all of `source`, as `encrypt_file` made it; returns how many bytes were written.
+    """Decrypt all of `source`, which `encrypt_file` made; returns the number of bytes written.
 
-    Errors: EBADMSG for an aead's segment that was changed, cut, moved or is another key's (those before it are
-    written); EINVAL for a wrong padding, which is no check of a skcipher's text.
+    Errors: EBADMSG if a segment of an aead was changed, truncated, moved, or has another key (earlier segments are
+    written); EINVAL for wrong padding, which does not authenticate a skcipher's text.
     """
     return _write(decrypt_pieces(context, source, iv=iv, padding=padding), sink)
 
@@ -75,7 +75,7 @@ def decrypt_file(
 def encrypt_pieces(
     context: Context, source: Source, *, iv: Buffer | None = None, padding: bool = True
 ) -> Iterator[bytes]:
-    """`encrypt_file` as an iterator of what would be written."""
+    """`encrypt_file` as an iterator of the output."""
     if context.type == "aead":
         _check_segments(context, iv)
         return _seal(context, source)
@@ -85,7 +85,7 @@ def encrypt_pieces(
 def decrypt_pieces(
     context: Context, source: Source, *, iv: Buffer | None = None, padding: bool = True
 ) -> Iterator[bytes]:
-    """`decrypt_file` as an iterator of what would be written."""
+    """`decrypt_file` as an iterator of the output."""
     if context.type == "aead":
         _check_segments(context, iv)
         return _unseal(context, source)
@@ -93,10 +93,10 @@ def decrypt_pieces(
 
 
 def unpad(text: bytes, size: int) -> bytes:
-    """Without its padding. Errors: Refused (EINVAL)."""
+    """`data` without its padding. Errors: Refused (EINVAL)."""
     count = text[-1] if text else 0
     if not 1 <= count <= size or len(text) < count or text[-count:] != bytes([count]) * count:
-        raise Refused(errno.EINVAL, "padding: not what encryption with pkcs7 leaves; wrong key, iv or name?")
+        raise Refused(errno.EINVAL, "padding: not a valid PKCS #7 padding; is the key, iv or name wrong?")
     return text[:-count]
 
 
@@ -115,14 +115,15 @@ def _pieces(source: Source, size: int) -> Iterator[Octets]:
     while True:
         data = read(size)
         if data is None:
-            raise BlockingIOError(errno.EAGAIN, "source: it has nothing to read yet; give one that waits")
+            raise BlockingIOError(errno.EAGAIN, "source: a non-blocking file without data; give a blocking one")
         if not len(data):
             return
         yield octets(data, "what source.read gave")
 
 
 def _cut(source: Source, size: int, first: int = 0) -> Iterator[bytes]:
-    """Pieces of exactly `size` bytes, but a first one of `first`, if that is not 0, and a shorter last one, if any."""
+    """Pieces of exactly `size` bytes. If `first` is not 0, the first piece has `first` bytes. The last one may be
+    shorter."""
     held = bytearray()
     wanted = first or size
     for piece in _pieces(source, size):
@@ -148,7 +149,7 @@ def _write(pieces: Iterator[bytes], sink: Writable) -> int:
         while view:
             count = sink.write(view)  # type: ignore[arg-type]
             if count is None:
-                raise BlockingIOError(errno.EAGAIN, "sink: it takes nothing now; give one that waits")
+                raise BlockingIOError(errno.EAGAIN, "sink: a non-blocking file that is full; give a blocking one")
             written += count
             view = view[count:]
     return written
@@ -159,7 +160,7 @@ def _write(pieces: Iterator[bytes], sink: Writable) -> int:
 
 def _check_segments(context: Context, iv: Buffer | None) -> None:
     if iv is not None:
-        raise Refused(errno.EINVAL, "iv: the segments of an aead's file have nonces of their own")
+        raise Refused(errno.EINVAL, "iv: not with an aead, whose segments have their own nonces")
     if context.block_size > 1:
         raise Refused(
             errno.EINVAL,
@@ -168,18 +169,18 @@ def _check_segments(context: Context, iv: Buffer | None) -> None:
     if context.device is None and context.iv_size != 12:
         raise Refused(
             errno.EINVAL,
-            f"{context.name} has an iv of {context.iv_size} bytes: with a key of your own use gcm or rfc7539",
+            f"{context.name} has an iv of {context.iv_size} bytes: with your own key use gcm or rfc7539",
         )
 
 
 def nonce_size(context: Context) -> int:
     """Bytes of the nonce that a device puts before each message."""
-    # an iv of ccm is a nonce and what the kernel wants around it
+    # An iv of ccm contains the nonce and the kernel's length fields around it.
     return _CCM_NONCE if context.name.startswith("ccm(") else context.iv_size
 
 
 def _marked(pieces: Iterator[bytes], size: int) -> Iterator[tuple[int, bool, bytes]]:
-    """Each piece with its index and whether it is the last: the first that is not full, if only an empty one."""
+    """Each piece with its index, and whether it is the last: the first piece that is not full, even an empty one."""
     index = -1
     for index, piece in enumerate(pieces):
         yield index, len(piece) < size, piece
@@ -195,7 +196,7 @@ def _seal(context: Context, source: Source) -> Iterator[bytes]:
     with Pipeline(context) as pipeline:
         for index, last, piece in _marked(_cut(source, SEGMENT), SEGMENT):
             associated = _associated(identity, index, last)
-            # a device puts a nonce of its own before the segment
+            # A device puts its own nonce before the segment.
             nonce = b"" if context.device is not None else os.urandom(context.iv_size)
             waiting.append((nonce, pipeline.encrypt(piece, nonce or None, associated)))
             if len(waiting) >= IN_FLIGHT:
@@ -211,7 +212,7 @@ def _unseal(context: Context, source: Source) -> Iterator[bytes]:
     pieces = _cut(source, size, first=len(MAGIC) + ID_SIZE)
     header = next(pieces, b"")
     if len(header) < len(MAGIC) + ID_SIZE or not header.startswith(MAGIC):
-        raise RequestError(errno.EBADMSG, "input: not a file that a device of cryptofs sealed")
+        raise RequestError(errno.EBADMSG, "input: not a file that a device of cryptofs made")
     identity = header[len(MAGIC) :]
     waiting: deque[tuple[int, Pending]] = deque()
     with Pipeline(context) as pipeline:
@@ -220,7 +221,7 @@ def _unseal(context: Context, source: Source) -> Iterator[bytes]:
             if context.device is not None:
                 waiting.append((index, pipeline.decrypt(piece, None, associated)))
             elif len(piece) < nonce_bytes + context.authsize:
-                # the pieces before the cut are given out first, as in every other case
+                # The complete segments before the truncation are given out first, as in every other case.
                 yield from (_opened(*each) for each in waiting)
                 raise _changed(index)
             else:
@@ -245,7 +246,7 @@ def _opened(index: int, pending: Pending) -> bytes:
 
 
 def _changed(index: int) -> RequestError:
-    return RequestError(errno.EBADMSG, f"segment {index}: changed, cut, out of its place, or another key's")
+    return RequestError(errno.EBADMSG, f"segment {index}: changed, truncated, moved, or sealed with another key")
 
 
 # The text of a skcipher
@@ -274,7 +275,7 @@ def _decipher(context: Context, source: Source, iv: Buffer | None, padding: bool
             raise Refused(errno.EINVAL, f"input of {len(iv)} bytes: it begins with an iv of {first}")
     message = context.message(Operation.DECRYPT, iv)
     keep = context.block_size if padding and context.block_size > 1 else 0
-    # the last block is held back: it may be the padding, and only the end shows that
+    # Hold the last block back: it may be the padding, and only the end of the file shows that.
     held = b""
     for piece in pieces:
         held += message.update(piece)

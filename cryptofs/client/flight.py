@@ -1,7 +1,7 @@
 """Requests in flight: the thread that writes the requests of one context and reads their answers.
 
-It knows descriptors and records, and nothing of how callers wait: each request is an `Entry` with a future, which
-threads, asyncio and trio can all wait for.
+It handles descriptors and records, and does not know how callers wait. Each request is an `Entry` with a future, for
+which threads, asyncio and trio can all wait.
 """
 
 import concurrent.futures
@@ -24,19 +24,19 @@ _ILL_FORMED = (errno.EINVAL, errno.EBADMSG, errno.EMSGSIZE)
 IN_FLIGHT = 1024
 """Requests that are sent before answers are read."""
 IN_FLIGHT_BYTES = 6 * 1024 * 1024
-"""Bytes of requests that are sent before answers are read: with the answers, less than the daemon's queue takes."""
+"""Bytes of requests that are sent before answers are read: with their answers they fit into the daemon's queue."""
 
 T = TypeVar("T")
 
 
 class FlightEnded(ClosedError):
-    """The request came too late: the pipeline is being closed."""
+    """The request came too late: the pipeline is closing."""
 
 
 class AnswerFuture(concurrent.futures.Future[T]):
     """A future for a request: waits end with an error if no answer can come, and cancel reaches the daemon.
 
-    It knows its request by the id alone: a cycle of objects would keep every answer until the collector comes.
+    It refers to its request only by the id. A reference cycle would keep every answer until the garbage collector runs.
     """
 
     def __init__(self, flight: "Flight", identity: int) -> None:
@@ -55,7 +55,7 @@ class AnswerFuture(concurrent.futures.Future[T]):
         return super().exception(timeout)
 
     def cancel(self) -> bool:
-        """Give up waiting, and cancel the request."""
+        """Stop waiting, and cancel the request."""
         self._flight.check()
         cancelled = super().cancel()
         if cancelled:
@@ -83,7 +83,7 @@ class Entry(Generic[T]):
         """The caller's part of the response. Errors: RequestError."""
 
     def finish(self, outcome: Record | RequestError) -> None:
-        """For the flight: set the request's result, unless it is no longer awaited."""
+        """For the flight: set the request's result, if somebody still waits for it."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
@@ -91,23 +91,23 @@ class Entry(Generic[T]):
                 raise outcome
             self.future.set_result(self.take(outcome))
         except RequestError as error:
-            # its traceback would hold this entry, and that the error
+            # The traceback would hold this entry, and the entry the error.
             self.future.set_exception(error.with_traceback(None))
 
     def cancel(self) -> None:
-        """Ask for the request to be cancelled; its answer is then ECANCELED, unless it has finished before."""
+        """Cancel the request. Its answer is then ECANCELED, unless it has already finished."""
         self._flight.cancel(self.identity)
 
 
 class Waiter(Entry[Record]):
-    """A request whose caller waits here and now."""
+    """A request whose caller waits in this call."""
 
     def take(self, response: Record) -> Record:
-        """The response as it is, an error too."""
+        """The response as it is, even if it is an error."""
         return response
 
     def wait(self) -> Record:
-        """The response. A wait that is interrupted cancels the request. Errors: RequestError."""
+        """The response. If the wait is interrupted, the request is cancelled. Errors: RequestError."""
         try:
             return self.future.result()
         except RequestError:
@@ -122,9 +122,8 @@ _Queued = tuple[Entry[Any] | None, int, bytes, Octets, int]
 
 
 class Flight:
-    """The requests of one context. descriptor: gives the open context's; new_id: ids that nothing else has;
-    landed: called in the thread when it ends.
-    """
+    """The requests of one context. descriptor: returns the open context's; new_id: returns an unused id; landed: called
+    in the thread when it ends."""
 
     def __init__(self, descriptor: int, new_id: Callable[[], int], landed: Callable[[], None]) -> None:
         self._process = process.current()
@@ -137,25 +136,25 @@ class Flight:
         self._sent: dict[int, Entry[Any]] = {}
         self._sent_bytes: dict[int, int] = {}
         self._calls: set[int] = set()
-        """Ids of cancel calls that are not answered."""
+        """Ids of cancel calls without an answer."""
         self._closing = False
         self._window = IN_FLIGHT
         """Requests that may be in flight: fewer if the daemon's policy allows the user fewer."""
         self._singly = 0
-        """The number of queued requests that go out alone, because the daemon refused a write with one ill-formed
-        request."""
+        """Queued requests that go out one by one, because the daemon refused a write with an ill-formed request in
+        it."""
         self._stalled = False
-        """Whether what is queued has to wait for answers."""
+        """Whether queued requests must wait for answers."""
         self._polling = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="cryptofs-pipeline", daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start the thread."""
         self._thread.start()
 
     def check(self) -> None:
-        """Errors: ForkedError in the child of a fork, which has no thread that would answer."""
+        """Errors: ForkedError in the child of a fork, which has no thread to answer."""
         process.check(self._process, "pipeline")
 
     def is_own_thread(self) -> bool:
@@ -169,9 +168,9 @@ class Flight:
         return waiter
 
     def add(self, entry: Entry[Any], head: bytes, payload: Octets, expected: int) -> None:
-        """Send a request; expected: bytes of its answer. The payload is taken as it is now.
+        """Send a request; expected: bytes of its answer. The payload must not change until it is sent.
 
-        Errors: FlightEnded, ForkedError; Refused (EINVAL) where its id is in flight.
+        Errors: FlightEnded, ForkedError; Refused (EINVAL) if its id is in flight.
         """
         self.check()
         payload = frozen(payload)
@@ -185,7 +184,7 @@ class Flight:
             self._notify()
 
     def cancel(self, identity: int) -> None:
-        """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
+        """Cancel a request. One that is not sent yet fails at once; for a sent one the daemon is asked."""
         self.check()
         with self._lock:
             for index, (entry, queued, *_) in enumerate(self._queue):
@@ -202,13 +201,13 @@ class Flight:
         entry.finish(RequestError(errno.ECANCELED, "cancelled before it was sent"))
 
     def end(self) -> None:
-        """Accept no more requests; the thread ends when all submitted ones are answered."""
+        """Accept no more requests. The thread ends when all submitted ones are answered."""
         with self._lock:
             self._closing = True
             self._notify()
 
     def close(self) -> None:
-        """`end`, and wait for it. Errors: RequestError (EDEADLK) in a callback, ForkedError in a child."""
+        """`end`, and wait for the thread. Errors: RequestError (EDEADLK) in a callback, ForkedError in a child."""
         self.check()
         if self.is_own_thread():
             raise RequestError(errno.EDEADLK, "a callback of the pipeline cannot wait for its end")
@@ -216,7 +215,7 @@ class Flight:
         self._thread.join()
 
     def abandon(self) -> None:
-        """In the child of a fork: close the child's descriptors, of which it uses none."""
+        """In the child of a fork: close the child's descriptors, which it does not use."""
         wake, self._wake = self._wake, -1
         if wake >= 0:
             os.close(wake)
@@ -244,7 +243,7 @@ class Flight:
             self._sent.clear()
             self._queue.clear()
         for entry in left:
-            # one each: if several threads raised the same exception, their tracebacks would mix
+            # One exception each: if several threads raised the same one, their tracebacks would mix.
             entry.finish(RequestError(number, f"the mount failed: {os.strerror(number)}"))
 
     def _wait(self) -> bool:
@@ -284,7 +283,7 @@ class Flight:
             if len(batch) == 2:
                 write_record(self._descriptor, bytes(batch[0]), batch[1])
             else:
-                # the kernel would cut many segments into several writes
+                # The kernel would cut many segments into several writes.
                 os.pwrite(self._descriptor, b"".join(batch), 0)
         except OSError as error:
             if error.errno not in _TOO_MUCH + _ILL_FORMED:
@@ -294,8 +293,8 @@ class Flight:
     def _take_back(self, refused: list[_Queued], error: OSError) -> None:
         """The daemon took nothing of a write.
 
-        Where the user has too much in flight, try with less of it; where a request is ill-formed, find out which: it
-        fails alone, and the others that shared its write are sent again.
+        If the user has too much in flight, try again with less. If a request is ill-formed, find out which one: only
+        that one fails, and the others of the write are sent again.
         """
         alone: Entry[Any] | None = None
         with self._lock:
@@ -309,7 +308,7 @@ class Flight:
                 else:
                     self._singly = len(refused)
             elif not self._sent and len(refused) == 1:
-                # less than this is nothing
+                # Less than this is nothing.
                 alone = refused.pop()[0]
             else:
                 self._window = max(1, (len(self._sent) or len(refused)) // 2)
@@ -319,9 +318,9 @@ class Flight:
             alone.finish(RequestError(error.errno or errno.EIO, f"the daemon refused it: {error.strerror}"))
 
     def _wait_for_answer(self) -> bool:
-        """Wait until an answer is ready, or False when something was submitted or cancelled meanwhile.
+        """Wait until an answer is ready; False if a request was submitted or cancelled in the meantime.
 
-        It does not pay for small requests: their answers come before the poll returns.
+        Small requests skip it, because it would cost more than it saves: their answers come before the poll returns.
         """
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN)
@@ -338,7 +337,7 @@ class Flight:
         return self._descriptor in ready
 
     def _notify(self) -> None:
-        # called with the lock held: the thread waits for work, or for answers
+        # Called with the lock held: the thread waits for work or for answers.
         self._lock.notify()
         if self._polling:
             self._polling = False

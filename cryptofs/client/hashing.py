@@ -1,4 +1,4 @@
-"""Hash objects as hashlib has them, computed by a mount: for `hashlib.file_digest`, `hmac.new` and such code."""
+"""Hash objects like hashlib's, computed by a mount: for `hashlib.file_digest`, `hmac.new` and similar code."""
 
 import contextlib
 import errno
@@ -23,13 +23,13 @@ class _Shared:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        # code for hashlib never closes hash objects, so dropping one is not a mistake
+        # Code for hashlib never closes hash objects, so dropping one is not a mistake.
         context.warns = False
         self.dropped: deque[int] = deque()
-        """Messages of copies that are gone: the daemon keeps an open message until its last part."""
+        """Messages of dropped copies. The daemon keeps an open message until its last part."""
 
     def sweep(self) -> None:
-        """End the messages of dropped copies. A destructor cannot do it, because it may run inside of any call."""
+        """End the messages of dropped copies. A destructor cannot do it, because it may run inside any call."""
         while self.dropped:
             with contextlib.suppress(RequestError):
                 self.context.request(Record(Operation.DIGEST, 0, self.dropped.popleft()))
@@ -38,15 +38,15 @@ class _Shared:
 class Hash(process.Unshared):
     """A running hash: `update` it, ask for its `digest` at any time, `copy` it. See `new`.
 
-    Threads may share it: each update goes in whole. An update that fails makes every later call fail with the same
-    error, so no digest is ever of a part of the data. In the child of a fork every call is ForkedError.
+    Threads may share it: each update goes in as a whole. After a failed update every later call fails with the same
+    error, so no digest covers only a part of the data. In the child of a fork every call is ForkedError.
     """
 
     _message: PartedMessage | None = None
     _shared: _Shared | None = None
 
     def __init__(self, context: Context, data: Buffer = b"") -> None:
-        """context: an open one of type hash, which now belongs to this object."""
+        """context: an open one of type hash. It belongs to this object from now on."""
         shared = _Shared(context)
         if context.type != "hash":
             raise Refused(errno.EOPNOTSUPP, f"type {context.type}: a hash object needs type hash")
@@ -86,7 +86,7 @@ class Hash(process.Unshared):
         return f"<cryptofs {self.name} hash object>" if self._shared else "<cryptofs hash object that is closed>"
 
     def update(self, data: Buffer) -> None:
-        """Go on with `data`. Small updates are gathered; larger ones go out at once. Errors: RequestError."""
+        """Continue with `data`. Small updates are gathered; larger ones go out at once. Errors: RequestError."""
         view = octets(data)
         shared = self._open()
         with self._lock:
@@ -99,7 +99,7 @@ class Hash(process.Unshared):
             if len(view) < BATCH:
                 self._held += view
                 view = b""
-            # a failed message stays failed, so that gathered data is not lost silently
+            # A failed message stays failed, so that gathered data is not lost silently.
             held, self._held = self._held, bytearray()
             if held:
                 self._message.update(held)
@@ -107,7 +107,7 @@ class Hash(process.Unshared):
                 self._message.update(view)
 
     def digest(self) -> bytes:
-        """The digest of what has been given so far; more may follow. Errors: RequestError."""
+        """The digest of the data so far. You may continue to update. Errors: RequestError."""
         shared = self._open()
         with self._lock:
             shared.sweep()
@@ -120,10 +120,10 @@ class Hash(process.Unshared):
         return self.digest().hex()
 
     def copy(self) -> Self:
-        """Another hash object that goes on from here.
+        """Another hash object that continues from this state.
 
-        Copies share one context of the daemon, so at most 256 that have been given more than BATCH bytes can exist at
-        a time. Errors: RequestError (EDQUOT for more).
+        Copies share one context of the daemon, so at most 256 of those that were given more than BATCH bytes can exist
+        at a time. Errors: RequestError (EDQUOT for more).
         """
         shared = self._open()
         with self._lock:
@@ -136,7 +136,7 @@ class Hash(process.Unshared):
             return twin
 
     def close(self) -> None:
-        """Give the context back, unless a copy uses it. Objects that are not closed do so when they are dropped."""
+        """Release the context, unless a copy uses it. An object that you drop closes by itself."""
         shared, self._shared = self._shared, None
         message, self._message = self._message, None
         if shared is not None and message is not None:
@@ -159,9 +159,9 @@ def new(
     driver: str | None = None,
     mount: str | os.PathLike[str] | None = None,
 ) -> Hash:
-    """A hash object as `hashlib.new` gives one: `hashlib.file_digest(file, lambda: new("sha256"))`.
+    """A hash object like that of `hashlib.new`: `hashlib.file_digest(file, lambda: new("sha256"))`.
 
-    name: in the kernel's terms: `sha256`, `blake2b-512`, and with a key `hmac(sha256)`, `cmac(aes)`. The rest: as
-    `Context`. Errors: RequestError, MountNotFound.
+    name: in the kernel's terms: `sha256`, `blake2b-512`, and with a key `hmac(sha256)`, `cmac(aes)`. Other arguments:
+    as for `Context`. Errors: RequestError, MountNotFound.
     """
     return Hash(Context("hash", name, key, engine=engine, driver=driver, mount=mount), data)

@@ -10,14 +10,14 @@ from .errors import Refused, RequestError
 from .wire import Requester
 
 SLACK = 128
-"""Bytes that an answer may have beside as many as were given: a tag, a digest, a block held back."""
+"""Bytes that an answer may have in addition to the given ones: a tag, a digest, a delayed block."""
 
 
 class PartedMessage:
-    """One message given in parts of any size; the output comes as the mode allows.
+    """One message in parts of any size. Output comes as the mode allows.
 
-    Several threads may give parts of one message: each call's part goes in whole, in the order of the calls.
-    After an error, and after `finish`, the message has ended: begin another one.
+    Several threads may give parts of one message: the part of each call goes in as a whole, in the order of the calls.
+    After an error, and after `finish`, the message has ended: begin a new one.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class PartedMessage:
             return _joined(self._parts(view, last=True))
 
     def finish_in_parts(self, data: Buffer) -> bytes:
-        """Give the rest as a part, so that there may be any amount of output, and end the message behind it."""
+        """Give the rest as a part, so that any amount of output fits, and then end the message."""
         view = octets(data)
         self._context.check()
         with self._lock:
             return _joined(self._parts(view, last=False)) + _joined(self._parts(b"", last=True))
 
     def copy(self) -> "PartedMessage":
-        """Another message that goes on from this one's state, in the same context.
+        """Another message that continues from this one's state, in the same context.
 
-        Errors: RequestError (EOPNOTSUPP for anything but a hash, EDQUOT when 256 messages are open).
+        Errors: RequestError (EOPNOTSUPP for anything except a hash, EDQUOT if 256 messages are open).
         """
         self._context.check()
         with self._lock:
@@ -105,7 +105,7 @@ class PartedMessage:
     def _part(self, data: memoryview, last: bool) -> Iterator[Buffer]:
         answer = self._send(data, 0 if last else Flag.MORE)
         yield answer
-        # a full answer may be followed by more output
+        # After a full answer there may be more output.
         while self._swells and not last and len(answer) == PAYLOAD_MAX:
             answer = self._send(b"", Flag.MORE)
             yield answer
@@ -119,7 +119,7 @@ class PartedMessage:
         try:
             answer = self._context.request(record, expected + SLACK).payload
         except Refused as error:
-            # nothing was sent
+            # Nothing was sent.
             self._ended = error.again()
             if self._begun:
                 self._forget()
@@ -130,17 +130,17 @@ class PartedMessage:
                 self._forget()
             raise
         except BaseException:
-            # whether the daemon has the part is unknown: a continued message could lack or repeat it
-            self._ended = RequestError(errno.ECANCELED, "the message was interrupted: begin another one")
+            # The daemon may or may not have the part. A continued message could lack it or repeat it.
+            self._ended = RequestError(errno.ECANCELED, "the message was interrupted: begin a new one")
             raise
         self._attributes = {}
         self._begun = True
         if not flags:
-            self._ended = Refused(errno.EINVAL, "the message has ended: begin another one")
+            self._ended = Refused(errno.EINVAL, "the message has ended: begin a new one")
         return answer
 
     def _forget(self) -> None:
-        # a failed message lasts until its last part: without one it would stay open as long as the context
+        # A failed message lasts until its last part. Without one it would stay open as long as the context.
         with contextlib.suppress(RequestError):
             self._context.request(Record(self._operation, 0, self._identity))
 

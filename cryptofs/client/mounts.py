@@ -1,4 +1,4 @@
-"""Finding the mount: the named one, else the first that works."""
+"""Finding the mount: the named one, else the first one that works."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ MOUNT_VARIABLE = "CRYPTOFS_MOUNT"
 SERVICE_USER = "cryptofs"
 
 _PATIENCE = 2.0
-"""Seconds in which a mount has to answer."""
+"""Seconds within which a mount must answer."""
 _TOLD_MAX = 8
 _CURE = f"mount one (`cryptofs mount DIR`), or name one ({MOUNT_VARIABLE})"
 _WHY = {
@@ -27,18 +27,19 @@ _NOTHING_HERE = (errno.ENOENT, errno.ENOTDIR)
 
 
 def mounted() -> list[Path]:
-    """The mount points of every cryptofs that this process sees, and whose owner it can trust with its keys: root,
-    the user that it runs as itself, or the service's. Whether one can be used is not tried."""
+    """The mount points of every cryptofs that this process sees and whose owner it can trust with its keys: root, its
+    own user, or the service's user. It does not test whether a mount works."""
     trusted = _trusted()
     return [_path(mount) for mount in mounts() if mount.is_cryptofs and mount.owner in trusted]
 
 
 def find_mount(given: str | os.PathLike[str] | None = None) -> Path:
-    """The mount point: the given one, else $CRYPTOFS_MOUNT if it is not empty, else the first that can be used.
+    """The mount point: the given one, else $CRYPTOFS_MOUNT if it is not empty, else the first usable one.
 
-    One can be used that belongs to a trusted owner (see `mounted`), may be written, is not covered by another mount,
-    and answers within two seconds. Another user's is not even looked at: it need not answer, and would see the data.
-    Errors: MountNotFound, saying what was found and why it cannot be used.
+    A usable mount belongs to a trusted owner (see `mounted`), is writable, is not covered by another mount, and answers
+    within two seconds. Another user's mount is never touched: it might not answer, and would see the data.
+
+    Errors: MountNotFound, which lists the mounts and why they cannot be used.
     """
     named = given if given is not None else os.environ.get(MOUNT_VARIABLE) or None
     if named is not None:
@@ -60,7 +61,7 @@ def find_mount(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def why_not(mount: Mount, trusted: set[int]) -> str:
-    """Why a mount cannot be used; nothing if it can."""
+    """Why a mount cannot be used; empty if it can."""
     if mount.owner not in trusted:
         return f"of uid {mount.owner}, which is neither root, nor {SERVICE_USER}, nor you"
     if "ro" in mount.options | mount.shared:
@@ -69,7 +70,7 @@ def why_not(mount: Mount, trusted: set[int]) -> str:
 
 
 def _silent_or(mount: Mount) -> str:
-    # in a thread, because an open of a mount that does not answer can only be abandoned
+    # In a thread, because an open of a mount that does not answer can only be abandoned.
     said: list[str] = []
     asking = threading.Thread(target=lambda: said.append(_tried(mount)), daemon=True)
     asking.start()
@@ -90,8 +91,8 @@ def _tried(mount: Mount) -> str:
 
 
 def _ask(point: bytes) -> None:
-    """Make the daemon answer. Errors: OSError if it does not, or if there is none."""
-    # an open: the kernel may remember what stat and access ask
+    """Make the daemon answer. Errors: OSError if it does not, or if no cryptofs is mounted."""
+    # An open, because the kernel may answer stat and access from its cache.
     os.close(os.open(os.path.join(point, b"version"), os.O_RDONLY | os.O_CLOEXEC))
     os.stat(os.path.join(point, b"crypto"))
 

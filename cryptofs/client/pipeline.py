@@ -5,7 +5,7 @@
         digests = [each.result() for each in pending]        # in a thread
         digests = [await each for each in pending]           # in asyncio or trio
 
-A thread of the pipeline's own writes and reads. What was submitted while it was busy goes out in one write, so small
+The pipeline's own thread writes and reads. Requests that arrive while it is busy go out in one write, so small
 requests batch by themselves.
 """
 
@@ -46,7 +46,7 @@ class Pending(Entry[bytes]):
     async def wait_result(self) -> bytes:
         """Wait in the running event loop, asyncio's or trio's; `await pending` calls this.
 
-        When the waiting task is cancelled, so is the request. Errors: RequestError.
+        If the waiting task is cancelled, so is the request. Errors: RequestError.
         """
         self._flight.check()
         trio = sys.modules.get("trio")
@@ -75,11 +75,12 @@ class Pending(Entry[bytes]):
 
 
 class Pipeline(process.Unshared):
-    """A context's requests, many at a time, from any number of threads.
+    """Many requests of a context at a time, from any number of threads.
 
-    Until it is closed, the context's own calls go through it as well. Data is taken when it is submitted: what can
-    change (a bytearray, an array) is copied. A refused argument is the error of that call alone.
-    In the child of a fork every call but `close` is ForkedError, because the thread is not there.
+    Until you close it, the context's own calls go through it too. Mutable data (a bytearray, an array) is copied when
+    you submit it. If an argument is refused, only that call fails.
+
+    In the child of a fork every call but `close` is ForkedError, because the thread does not exist there.
     """
 
     _flight: Flight | None = None
@@ -143,13 +144,13 @@ class Pipeline(process.Unshared):
     def generate(self, length: int) -> Pending:
         """Submit a request for random bytes, at most PAYLOAD_MAX."""
         length = operator.index(length)
-        # the daemon would refuse the whole write for what its queue can never hold
+        # The daemon would refuse the whole write if one record can never fit its queue.
         if not 0 <= length <= PAYLOAD_MAX:
             raise Refused(errno.EINVAL, f"length {length}: 0 to {PAYLOAD_MAX}")
         return self._submit(Operation.GENERATE, {Attr.LENGTH: length}, b"", length)
 
     def sign(self, data: Buffer) -> Pending:
-        """Submit a digest, or a message of at most PAYLOAD_MAX bytes, to be signed."""
+        """Submit a digest, or a message of at most PAYLOAD_MAX bytes, to sign."""
         return self._submit(Operation.SIGN, {}, data)
 
     def _cipher(self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer) -> Pending:
@@ -172,13 +173,13 @@ class Pipeline(process.Unshared):
         return pending
 
     def cancel(self, pending: Pending) -> None:
-        """Cancel a request: one that is not sent yet fails here and now, one that is sent by the daemon."""
+        """Cancel a request. One that is not sent yet fails at once; for a sent one the daemon is asked."""
         pending.cancel()
 
     def close(self) -> None:
-        """Wait for all submitted requests, and end the thread. The context stays open. Calling it twice is allowed.
+        """Wait for all submitted requests, and end the thread. The context stays open. You may call it twice.
 
-        In the child of a fork this waits for nothing and leaves the parent's pipeline as it is.
+        In the child of a fork this waits for nothing and does not affect the parent's pipeline.
         """
         assert self._flight is not None
         if process.is_current(self._process):
@@ -188,7 +189,7 @@ class Pipeline(process.Unshared):
         self._closed = True
 
     async def aclose(self) -> None:
-        """`close` for event loops: others run meanwhile. Errors: RequestError."""
+        """`close` for event loops: other tasks run in the meantime. Errors: RequestError."""
         trio = sys.modules.get("trio")
         close: Callable[[], None] = self.close
         if trio is not None and trio.lowlevel.in_trio_task():

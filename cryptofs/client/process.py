@@ -1,8 +1,10 @@
 """Which process an object belongs to.
 
-The child of a fork shares the open file of its parent's contexts, but not its locks, its threads and its count of ids:
-the two would take each other's answers. So each object remembers its process, and its calls refuse to work in another.
-Asking the kernel for the process's id would be a system call a request; a hook of fork costs nothing.
+The child of a fork shares the open files of its parent's contexts, but not the locks, the threads and the count of ids.
+So the two would take each other's answers. Each object therefore remembers its process, and its calls refuse to work in
+another one.
+
+Asking the kernel for the process id would be a system call for each request. A fork hook costs nothing.
 """
 
 import os
@@ -21,27 +23,27 @@ Process.current = Process()
 
 
 def current() -> Process:
-    """The process of what is made now."""
+    """The current process."""
     return Process.current
 
 
 def is_current(process: Process) -> bool:
-    """Whether what was made in `process` is this process's own."""
+    """Whether an object of `process` belongs to the current process."""
     return process is Process.current
 
 
 def check(process: Process, what: str) -> None:
-    """Errors: ForkedError where `what` was made before a fork."""
+    """Errors: ForkedError if `what` was made before a fork."""
     if process is not Process.current:
         raise ForkedError.what(what)
 
 
 class Unshared:
-    """A base for objects with a descriptor or a thread: they can be neither copied nor pickled."""
+    """A base for objects with a descriptor or a thread, which you cannot copy or pickle."""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         name = type(self).__name__
-        raise TypeError(f"a {name} is neither copied nor pickled: open another one, in a child process too")
+        raise TypeError(f"a {name} cannot be copied or pickled: open a new one, in a child process too")
 
 
 def _forked() -> None:

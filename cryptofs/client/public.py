@@ -11,24 +11,25 @@ class PublicKeyCalls(Requester):
     """The operations of a public key type, besides encrypt and decrypt. Errors: RequestError."""
 
     def sign(self, data: Buffer) -> bytes:
-        """The signature of a digest, or of a message where the algorithm hashes it itself."""
+        """The signature of a digest, or of a message if the algorithm hashes it itself."""
         return bytes(self._operate(Operation.SIGN, {}, data).payload)
 
     def verify(self, signature: Buffer, data: Buffer) -> bool:
-        """Whether a signature is that of a digest or message under this context's key."""
+        """Whether the signature matches a digest or message under this context's key."""
         try:
             self._operate(Operation.VERIFY, {Attr.SIGNATURE: octets(signature, "signature")}, data)
         except RequestError as error:
-            # EBADMSG: a signature that no message has under this key
+            # EBADMSG: malformed, so no message has this signature under this key.
             if error.errno in (errno.EKEYREJECTED, errno.EBADMSG):
                 return False
             raise
         return True
 
     def generate_key(self, bits: int | None = None, key_format: str | None = None) -> bytes:
-        """Make a key that nobody can read, and give its public half. bits: for rsa. key_format: `raw` or `der`.
+        """Generate a key pair and return its public half. No call can read the private half. bits: for rsa. key_format:
+        `raw` or `der`.
 
-        Errors: EBUSY where the context has a key.
+        Errors: EBUSY if the context has a key.
         """
         attributes: dict[int, Value] = {} if bits is None else {Attr.KEY_BITS: bits}
         return self._key(Operation.GENERATE_KEY, attributes, key_format)
@@ -42,7 +43,7 @@ class PublicKeyCalls(Requester):
         return bytes(self._operate(Operation.AGREE, {Attr.PEER_KEY: octets(peer_key, "peer_key")}).payload)
 
     def encapsulate(self, peer_key: Buffer | None = None) -> tuple[bytes, bytes]:
-        """A new secret, and the ciphertext from which the owner of the private key makes the same secret."""
+        """A new secret, and the ciphertext from which the owner of the private key gets the same secret."""
         reply = self._operate(
             Operation.ENCAPSULATE, {} if peer_key is None else {Attr.PEER_KEY: octets(peer_key, "peer_key")}
         )
@@ -51,7 +52,7 @@ class PublicKeyCalls(Requester):
         return bytes(reply.payload), bytes(ciphertext)
 
     def decapsulate(self, ciphertext: Buffer) -> bytes:
-        """The secret of a ciphertext. A ciphertext that is not of this key gives another secret, and no error."""
+        """The secret of a ciphertext. A ciphertext for another key gives another secret, and no error."""
         return bytes(self._operate(Operation.DECAPSULATE, {Attr.CIPHERTEXT: octets(ciphertext, "ciphertext")}).payload)
 
     def _key(self, operation: Operation, attributes: dict[int, Value], key_format: str | None) -> bytes:

@@ -22,14 +22,14 @@ from ..records import (
 from .errors import Refused, RequestError
 
 SEGMENT_MAX = 253 * 4096
-"""Bytes of a payload that is written beside its header. Wherever the two lie, they touch at most the 256 pages that
-the kernel takes as one write: 254 for the payload, and 2 for the header."""
+"""Bytes of a payload that is written beside its header. The kernel takes at most 256 pages as one write. At any address
+the two touch at most these: 254 for the payload, and 2 for the header."""
 BIG = 65_536
-"""Answers of so many bytes are read into a buffer that is kept: fresh memory for a megabyte costs as much as a copy."""
+"""Answers of this size or more are read into a reused buffer: fresh memory for a megabyte costs as much as a copy."""
 
-# beside its payload an answer has a header, and a tag, a digest, a held-back block or attributes
+# An answer has a header beside its payload, and a tag, a digest, a delayed block or attributes.
 _BESIDE = HEADER_SIZE + 2048
-# the largest are ML-DSA signatures and an ML-KEM ciphertext beside its secret
+# The largest are ML-DSA signatures, and an ML-KEM ciphertext beside its secret.
 _PUBLIC = 6144
 _OF_KEYS = frozenset(operation for operation in Operation if operation >= Operation.SIGN)
 
@@ -39,7 +39,8 @@ class Requester(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Errors: ForkedError in the child of a fork. To be asked before a lock is taken that another thread held."""
+        """Errors: ForkedError in the child of a fork. Call it before you take a lock that another thread may have
+        held."""
 
     @abstractmethod
     def new_id(self) -> int:
@@ -68,11 +69,11 @@ def decode(data: Buffer) -> list[Record]:
     try:
         return parse_responses(data)
     except CryptofsError as error:
-        raise RequestError(errno.EPROTO, f"the answer is no record of this version: {error.message}") from None
+        raise RequestError(errno.EPROTO, f"the answer is not a record of this version: {error.message}") from None
 
 
 def owned(response: Record) -> Record:
-    """The response with memory of its own, so that the buffer it was read into can be used again."""
+    """The response with its own memory, so that its buffer can be reused."""
     response.payload = bytes(response.payload)
     if response.attributes:
         response.attributes = {
@@ -85,23 +86,22 @@ def owned(response: Record) -> Record:
 def answer_size(operation: Operation, expected: int) -> int:
     """Bytes to read for the answer to a request of which the caller expects `expected` bytes of payload.
 
-    A guess that is too small costs one more read, no more: see `read_answers`.
+    A guess that is too small costs only one more read: see `read_answers`.
     """
     return (max(expected, _PUBLIC) if operation in _OF_KEYS else expected) + _BESIDE
 
 
 def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
-    """Whether a record of `size` bytes and its answer, of which `expected` bytes are payload, fit into an ioctl's
-    buffer.
+    """Whether a record of `size` bytes, and its answer with `expected` bytes of payload, fit into an ioctl's buffer.
 
-    A control call's answer always does. What is done with a key pair is never sent so: its answer may be large, and a
-    key may have been made although a signal ended the call, which cannot be repeated then.
+    The answer of a control call always fits. Key pair operations never go by ioctl: their answer may be large, and if a
+    signal ends the call, a key may have been made, so the client could not repeat it.
     """
     return operation not in _OF_KEYS and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
 
 
 def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
-    """Write a head and its payload as one record; a payload that is small enough is not copied for it."""
+    """Write a head and its payload as one record. A small payload is not copied for that."""
     if not len(payload):
         os.pwrite(descriptor, head, 0)
     elif len(payload) <= SEGMENT_MAX:
@@ -111,16 +111,16 @@ def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
 
 
 CALL_ROOM = 1024
-"""Bytes of an ioctl's buffer. For a larger one `fcntl.ioctl` keeps the interpreter to itself until the kernel
-returns, so that a daemon that does not answer would stop every thread of the program."""
+"""Bytes of an ioctl's buffer. For a larger one `fcntl.ioctl` keeps the interpreter's lock until the kernel returns, so
+a daemon that does not answer would stop every thread of the program."""
 
 
 def call(descriptor: int, head: bytes, payload: Octets) -> Record:
-    """One record and its answer, of at most CALL_ROOM bytes each, by ioctl: one system call instead of two, and the
-    answer is this record's whatever else waits to be read.
+    """One record and its answer, of at most CALL_ROOM bytes each, by ioctl. It is one system call instead of two, and
+    the answer is this record's, whatever else is unread.
 
-    Errors: OSError, of which ENOTTY says that the daemon knows no ioctl, EMSGSIZE that the answer is larger, and EINTR
-    that a signal came and the request was cancelled; its handler has run.
+    Errors: OSError. ENOTTY: the daemon knows no ioctl. EMSGSIZE: the answer is larger. EINTR: a signal came and the
+    request was cancelled; the signal's handler has run.
     """
     size = len(head) + len(payload)
     buffer = bytearray(CALL_ROOM)
@@ -133,16 +133,16 @@ def call(descriptor: int, head: bytes, payload: Octets) -> Record:
 
 
 class Reader:
-    """Reads answers of one descriptor, with a buffer for the large ones. One thread at a time."""
+    """Reads answers of one descriptor, with a buffer for large ones. For one thread at a time."""
 
     def __init__(self) -> None:
         self._buffer: bytearray | None = None
 
     def read(self, descriptor: int, size: int) -> Buffer:
-        """The answers that are ready and fit into `size` bytes, at least one; nothing if none is to come.
+        """The answers that are ready and fit into `size` bytes, at least one; nothing if none is due.
 
-        An answer that is larger (one that somebody gave up waiting for, for example) stays with the daemon after
-        EMSGSIZE and is read once more, with room for any.
+        After EMSGSIZE a larger answer (for example one that a caller has abandoned) stays in the daemon. It is read
+        once more, with enough room.
         """
         try:
             return self._read(descriptor, size)
