@@ -9,14 +9,15 @@ from ..errors import CryptofsError, PinRefused, WrongUsage
 from .standard import complain, describe, finish, prepare
 
 STEPS = ("hand-over", "reload", "take-back")
-"""What a service's manager runs as root at each start, reload and stop: this loads little, and parses by itself."""
+"""Steps that the service manager runs as root at each start, reload and stop. They load little, and parse by
+themselves."""
 
 _FAILED = 1
 _WRONG_USAGE = 2
 _OWN_FAULT = 70
-# as a shell shows a program that SIGINT has ended
+# As a shell shows a program that SIGINT has ended.
 _INTERRUPTED = 128 + 2
-# the unit does not start it again after 77: each try may lock the token
+# The unit does not start it again after 77, because each try may lock the token.
 _STATUSES: dict[type[CryptofsError], int] = {WrongUsage: _WRONG_USAGE, PinRefused: 77}
 
 
@@ -25,10 +26,10 @@ def main() -> None:
 
     Every error that arrives here becomes one line on standard error.
     """
-    # imported modules stay: scanning them again and again would take a third of a command's start
+    # Imported modules stay. Scanning them repeatedly would take a third of a command's start.
     gc.disable()
     status = _status_of(_run)
-    # output before an error must be written as well
+    # Output from before an error must be written too.
     sys.exit(_status_of(finish) or status)
 
 
@@ -69,9 +70,10 @@ def _status_of(work: Callable[[], int | None]) -> int:
 
 
 def _own_fault(error: Exception) -> str:
-    """The line for an unexpected exception. Without its text, which is the interpreter's and may hold data."""
+    """The line for an unexpected exception. It leaves out the exception's text, which is the interpreter's and may
+    contain data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
-    return f"a fault of this program, not of yours: {type(error).__name__}{place}; please report it"
+    return f"a bug in cryptofs: {type(error).__name__}{place}; please report it"

@@ -1,4 +1,4 @@
-"""`cryptofs benchmark`: how fast it is here, as ratios."""
+"""`cryptofs benchmark`: the speed on this machine, as ratios."""
 
 import contextlib
 import sys
@@ -22,16 +22,20 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
 
 
 @click.command()
-@click.option("--goals", is_flag=True, help="Measure the goals and say which hold; exit status 1 if one does not.")
-@click.option("--peers", is_flag=True, help="With --goals: p11-kit server, ssh-agent and openssl as a process, too.")
-@click.option("--commit", metavar="COMMIT", help="With --goals: compare with the daemon of another commit, too.")
-@click.option("--busy", is_flag=True, help="Keep every processor at work meanwhile.")
+@click.option(
+    "--goals", is_flag=True, help="Measure the goals and report which ones hold; exit status 1 if one does not."
+)
+@click.option(
+    "--peers", is_flag=True, help="With --goals: also measure p11-kit server, ssh-agent and openssl as a process."
+)
+@click.option("--commit", metavar="COMMIT", help="With --goals: also compare with the daemon of another commit.")
+@click.option("--busy", is_flag=True, help="Keep every processor busy during the run.")
 @click.option(
     "--placement",
     "places",
     multiple=True,
     type=click.Choice(list(_PLACES)),
-    help="Client and daemon on two cores, on one, or as the scheduler likes; apart and together by default.",
+    help="Run client and daemon on two cores, on one, or where the scheduler puts them; by default apart and together.",
 )
 @click.option(
     "-n",
@@ -41,13 +45,13 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
     type=click.Choice(list(calls.TYPES)),
     help="Without --goals: what to measure.",
 )
-@click.option("--only", "parts", multiple=True, metavar="TEXT", help="Only the parts whose name has this text in it.")
+@click.option("--only", "parts", multiple=True, metavar="TEXT", help="Only the parts whose name contains this text.")
 @click.option(
     "--seconds",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.001, 600),
-    help="How long each figure is measured; a noisy one up to four times as long.",
+    help="Time for each figure; a noisy one takes up to four times as long.",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write everything to a file.")
 @click.option("--svg", "svg_file", metavar="FILE", help="Draw a plot into a file (needs matplotlib).")
@@ -55,21 +59,21 @@ def benchmark(
     goals: bool, peers: bool, commit: str | None, busy: bool, places: tuple[str, ...], names: tuple[str, ...],
     parts: tuple[str, ...], seconds: float, json_file: str | None, svg_file: str | None,
 ) -> None:  # fmt: skip
-    """Measure latency and throughput on mounts of its own, beside floors measured in the same run.
+    """Measure latency and throughput on separate mounts, beside floors measured in the same run.
 
-    The floors: an empty pyfuse3 file system, an empty file system by a bare Python loop, the cipher called directly in
-    Python, AF_ALG called directly where the kernel has it, and `openssl enc` as a process. Whatever is compared
-    alternates in turns of some milliseconds.
+    The floors: an empty pyfuse3 file system, an empty file system in a bare Python loop, the cipher called directly in
+    Python, AF_ALG called directly if the kernel has it, and `openssl enc` as a process. Compared operations alternate
+    in turns of some milliseconds.
     """
     if not goals and (peers or commit is not None):
-        raise click.UsageError("--peers and --commit go with --goals")
+        raise click.UsageError("--peers and --commit need --goals")
     if goals and (names or svg_file is not None):
-        raise click.UsageError("--name and --svg go without --goals")
+        raise click.UsageError("--name and --svg are not for --goals")
     where = [_PLACES[place] for place in places] or placements()
     if Placement.APART in where and Placement.APART not in placements():
-        raise click.UsageError("--placement apart: there is one processor only")
+        raise click.UsageError("--placement apart: this machine has only one processor")
     if not goals and len(places) > 1:
-        raise click.UsageError("--placement: the table has one only")
+        raise click.UsageError("--placement: the table takes only one")
     rows: list[Row] = []
     results: list[Result] = []
     measured = Goals(seconds * 4, where, commit, peers)
@@ -110,18 +114,18 @@ def _chosen(stages: Sequence[Stage[Measured]], parts: Sequence[str]) -> list[Sta
     chosen = [(name, measure) for name, measure in stages if not parts or any(part in name for part in parts)]
     if not chosen:
         names = "; ".join(name for name, _ in stages)
-        raise click.UsageError(f"--only {' '.join(parts)!r}: no part has this in its name. The parts: {names}")
+        raise click.UsageError(f"--only {' '.join(parts)!r}: no part's name contains this. The parts:  {names}")
     return chosen
 
 
 def _measured(stages: Sequence[Stage[Measured]]) -> list[Measured]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # no thread that redraws: it would take the processor from what is measured, and clients are forks
+    # No thread that redraws: it would take processor time from the measurement, and clients are forks.
     progress = Progress(*columns, console=error_console(), transient=True, disable=not shows_bars(), auto_refresh=False)
     results: dict[str, list[Measured]] = {}
     with progress:
         task = progress.add_task("", total=0)
         for done, (name, left) in enumerate(in_passes(stages, results)):
-            # how many passes there will be, the noise decides
+            # The noise decides how many passes are needed.
             progress.update(task, description=name, completed=done, total=done + left, refresh=True)
     return [result for name, _ in stages for result in results[name]]

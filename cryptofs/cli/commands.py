@@ -8,7 +8,7 @@ import click
 from .. import __version__
 from . import STEPS
 
-# each is imported when it is used: a service that restarts must not wait for what it does not need
+# Each command is imported when it is used: a service that restarts must not wait for modules that it does not need.
 _COMMANDS = {
     "mount": "mount.mount",
     "umount": "mount.umount",
@@ -46,7 +46,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="cryptofs")
 def commands() -> None:
-    """The Linux kernel's cryptography, for every program that can open a file."""
+    """Use the Linux kernel's cryptography through files."""
 
 
 def run_commands() -> int:
@@ -57,6 +57,6 @@ def run_commands() -> int:
         error.show()
         return error.exit_code
     except click.Abort:
-        # what click makes of it
+        # click's own exit.
         raise KeyboardInterrupt from None
     return status if isinstance(status, int) else 0

@@ -22,7 +22,7 @@ _name = click.option(
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What both take."""
+    """The arguments of both commands."""
     for option in (mount_option, file_options, _name):
         function = option(function)
     return function
@@ -38,9 +38,9 @@ def _run(context: Context, operation: Operation, source: Stream, sink: Stream) -
 
 @click.command()
 @_options
-@click.option("--level", type=int, help="Level; each format has its own, algorithms/compression/NAME tells them.")
+@click.option("--level", type=int, help="Level. Each format has its own levels: see algorithms/compression/NAME.")
 def compress(name: str, level: int | None, source: Stream, sink: Stream, where: Path | None) -> None:
-    """Compress a file. lz4, lz4hc and lzo make a single block of it, of at most 1,040,384 bytes."""
+    """Compress a file. lz4, lz4hc and lzo make a single block of at most 1,040,384 bytes."""
     with Context("compression", name, level=level, mount=where) as context:
         _run(context, Operation.COMPRESS, source, sink)
 
@@ -48,6 +48,6 @@ def compress(name: str, level: int | None, source: Stream, sink: Stream, where: 
 @click.command()
 @_options
 def decompress(name: str, source: Stream, sink: Stream, where: Path | None) -> None:
-    """Decompress what `compress`, the kernel, or a tool of the format made."""
+    """Decompress a file that `compress`, the kernel, or a tool of the format made."""
     with Context("compression", name, mount=where) as context:
         _run(context, Operation.DECOMPRESS, source, sink)

@@ -1,4 +1,4 @@
-"""`cryptofs check-config`: whether a configuration can be used, before a daemon has to."""
+"""`cryptofs check-config`: check a configuration before a daemon uses it."""
 
 import os
 from pathlib import Path
@@ -14,12 +14,16 @@ DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 
 @click.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT)
-@click.option("--user", metavar="NAME", help="As root: who will serve, and may own key files; `cryptofs` if it exists.")
+@click.option(
+    "--user",
+    metavar="NAME",
+    help="As root: the user who serves and may own key files; default: `cryptofs`, if it exists.",
+)
 def check_config(file: Path, user: str | None) -> None:
-    """Check a configuration FILE (/etc/cryptofs/cryptofs.toml if not given) as a start checks it.
+    """Check a configuration FILE (default: /etc/cryptofs/cryptofs.toml) as a start checks it.
 
-    Every error has its file, line and key. Key files are read, and their keys are tried. What only the service itself
-    can find out is told as "not checked here". For the service's configuration run it as root.
+    Every error has its file, line and key. The command reads key files, and tries their keys. It lists what only the
+    service itself can check as "not checked here". For the service's configuration, run it as root.
     """
     config, devices = check_devices(file, _serving(user))
     for line in devices:

@@ -1,6 +1,6 @@
 """`encrypt` and `decrypt` with --device: a file of any length through a device's records, many in flight.
 
-The result is what the device's stream files make, so either opens the other's; docs/devices.md has the formats.
+The result has the format of the device's stream files, so each can open the other's; see docs/devices.md.
 """
 
 from pathlib import Path
@@ -17,6 +17,6 @@ def encrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes])
 
 
 def decrypt(device: str, where: Path | None, source: IO[bytes], sink: IO[bytes]) -> None:
-    """Decrypt `source` into `sink`; nothing of a segment is written before its tag was found right."""
+    """Decrypt `source` into `sink`; a segment is written only after its tag was verified."""
     with Context.of_device(device, mount=where) as context:
         decrypt_file(context, parts(source, sink=sink), sink)

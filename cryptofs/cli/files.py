@@ -1,6 +1,6 @@
 """`cryptofs encrypt`, `decrypt`, `seal` and `open`: files through a mount.
 
-Keys come from a file or a descriptor, never from an argument. Formats are in docs/command-line.md.
+Keys come from a file or a descriptor, never from an argument. docs/command-line.md has the formats.
 """
 
 import errno
@@ -24,14 +24,14 @@ from .pieces import parts, read_full
 from .streams import Stream, check_key_apart, check_output_apart
 
 mount_option = click.option(
-    "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; the first found if not given."
+    "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; default: the first usable one."
 )
 
 
 def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument FILE and the options -i and -o, of commands that make one file of another.
+    """The argument FILE and the options -i and -o, of commands that make one file from another.
 
-    The command gets `source` and `sink`: streams that are neither each other nor the key's.
+    The command gets `source` and `sink`. These streams differ from each other and from the key's.
     """
 
     @functools.wraps(function)
@@ -46,10 +46,10 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
         check_output_apart(writes, reads, key)
         return function(source=reads, sink=writes, **named)
 
-    output = "Output file, replaced when all is well; standard output (-) if not given."
+    output = "Output file, replaced only after success; default: standard output (-)."
     for option in (
         click.option("-o", "-O", "--out", "--output", "sink", metavar="FILE", default="-", help=output),
-        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file, as the argument FILE."),
+        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file; same as the argument FILE."),
         click.argument("argument", metavar="[FILE]", required=False),
     ):
         checked = option(checked)
@@ -58,30 +58,30 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def open_files(source: Stream, sink: Stream) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Input and output of a command; the output is whole when the block ends without an error. Errors: OSError."""
+    """Input and output of a command. The output is complete when the block ends without an error. Errors: OSError."""
     with source.open_input() as reader, open_output(sink) as writer:
         yield cast(BinaryIO, reader), writer
 
 
-device_option = click.option("--device", metavar="NAME", help="Use the key of this device, which nobody can read.")
+device_option = click.option("--device", metavar="NAME", help="Use the key of this device, which no program can read.")
 
 
 def check_alone(*others: str) -> None:
-    """Errors: UsageError for an option that a device has decided already."""
+    """Errors: UsageError for an option that the device's declaration already sets."""
     context = click.get_current_context()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in others and source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[-1]}: the device has decided that")
+            raise click.UsageError(f"{parameter.opts[-1]}: the device's declaration sets this")
 
 
 def _iv_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    text = "The IV in hexadecimal. Without it, one is made and put before the output, and read from there."
+    text = "The IV in hexadecimal. Without it, encrypt writes a random IV before the output, and decrypt reads that."
     return click.option("--iv", metavar="HEX", help=text)(function)
 
 
 def _padding_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    text = "Padding for modes that take whole blocks (ecb, cbc), as `openssl enc` has it."
+    text = "Padding for modes that take whole blocks (ecb, cbc), as in `openssl enc`."
     choice = click.Choice(["pkcs7", "none"])
     return click.option("--padding", type=choice, default="pkcs7", show_default=True, help=text)(function)
 
@@ -92,8 +92,8 @@ _cipher_name = click.option(
 
 
 def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What encrypt and decrypt take."""
-    # the option that checks the key comes last: it needs the values of all others
+    """The arguments of encrypt and decrypt."""
+    # The option that checks the key comes last, because it needs the values of all others.
     for option in (
         mount_option,
         file_options,
@@ -126,9 +126,8 @@ def encrypt(
     where: Path | None,
     **key: Any,
 ) -> None:
-    """Encrypt a file with a skcipher, or with a device. Nothing notices a change of what a skcipher made: `seal` and
-    devices of type aead do that.
-    """
+    """Encrypt a file with a skcipher, or with a device. A skcipher's output does not reveal changes: use `seal` or a
+    device of type aead to detect them."""
     if device is not None:
         check_alone("name", "iv", "padding")
         with open_files(source, sink) as (reader, writer):
@@ -151,7 +150,7 @@ def decrypt(
     where: Path | None,
     **key: Any,
 ) -> None:
-    """Decrypt what `encrypt` or `openssl enc` made, or, with --device, what that device's streams made."""
+    """Decrypt the output of `encrypt` or `openssl enc`, or, with --device, of that device's streams."""
     if device is not None:
         check_alone("name", "iv", "padding")
         with open_files(source, sink) as (reader, writer):
@@ -163,14 +162,14 @@ def decrypt(
 
 
 _HINTS = {
-    Type.AEAD: f"it is an aead: `cryptofs seal` and `cryptofs open` take {' and '.join(sealing.NAMES)}",
-    Type.HASH: "it is a hash: `cryptofs hash` takes it",
-    Type.COMPRESSION: "it is a compression: `cryptofs compress` and `cryptofs decompress` take it",
+    Type.AEAD: f"it is an aead: use `cryptofs seal` and `cryptofs open` with {' and '.join(sealing.NAMES)}",
+    Type.HASH: "it is a hash: use `cryptofs hash`",
+    Type.COMPRESSION: "it is a compression: use `cryptofs compress` and `cryptofs decompress`",
 }
 
 
 def _cipher(name: str, key: bytes | None, where: Path | None) -> Context:
-    """The context of a cipher. Errors: RequestError, which names the command where the name is of another type."""
+    """The context of a cipher. Errors: RequestError; if the name has another type, it names the right command."""
     try:
         return Context("skcipher", name, key, mount=where)
     except RequestError as error:
@@ -198,7 +197,7 @@ _aead = click.option(
 @file_options
 @mount_option
 def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
-    """Encrypt and authenticate a file of any length; `open` refuses what was changed, cut or reordered."""
+    """Encrypt and authenticate a file of any length; `open` refuses a file that was changed, truncated or reordered."""
     salt = _random(sealing.SALT_SIZE, where)
     context = sealing.open_context(name, read_key(**key), salt, where)
     with context, open_files(source, sink) as (reader, writer):
@@ -211,7 +210,7 @@ def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any
 @file_options
 @mount_option
 def open_(source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
-    """Decrypt what `seal` made. Nothing of a segment is written before its tag was found right."""
+    """Decrypt a file that `seal` made. A segment is written only after its tag was verified."""
     secret = read_key(**key)
     with open_files(source, sink) as (reader, writer):
         name, salt = sealing.parse_header(read_full(reader, sealing.HEADER_SIZE))

@@ -1,6 +1,6 @@
 """`cryptofs hash`: digests of files, printed and checked as sha256sum does.
 
-File names are bytes, as given and as in a checksum file, and they are printed as these bytes.
+File names are bytes, as in the arguments and in a checksum file, and are printed as these bytes.
 """
 
 import errno
@@ -25,11 +25,11 @@ from .streams import Stream, check_key_apart
 STANDARD_INPUT = b"-"
 _REPORT = f"{__name__}.report"
 _TAGS = {"blake2b-512": "BLAKE2b"}
-"""coreutils' names of algorithms, unless they are the name in capitals."""
+"""coreutils' names of algorithms, if they differ from the upper-case name."""
 
 
 class Form(NamedTuple):
-    """How a line is printed."""
+    """The format of a line."""
 
     tag: bool
     zero: bool
@@ -38,10 +38,10 @@ class Form(NamedTuple):
 
 
 def _report(*names: str, help: str) -> Callable[..., Any]:
-    """One of several options, of which the last one given counts."""
+    """One of several options; the last one counts."""
 
     def remember(context: click.Context, parameter: click.Parameter, given: bool) -> None:
-        # options arrive here in the order of the command line
+        # Options arrive here in the order of the command line.
         if given:
             context.meta[_REPORT] = parameter.name
 
@@ -49,16 +49,18 @@ def _report(*names: str, help: str) -> Callable[..., Any]:
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Those of sha256sum."""
+    """The options of sha256sum."""
     for option in (
-        _report("-w", "--warn", help="With --check: tell each line that is no checksum."),
-        click.option("--strict", is_flag=True, help="With --check: fail where a line is no checksum."),
-        _report("--status", help="With --check: print nothing, the exit status tells."),
-        _report("--quiet", help="With --check: print no OK."),
-        click.option("--ignore-missing", is_flag=True, help="With --check: pass over files that do not exist."),
-        click.option("-z", "--zero", is_flag=True, help="End each line with NUL instead of newline, escape no name."),
-        click.option("--tag", is_flag=True, help="Print as BSD does: SHA256 (file) = digest."),
-        click.option("-t", "--text", is_flag=True, help="Print a space before the name; this is so without it."),
+        _report("-w", "--warn", help="With --check: warn about each line that is not a checksum."),
+        click.option("--strict", is_flag=True, help="With --check: fail if a line is not a checksum."),
+        _report("--status", help="With --check: print nothing; the exit status shows the result."),
+        _report("--quiet", help="With --check: do not print OK."),
+        click.option("--ignore-missing", is_flag=True, help="With --check: ignore files that do not exist."),
+        click.option(
+            "-z", "--zero", is_flag=True, help="End each line with NUL instead of newline, and do not escape names."
+        ),
+        click.option("--tag", is_flag=True, help="Print in BSD's format: SHA256 (file) = digest."),
+        click.option("-t", "--text", is_flag=True, help="Print a space before the name (the default)."),
         click.option("-b", "--binary", is_flag=True, help="Print an asterisk before the name. The digest is the same."),
         click.option("-c", "--check", is_flag=True, help="Read checksums from FILES and check them."),
     ):
@@ -80,7 +82,7 @@ def hash_(
 ) -> None:
     """Print the digest of each FILE, or check a list of them, as sha256sum does.
 
-    Without FILE, or where FILE is -, standard input is read.
+    Without FILE, or if FILE is -, it reads standard input.
     """
     key = {option: options.pop(option) for option in ("file", "descriptor", "hexadecimal")}
     report = click.get_current_context().meta.get(_REPORT)
@@ -112,7 +114,7 @@ def _check_options(check: bool, options: dict[str, bool]) -> None:
         if given and check == (option in Form._fields):
             raise click.UsageError(f"--{option.replace('_', '-')}: {'not' if check else 'only'} with --check")
     if options["tag"] and options["text"]:
-        raise click.UsageError("--tag and --text: one or the other")
+        raise click.UsageError("--tag and --text: give only one")
 
 
 def _print(context: Context, name: bytes, form: Form) -> bool:
@@ -132,7 +134,7 @@ def _print(context: Context, name: bytes, form: Form) -> bool:
 
 
 def tag_of(name: str) -> str:
-    """The name of a hash at the beginning of a line by --tag."""
+    """The hash's name at the beginning of a line by --tag."""
     return _TAGS.get(name, name if "(" in name else name.upper())
 
 
@@ -143,7 +145,7 @@ def _digest(context: Context, name: bytes) -> bytes:
         for piece in _pieces(name):
             message.update(piece)
     except Unreadable:
-        # the next file is a message of its own
+        # The next file is a separate message.
         context.reset()
         raise
     return message.finish().hex().encode()
@@ -154,7 +156,7 @@ def _pieces(name: bytes) -> Iterator[bytes]:
         with open(0 if name == STANDARD_INPUT else name, "rb", closefd=name != STANDARD_INPUT) as source:
             yield from parts(source)
     except OSError as error:
-        # only errors of the file: those of the consumer of the pieces do not come through here
+        # Only errors of the file. Errors of the consumer of the pieces do not come through here.
         shown = "standard input" if name == STANDARD_INPUT else printable(name)
         raise Unreadable(describe(error, shown), missing=error.errno == errno.ENOENT) from None
 
@@ -162,7 +164,7 @@ def _pieces(name: bytes) -> Iterator[bytes]:
 def _check(context: Context, listing: bytes, report: str | None, ignore_missing: bool, strict: bool) -> bool:
     """Check all files of one list; returns whether the files and the list are right.
 
-    report: the option that says how much is printed, if there is one.
+    report: the option that sets how much to print, if given.
     """
     shown = "standard input" if listing == STANDARD_INPUT else printable(listing)
     lines = Listing(listing, tag_of(context.name), context.name, 2 * context.digest_size)
@@ -188,7 +190,7 @@ def _check(context: Context, listing: bytes, report: str | None, ignore_missing:
     if not lines.good:
         complain(f"{shown}: no properly formatted {context.name} checksum lines found")
         return False
-    # warnings come after the lines that they concern
+    # Warnings come after the lines that they concern.
     sys.stdout.flush()
     if report != "status":
         _warn(lines.bad, "line is improperly formatted", "lines are improperly formatted")

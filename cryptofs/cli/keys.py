@@ -10,16 +10,14 @@ from .pieces import read_full
 from .streams import DESCRIPTOR_MAX, Stream
 
 KEY_MAX = 8192
-"""Largest key, bytes; twice as much where it is written in hexadecimal."""
+"""Largest key, bytes; twice as much in hexadecimal."""
 
 
 def key_options(required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options --key-file, --key-fd and --key-hex."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = click.option("--key-hex", "hexadecimal", is_flag=True, help="The key is written in hexadecimal.")(
-            function
-        )
+        function = click.option("--key-hex", "hexadecimal", is_flag=True, help="The key is in hexadecimal.")(function)
         function = click.option(
             "--key-fd",
             "descriptor",
@@ -62,7 +60,7 @@ def key_stream(file: str | None, descriptor: int | None) -> Stream | None:
 
 
 def read_key(file: str | None, descriptor: int | None, hexadecimal: bool) -> bytes | None:
-    """The key, or None where none was given. Errors: OSError of the file, InvalidValue for its form."""
+    """The key, or None if none was given. Errors: OSError of the file, InvalidValue for its form."""
     stream = key_stream(file, descriptor)
     if stream is None:
         return None

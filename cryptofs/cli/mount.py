@@ -21,19 +21,21 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 
 
 @click.command()
-@click.argument("mountpoint", type=Path)  # not click.Path, which would touch a mount that is not served yet
+@click.argument("mountpoint", type=Path)  # Not click.Path, which would access a mount that is not served yet.
 @click.option("-o", "options", multiple=True, metavar="OPTION[,…]", help="Mount options: allow_other, auto_unmount, …")
 @click.option(
     "--engines",
     metavar="NAME[,…]",
-    help=f"Engines in the order in which they are asked for a name; {', '.join(ENGINES)} where nothing is configured.",
+    help=f"Engines in the order in which they are asked for a name; default: {', '.join(ENGINES)}.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help=f"Configuration: devices, policy, quotas. As a service or as root: {DEFAULT_CONFIG}, if it is there.",
 )
-@click.option("--user", metavar="NAME", help="As root: who serves, without any privilege; `cryptofs` if it exists.")
+@click.option(
+    "--user", metavar="NAME", help="As root: the unprivileged user who serves; default: `cryptofs`, if it exists."
+)
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
 @click.option("--service", is_flag=True, help="Serve the mount that `cryptofs hand-over` has made (systemd).")
 @click.option("--daemon", "detached", is_flag=True, help="Detach once the mount answers, and log to syslog.")
@@ -41,9 +43,9 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
     "--log-file",
     metavar="FILE",
     type=Path,
-    help="Log to FILE instead: appended to, made with mode 0640, opened again at SIGHUP.",
+    help="Log to FILE instead. It is appended to, created with mode 0640, and opened again at SIGHUP.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log what the daemon does, too.")
+@click.option("-v", "--verbose", is_flag=True, help="Also log what the daemon does.")
 def mount(
     mountpoint: Path,
     options: tuple[str, ...],
@@ -56,11 +58,11 @@ def mount(
     log_file: Path | None,
     verbose: bool,
 ) -> None:
-    """Mount cryptofs at MOUNTPOINT and serve it, in the foreground unless --daemon is given.
+    """Mount cryptofs at MOUNTPOINT and serve it, in the foreground unless you give --daemon.
 
-    SIGTERM and SIGINT unmount it. A stale mount that a killed daemon left there is cleared first.
+    SIGTERM and SIGINT unmount it. It first removes a stale mount of a killed daemon.
     """
-    # if it were inherited as ignored, there would be no child to wait for
+    # If SIGCHLD were inherited as ignored, there would be no child to wait for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
     names = () if engines is None else check_engines([name.strip() for name in engines.split(",") if name.strip()])
@@ -68,14 +70,14 @@ def mount(
     if service:
         if options or user or detached:
             raise WrongUsage("--service takes no -o, --user or --daemon: `cryptofs hand-over` has made the mount")
-        # not resolved: the mount is not served yet, and touching it would wait for an answer
+        # Not resolved: the mount is not served yet, and accessing it would wait for an answer.
         mountpoint = mountpoint.absolute()
     else:
         mountpoint = prepare_mountpoint(mountpoint)
     account = who_serves(user, allow_root)
     if account and "allow_root" in checked.own:
         raise MountError(
-            "mount option 'allow_root': not with a user that is not root, where allow_other always holds", errno.EINVAL
+            "mount option 'allow_root': not with an unprivileged user: allow_other is always set there", errno.EINVAL
         )
     usual = config is None and (service or os.geteuid() == 0)
     if usual:
@@ -98,14 +100,14 @@ def mount(
 
 
 def who_serves(user: str | None, allow_root: bool) -> Account | None:
-    """The account that the daemon becomes; None: it stays the same user. Errors: PrivilegeError."""
+    """The account that the daemon becomes; None: it keeps its user. Errors: PrivilegeError."""
     if os.geteuid() != 0:
         if user is not None:
-            raise PrivilegeError(f"--user {printable(user)}: only root can serve as somebody else", errno.EPERM)
+            raise PrivilegeError(f"--user {printable(user)}: only root can serve as another user", errno.EPERM)
         return None
     if allow_root:
         if user is not None:
-            raise WrongUsage(f"--user {printable(user)} and --allow-root: one or the other")
+            raise WrongUsage(f"--user {printable(user)} and --allow-root: give only one")
         return None
     if user is not None:
         return find_account(user)
@@ -114,17 +116,17 @@ def who_serves(user: str | None, allow_root: bool) -> Account | None:
     except PrivilegeError:
         raise PrivilegeError(
             f"this would serve as root: name an unprivileged user with `--user NAME` (there is no user "
-            f"{SERVICE_USER!r}), or insist with `--allow-root`",
+            f"{SERVICE_USER!r}), or allow this with `--allow-root`",
             errno.EPERM,
         ) from None
 
 
 @click.command()
 @click.argument("mountpoint", type=Path)
-@click.option("-l", "--lazy", is_flag=True, help="Detach it now, even while files are open.")
+@click.option("-l", "--lazy", is_flag=True, help="Detach it now, even if files are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount the cryptofs at MOUNTPOINT; its daemon ends. Other file systems stay as they are.
+    """Unmount the cryptofs at MOUNTPOINT; its daemon ends. Other file systems stay.
 
-    A mount whose daemon has gone is taken away even while files are open in it.
+    If its daemon has gone, the mount is removed even if files are open in it.
     """
     unmount(mountpoint, lazy)

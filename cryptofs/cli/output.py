@@ -1,4 +1,4 @@
-"""Output files of every command: whole, or as they were before."""
+"""Output files of every command: complete, or unchanged."""
 
 import errno
 import io
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..errors import SystemFault, printable
 from .streams import NamedFile, Stream, opened_elsewhere
 
-# all signals that end a process and can be caught, as in sort(1)
+# All signals that end a process and can be caught, as in sort(1).
 _ENDING = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL,
@@ -27,14 +27,15 @@ _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 @contextmanager
 def open_output(stream: Stream) -> Iterator[BinaryIO]:
-    """Open a stream for writing, buffered; leaving the block without an error completes it.
+    """Open a stream for writing, buffered. Leaving the block without an error completes it.
 
-    A regular file, or one that does not exist, gets its new content all at once when the block ends. After an error
-    or a signal it is as it was before. Devices, FIFOs and inherited descriptors are written directly.
+    A regular file, or one that does not exist, gets all its new content when the block ends. After an error or a signal
+    it is unchanged. Devices, FIFOs and inherited descriptors are written directly.
+
     Errors: OSError that names the stream, SystemFault.
     """
     if stream.descriptor == _STANDARD_OUTPUT:
-        # every command reports failures there in the same way
+        # Every command reports failures there in the same way.
         with _ending_at_signals(lambda: None):
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
@@ -70,7 +71,8 @@ def _written(raw: NamedFile) -> Iterator[BinaryIO]:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """None where no file is. Follows links by the kernel's rules: in a sticky directory not those of other users."""
+    """None if the file does not exist. Follows links by the kernel's rules: in a sticky directory not those of other
+    users."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -78,10 +80,10 @@ def _status(path: str) -> os.stat_result | None:
 
 
 class _Synced(NamedFile):
-    """Its content is on the disk before its name is."""
+    """Write its content to the disk before its name changes."""
 
     def sync(self) -> None:
-        """Errors: OSError, also of a file system that tells late that it is full."""
+        """Errors: OSError, also of a file system that reports late that it is full."""
         try:
             os.fsync(self.fileno())
         except OSError as error:
@@ -89,24 +91,24 @@ class _Synced(NamedFile):
 
 
 class _Replacement:
-    """A temporary file beside a target, which takes the target's place."""
+    """A temporary file beside a target, which replaces the target."""
 
     def __init__(self, path: str, old: os.stat_result | None) -> None:
-        """old: the status of the file that is there. Errors: OSError for a name that cannot be one of a file."""
+        """old: the status of the existing file. Errors: OSError for a name that cannot be a file's."""
         if old is None and path.endswith("/"):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if not path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "''")
         self._label = path
         self._old = old
-        # a link stays, and what it leads to is replaced
+        # A link stays, and its target is replaced.
         self._target = os.path.realpath(path)
         self._temporary: str | None = None
 
     def open(self) -> NamedFile:
-        """Make the temporary file; it has the rights of the old one. Errors: OSError, SystemFault."""
+        """Make the temporary file with the rights of the old one. Errors: OSError, SystemFault."""
         directory = os.path.dirname(self._target)
-        # for a new file the kernel applies umask and default access list; for an old one its own mode follows
+        # For a new file the kernel applies umask and default access list; an old file's own mode is set later.
         mode = 0o666 if self._old is None else 0o600
         with _signals_held():
             while True:
@@ -132,8 +134,8 @@ class _Replacement:
         if not (refused and self._old is not None and self._writable()):
             return OSError(error.errno, error.strerror, self._label)
         return SystemFault(
-            f"{printable(self._label)}: its directory takes no file beside it, which is where the new content grows; "
-            "to write over the old content, redirect standard output (> FILE)",
+            f"{printable(self._label)}: cannot create a file for the new content in its directory; "
+            "to overwrite the old content, redirect standard output (> FILE)",
             error.errno,
         )
 
@@ -147,15 +149,15 @@ class _Replacement:
         try:
             if (made.st_uid, made.st_gid) != (old.st_uid, old.st_gid):
                 os.fchown(descriptor, old.st_uid, old.st_gid)
-            # set-user-ID goes, as it does when a file is written
+            # Drop set-user-ID, as a write to a file does.
             os.fchmod(descriptor, old.st_mode & 0o777)
             acl = self._acl()
             if acl is not None:
                 os.setxattr(descriptor, _ACL, acl)
         except OSError as error:
             raise SystemFault(
-                f"{printable(self._label)}: a new file cannot get owner, group and rights of this one; "
-                "to write over the old content, redirect standard output (> FILE)",
+                f"{printable(self._label)}: a new file cannot get the owner, group and rights of this one; "
+                "to overwrite the old content, redirect standard output (> FILE)",
                 error.errno,
             ) from None
 
@@ -168,7 +170,7 @@ class _Replacement:
             raise
 
     def commit(self) -> None:
-        """Take the target's place. Errors: OSError; the target is as it was."""
+        """Replace the target. Errors: OSError; the target is then unchanged."""
         assert self._temporary is not None
         with _signals_held():
             try:
@@ -187,7 +189,7 @@ class _Replacement:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals come after the block: a file and the note that it is there are made together."""
+    """Delay signals until the end of the block, so that a file and the note of its existence are made together."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -197,7 +199,7 @@ def _signals_held() -> Iterator[None]:
 
 @contextmanager
 def _ending_at_signals(clean_up: Callable[[], None]) -> Iterator[None]:
-    """A signal that ends the process cleans up first; the caller sees that the signal ended it."""
+    """On a signal that ends the process, clean up first. The caller sees that the signal ended it."""
 
     def end(number: int, frame: FrameType | None) -> None:
         clean_up()
@@ -205,7 +207,7 @@ def _ending_at_signals(clean_up: Callable[[], None]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
         os.kill(os.getpid(), number)
 
-    # signals that the caller ignores, as nohup does, stay ignored
+    # Signals that the caller ignores, as nohup does, stay ignored.
     before = {number: signal.getsignal(number) for number in _ENDING}
     caught = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in caught:

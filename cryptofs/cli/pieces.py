@@ -1,4 +1,4 @@
-"""Files in pieces, with a progress bar if a person waits."""
+"""Files in pieces, with a progress bar if a user waits at a terminal."""
 
 import errno
 import os
@@ -12,13 +12,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from .terminal import error_console, shows_bars
 
 PART = 512 * 1024
-"""Bytes of a file that go into one request."""
+"""Bytes of a file in one request."""
 
 
 def parts(source: IO[bytes], size: int = PART, *, sink: IO[bytes] | None = None) -> Iterator[bytes]:
-    """The pieces of a file, each `size` bytes but the last, with a progress bar where a person waits for it.
+    """The pieces of a file, each of `size` bytes except the last, with a progress bar if a user waits for it.
 
-    sink: where the result goes, if anywhere; on a terminal a bar would be in its way.
+    sink: where the result goes, if anywhere. The bar does not appear if that is a terminal, because it would mix with
+    the result.
     """
     with _progress(source, shown=shows_bars() and not (sink and sink.isatty())) as advance:
         while piece := read_full(source, size):
@@ -29,8 +30,8 @@ def parts(source: IO[bytes], size: int = PART, *, sink: IO[bytes] | None = None)
 
 
 def read_full(source: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or as many as there are. Errors: OSError; BlockingIOError where a descriptor that must not wait has
-    nothing yet, which is no end of file."""
+    """`size` bytes, or as many as the file has. Errors: OSError; BlockingIOError if a non-blocking descriptor has no
+    data yet, which is not an end of file."""
     pieces = []
     while size > 0 and (piece := source.read(size)) != b"":
         if piece is None:

@@ -1,11 +1,11 @@
-"""The sealed file format: segments of an AEAD under a key made for this file alone.
+"""The sealed file format: segments of an AEAD under a separate key for each file.
 
     header    "cryptofs seal 1\\n" (16 bytes), the AEAD's name padded with NUL to 32 bytes, salt (16 bytes)
     segment   65,536 bytes of plaintext (the last may be shorter) sealed, followed by the tag (16 bytes)
 
-File key = HMAC-SHA-256(key, header), so that no nonce meets the same key twice whatever the number of files.
+File key = HMAC-SHA-256(key, header), so that no nonce is used twice with one key, for any number of files.
 The nonce of a segment is 7 zero bytes, its index (32 bits, big-endian) and 1 for the last segment, else 0: a
-file that is cut, reordered or extended fails. A file always has a last segment, if only an empty one.
+file that is truncated, reordered or extended fails. Every file has a last segment, which may be empty.
 """
 
 import errno
@@ -32,7 +32,7 @@ def header(name: str, salt: bytes) -> bytes:
 
 
 def parse_header(data: bytes) -> tuple[str, bytes]:
-    """Name and salt. Errors: InvalidValue for what is no sealed file."""
+    """Name and salt. Errors: InvalidValue for a file that is not sealed."""
     if len(data) < HEADER_SIZE or not data.startswith(MAGIC):
         raise InvalidValue("input: not a file made by `cryptofs seal`")
     name = data[len(MAGIC) : len(MAGIC) + NAME_SIZE].rstrip(b"\0").decode("ascii", "replace")
@@ -74,11 +74,11 @@ def seal(context: Context, name: str, salt: bytes, pieces: Iterable[bytes]) -> I
 
 
 def unseal(context: Context, name: str, salt: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The plaintext for pieces of SEGMENT + TAG_SIZE bytes. Errors: InvalidValue where a tag is wrong."""
+    """The plaintext for pieces of SEGMENT + TAG_SIZE bytes. Errors: InvalidValue for a wrong tag."""
     for index, last, piece in _marked(pieces):
         try:
             yield context.decrypt(piece, _nonce(index, last))
         except RequestError as error:
             if error.errno != errno.EBADMSG:
                 raise
-            raise InvalidValue(f"segment {index}: changed, cut, or another key") from None
+            raise InvalidValue(f"segment {index}: changed, truncated, or sealed with another key") from None

@@ -46,7 +46,8 @@ def _row(name: str, tags: str) -> dict[str, str]:
 
 
 def _wanted(row: dict[str, str], patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern is the type, or fits the name: as a shell's pattern, or without any of *?[ as a part of it."""
+    """Whether a pattern is the type, or matches the name: as a shell's pattern, or, without any of *?[, as a part of
+    it."""
     return not patterns or any(
         pattern == row["type"]
         or (fnmatch.fnmatchcase(row["name"], pattern) if set(pattern) & set("*?[") else pattern in row["name"])
@@ -59,14 +60,15 @@ def _wanted(row: dict[str, str], patterns: tuple[str, ...]) -> bool:
 @mount_option
 @click.option("--local", is_flag=True, help="Ask this machine's engines, not a mount.")
 @click.option("--plain", is_flag=True, help="Tab-separated, for scripts.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects, for scripts.")
 def algorithms(patterns: tuple[str, ...], where: Path | None, local: bool, plain: bool, as_json: bool) -> None:
-    """List the algorithms that can be used, and which engine and driver serve each.
+    """List the available algorithms, and which engine and driver serve each.
 
-    With PATTERN only those of this type, or whose name contains it, or fits it as a shell's pattern: aead, 'cbc(*)'.
+    With PATTERN, list only those of this type, or whose name contains it, or matches it as a shell's pattern: aead,
+    'cbc(*)'.
     """
     if plain and as_json:
-        raise click.UsageError("--plain and --json: one or the other")
+        raise click.UsageError("--plain and --json: give only one")
     rows = [row for row in _rows(where, local) if _wanted(row, patterns)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -76,7 +78,7 @@ def algorithms(patterns: tuple[str, ...], where: Path | None, local: bool, plain
     elif rows:
         _print_table(rows)
     if patterns and not rows:
-        click.echo(f"cryptofs: no algorithm fits {' '.join(map(printable, patterns))}", err=True)
+        click.echo(f"cryptofs: no algorithm matches {' '.join(map(printable, patterns))}", err=True)
         sys.exit(1)
 
 
@@ -94,7 +96,7 @@ def _rows(where: Path | None, local: bool) -> list[dict[str, str]]:
 def _print_table(rows: list[dict[str, str]]) -> None:
     """Whole columns, each as wide as its widest value: on a terminal only as many as fit, elsewhere all.
 
-    Type and name are always there. No value is cut: a cut name is useless.
+    Type and name are always shown. No value is truncated, because a truncated name is useless.
     """
     widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in _COLUMNS}
     shown = list(_COLUMNS)
@@ -106,4 +108,4 @@ def _print_table(rows: list[dict[str, str]]) -> None:
         click.echo(_GAP.join(row[column].ljust(widths[column]) for column in shown).rstrip())
     if len(shown) < len(_COLUMNS):
         left_out = ", ".join(column for column in _COLUMNS if column not in shown)
-        click.echo(f"cryptofs: the terminal has no room for {left_out}: --plain shows all", err=True)
+        click.echo(f"cryptofs: the terminal is too narrow for {left_out}: --plain shows all", err=True)

@@ -1,4 +1,4 @@
-"""The standard streams, even if they are closed, full, or in an encoding that cannot show every name."""
+"""The standard streams, even if they are closed or full, or their encoding cannot show every name."""
 
 import codecs
 import io
@@ -10,7 +10,7 @@ from ..errors import printable, symbol
 
 _ESCAPE = "cryptofs-escape"
 _PLAIN = {"…": "..."}
-"""The characters beyond ASCII in this program's texts, and their replacement in an encoding that lacks them."""
+"""The characters beyond ASCII in this program's texts, and their replacement for an encoding that lacks them."""
 
 
 READER_GONE = 128 + 13
@@ -25,7 +25,7 @@ class _StandardOutput(io.FileIO):
             return super().write(data)
         except BrokenPipeError:
             silence(self)
-            # not an OSError: code that continues after an error of one file must not continue after this
+            # Not an OSError: code that continues after an error of one file must not continue after this.
             raise SystemExit(READER_GONE) from None
         except OSError as error:
             silence(self)
@@ -34,16 +34,16 @@ class _StandardOutput(io.FileIO):
 
 
 def prepare() -> None:
-    """Make 0, 1 and 2 usable: call it before anything is opened.
+    """Make 0, 1 and 2 usable. Call it before anything is opened.
 
-    A closed one gets /dev/null, the wrong way round: the next file that is opened must not become standard output, and
-    what is read or written there must still be EBADF. Messages to a closed standard error are lost.
+    A closed descriptor gets /dev/null with the wrong access mode. So the next opened file does not become standard
+    output, and reads or writes there are still EBADF. Messages to a closed standard error are lost.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # the lowest free number: this one
+            # The lowest free number: this one.
             os.set_inheritable(os.open(os.devnull, flags), True)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)))
@@ -59,24 +59,24 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Write what standard output still holds. Errors: OSError, SystemExit."""
+    """Write the rest of standard output. Errors: OSError, SystemExit."""
     sys.stdout.flush()
 
 
 def silence(stream: IO[Any] | io.RawIOBase) -> None:
-    """Discard the rest of a stream that cannot be written: the interpreter would try again at its end."""
+    """Discard the rest of a stream that cannot be written, because the interpreter would try again at its end."""
     nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(nothing, stream.fileno())
     os.close(nothing)
 
 
 def describe(error: OSError, name: str | None = None) -> str:
-    """One line for a system's error: its errno's name, the file, and what is wrong.
+    """One line for a system's error: its errno's name, the file, and the reason.
 
-    name: what to call the file; None: what the error calls it, if anything.
+    name: what to call the file; None: the name in the error, if any.
     """
     if type(error).__str__ is not OSError.__str__:
-        # the client's own errors have more than their number
+        # The client's own errors say more than their number.
         return str(error)
     if name is None and error.filename is not None:
         name = printable(error.filename)
@@ -84,7 +84,8 @@ def describe(error: OSError, name: str | None = None) -> str:
 
 
 def complain(message: str) -> None:
-    """One line for people on standard error. If even that is closed or full, only the exit status reports the error."""
+    """Print one line for the user on standard error. If even that is closed or full, only the exit status reports the
+    error."""
     try:
         print(f"cryptofs: {message}", file=sys.stderr, flush=True)
     except OSError:

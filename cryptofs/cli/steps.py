@@ -1,6 +1,6 @@
-"""`cryptofs hand-over`, `reload` and `take-back`: the steps of a service that need root, before, beside and after it.
+"""`cryptofs hand-over`, `reload` and `take-back`: the service's steps that need root, before, during and after it.
 
-These run at each start, and a restart has to be quick: nothing large is imported, not even click.
+These run at each start, and a restart must be quick. So they import nothing large, not even click.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from ..keyfiles import open_key_file, why_not, why_unopened
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the step that the first argument names. Errors: PrivilegeError, ServiceError; SystemExit(2) for bad usage."""
+    """Run the step in the first argument. Errors: PrivilegeError, ServiceError; SystemExit(2) for bad usage."""
     given = _parser().parse_args(arguments)
     mountpoint = given.mountpoint.absolute()
     if given.step == "take-back":
         take_back(mountpoint)
         return
-    # a key on the command line overrides the configuration of its device
+    # A key on the command line overrides the one in the configuration of its device.
     files = key_files(given.config) if given.config else {}
     files |= {KEY_PREFIX + device: file for device, file in given.key}
     if given.step == "reload":
@@ -57,24 +57,24 @@ def _parser() -> argparse.ArgumentParser:
     step = steps.add_parser(
         "hand-over",
         allow_abbrev=False,
-        description="Mount at MOUNTPOINT and have systemd keep the descriptor until the unprivileged service takes "
-        "it. For ExecStartPre=+ of a unit with FileDescriptorStoreMax= and NotifyAccess=all. What an earlier daemon "
-        "left is cleared. Until the service serves, programs that use the mount wait.",
+        description="Mount at MOUNTPOINT, and store the descriptor in systemd until the unprivileged service takes it. "
+        "For ExecStartPre=+ of a unit with FileDescriptorStoreMax= and NotifyAccess=all. This removes what an earlier "
+        "daemon left. Until the service serves, programs that use the mount wait.",
     )
     _add_common(step)
     step = steps.add_parser(
         "reload",
         allow_abbrev=False,
-        description="Have the service at MOUNTPOINT read its configuration and its keys again, with the key files "
-        "that this command opens. It waits for the answer: status 0, or 1 and the reason of a refusal, after which "
-        "what held before holds on. For ExecReload=+ of a unit.",
+        description="Make the service at MOUNTPOINT read its configuration and its keys again, with the key files "
+        "that this command opens. It waits for the answer. If the service refuses, the status is 1, the error has the "
+        "reason, and the old configuration stays. For ExecReload=+ of a unit.",
     )
     _add_common(step)
     step = steps.add_parser(
         "take-back",
         allow_abbrev=False,
-        description="Unmount MOUNTPOINT, even if it is in use, with or without a live daemon, and leave it root's own, "
-        "mode 0000.",
+        description="Unmount MOUNTPOINT, even if it is in use, with or without a live daemon, and give the directory "
+        "to root with mode 0000.",
     )
     step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     return parser
@@ -82,17 +82,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(step: argparse.ArgumentParser) -> None:
     step.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
-    step.add_argument("--user", default=SERVICE_USER, metavar="NAME", help=f"who will serve ({SERVICE_USER})")
+    step.add_argument("--user", default=SERVICE_USER, metavar="NAME", help=f"the user who serves ({SERVICE_USER})")
     step.add_argument(
         "--key",
         action="append",
         default=[],
         type=_key,
         metavar="DEVICE=FILE",
-        help="a file that only root may read and that holds the key of a device; may be given again",
+        help="a file that only root may read, with the key of a device; may be given several times",
     )
     step.add_argument(
-        "--config", type=Path, metavar="FILE", help="open the key files of its devices, too; if it is there"
+        "--config", type=Path, metavar="FILE", help="also open the key files of its devices, if it exists"
     )
 
 
@@ -104,9 +104,9 @@ def _key(text: str) -> tuple[str, Path]:
 
 
 def key_files(config: Path) -> dict[str, Path]:
-    """The files of keys and PINs that a configuration names, by the names under which they are handed over.
+    """The files of keys and PINs that a configuration names, by the names under which they are passed on.
 
-    The service finds and reports what is wrong in it.
+    The service itself reports what is wrong in the configuration.
     """
     import tomllib
 
@@ -124,14 +124,14 @@ def key_files(config: Path) -> dict[str, Path]:
     except OSError as error:
         why = error.strerror
     except (ValueError, TypeError, AttributeError, RecursionError):
-        # in our own words: those of the interpreter change from version to version
-        why = "it is no configuration; the service says where and why"
-    print(f"cryptofs: {printable(config)}: no key file is opened: {why}", file=sys.stderr)
+        # In our own words, because the interpreter's change from version to version.
+        why = "it is not a valid configuration; the service reports where and why"
+    print(f"cryptofs: {printable(config)}: opening no key file: {why}", file=sys.stderr)
     return {}
 
 
 def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
-    """Mount for `user` and store the descriptor as `fuse`, and those of key files by their names, as `key-<device>`.
+    """Mount for `user` and store the descriptor as `fuse`, and those of key files as `key-<device>`.
 
     Errors: PrivilegeError, ServiceError naming the file that cannot be opened; then nothing stays mounted.
     """
@@ -157,7 +157,7 @@ def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
 
 
 def reload(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
-    """Have the service reload, with these key files. Errors: PrivilegeError, ServiceError, also for its refusal."""
+    """Make the service reload, with these key files. Errors: PrivilegeError, ServiceError, also if it refuses."""
     account = find_account(user)
     join_first_namespace()
     opened = open_files(files, account)
@@ -169,7 +169,7 @@ def reload(mountpoint: Path, user: str, files: dict[str, Path]) -> None:
 
 
 def open_files(files: dict[str, Path], account: Account) -> dict[str, Handed]:
-    """The files of keys and PINs, opened and looked at. Errors: ServiceError naming the device and the file."""
+    """The files of keys and PINs, opened and checked. Errors: ServiceError naming the device and the file."""
     opened: dict[str, Handed] = {}
     try:
         for name, file in files.items():

@@ -20,9 +20,8 @@ _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd")
 
 
 class NamedFile(io.FileIO):
-    """An unbuffered file whose read and write errors name it: `label` is their filename, also where a descriptor was
-    opened.
-    """
+    """An unbuffered file whose read and write errors name it: `label` is their filename, even if a descriptor was
+    opened."""
 
     def __init__(self, file: str | int, mode: str, label: str, *, closefd: bool = True) -> None:
         """file: a path or an open descriptor. Errors: OSError."""
@@ -57,7 +56,7 @@ def _named(label: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stream:
-    """A file that a command reads or writes. label: what messages call it; either a path or an inherited descriptor."""
+    """A file that a command reads or writes: a path or an inherited descriptor. label: its name in messages."""
 
     label: str
     path: str | None
@@ -65,9 +64,8 @@ class Stream:
 
     @classmethod
     def named(cls, name: str, standard: int) -> "Stream":
-        """`-` is the descriptor `standard`, and so is each other name of an inherited descriptor, as /dev/stdin or
-        /dev/fd/3: it is that very stream, with its position, as in a shell's redirection.
-        """
+        """`-` is the descriptor `standard`. Other names of inherited descriptors, such as /dev/stdin or /dev/fd/3, also
+        mean that stream with its position, as in a shell's redirection."""
         if name == "-":
             return cls.inherited(standard)
         descriptor = _descriptor_of(name)
@@ -81,7 +79,7 @@ class Stream:
         return cls(_STANDARD.get(descriptor, f"descriptor {descriptor}"), None, descriptor)
 
     def status(self) -> os.stat_result | None:
-        """None if it cannot be determined: opening it will report the error."""
+        """None if it cannot be determined; opening it will report the error."""
         try:
             return os.stat(self.path) if self.path is not None else os.fstat(self.descriptor or 0)
         except OSError:
@@ -95,9 +93,9 @@ class Stream:
 
 
 def opened_elsewhere(path: str) -> str | None:
-    """Follow symbolic links as far as a descriptor of some process: its path in /proc, or None where there is none.
+    """Follow symbolic links to a descriptor of some process: its path in /proc, or None if there is none.
 
-    What lies behind it is a file that is open already, not a name.
+    Its target is a file that is already open, not a name.
     """
     for _ in range(_LINKS_MAX):
         directory, name = os.path.split(path)
@@ -122,7 +120,7 @@ def _descriptor_of(path: str) -> int | None:
 
 
 def _same_file(one: Stream, other: Stream) -> bool:
-    """Whether bytes written to one would be read from the other.
+    """Whether bytes written to one could be read from the other.
 
     Terminals, other devices and sockets may be both.
     """
@@ -136,18 +134,19 @@ def _same_file(one: Stream, other: Stream) -> bool:
 
 
 def _same_stream(one: Stream, other: Stream) -> bool:
-    """Whether reading one takes from the other. A file that is opened twice is two streams, a FIFO never is."""
+    """Whether reading one takes data from the other. A file that is opened twice is two streams; a FIFO is always
+    one."""
     if one.descriptor is not None and one.descriptor == other.descriptor:
         return True
     first, second = one.status(), other.status()
     if first is None or second is None or not os.path.samestat(first, second):
         return False
-    # duplicates of a descriptor share its position, and whether two are duplicates cannot be seen
+    # Duplicates of a descriptor share its position, and nothing shows whether two are duplicates.
     return (one.descriptor is not None and other.descriptor is not None) or stat.S_ISFIFO(first.st_mode)
 
 
 def check_key_apart(key: Stream | None, sources: Iterable[Stream]) -> None:
-    """Errors: UsageError where the key comes from the stream that the data comes from."""
+    """Errors: UsageError if the key and the data come from one stream."""
     for source in sources:
         if key is not None and _same_stream(key, source):
             names = printable(key.label)
@@ -159,7 +158,7 @@ def check_key_apart(key: Stream | None, sources: Iterable[Stream]) -> None:
 
 
 def check_output_apart(sink: Stream, source: Stream, key: Stream | None) -> None:
-    """Errors: UsageError where the output is the file of the input or of the key, by whatever name."""
+    """Errors: UsageError if the output is the input file or the key file, under any name."""
     for what, stream in (("input", source), ("key file", key)):
         if stream is not None and _same_file(stream, sink):
             raise click.UsageError(

@@ -101,7 +101,7 @@ def check_options(options: Iterable[str]) -> MountOptions:
             known = ", ".join(sorted({*MOUNT_FLAGS, *_OWN, "fsname=NAME"}))
             raise MountError(f"mount option {option!r}: {_REASONS.get(name, f'one of {known}')}", errno.EINVAL)
     if {"allow_other", "allow_root"} <= own:
-        raise MountError("mount options allow_other and allow_root: one or the other", errno.EINVAL)
+        raise MountError("mount options allow_other and allow_root: give only one", errno.EINVAL)
     return MountOptions(frozenset(flags), source, frozenset(own))
 
 

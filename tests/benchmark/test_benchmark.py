@@ -106,11 +106,11 @@ def test_goals_on_a_busy_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peers"], "--peers and --commit go with --goals"),
-        (["--commit", "HEAD"], "--peers and --commit go with --goals"),
-        (["--goals", "-n", "sha256"], "--name and --svg go without --goals"),
+        (["--peers"], "--peers and --commit need --goals"),
+        (["--commit", "HEAD"], "--peers and --commit need --goals"),
+        (["--goals", "-n", "sha256"], "--name and --svg are not for --goals"),
         (["--placement", "apart", "--placement", "free"], "one only"),
-        (["--only", "nonesuch"], "no part has this in its name"),
+        (["--only", "nonesuch"], "no part's name contains this"),
     ],
 )
 def test_wrong_options(arguments: list[str], message: str) -> None:

@@ -40,7 +40,7 @@ def test_a_terminal_gets_whole_names(mount: Path, columns: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     shown = {line.split()[1] for line in said.decode().splitlines()[1:] if len(line.split()) > 1}
     assert set(names(mount)) <= shown
-    assert (b"has no room for" in said) == (columns < 100)
+    assert (b"is too narrow for" in said) == (columns < 100)
 
 
 def test_a_pipe_gets_all_columns(mount: Path) -> None:
@@ -60,7 +60,7 @@ def test_patterns(mount: Path) -> None:
     assert "pcbc(aes)" not in names(mount, "cbc(*)")
     assert set(names(mount, "rng", "cbc(aes)")) >= {"stdrng", "cbc(aes)"}
     done = forked(["algorithms", "nosuch"], Path("/"), CRYPTOFS_MOUNT=str(mount))
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"cryptofs: no algorithm fits nosuch\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"cryptofs: no algorithm matches nosuch\n")
 
 
 def test_json(mount: Path) -> None:

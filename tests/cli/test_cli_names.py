@@ -151,7 +151,7 @@ def test_odd_names(mount: Path, tmp_path: Path, locales: Path, environment: dict
         assert status in (1, 2), (arguments, text)
         assert text, arguments
         assert b"Traceback" not in text
-        assert b"fault of this program" not in text
+        assert b"bug in cryptofs" not in text
         if status == 1:
             assert text.count(b"\n") == 0, text
 

@@ -194,7 +194,7 @@ def test_options(given: str, flags: str, source: str, own: str) -> None:
         ("bind", "one of allow_other"),
         ("fsname=", "one of allow_other"),
         ("Ro", "one of allow_other"),
-        ("allow_other,allow_root", "one or the other"),
+        ("allow_other,allow_root", "give only one"),
     ],
 )
 def test_an_option_that_is_refused_is_named(given: str, says: str) -> None:

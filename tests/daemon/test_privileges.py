@@ -162,7 +162,7 @@ def test_it_refuses_to_serve_as_root(tmp_path: Path) -> None:
     [
         (("--user", "nosuchuser"), 2, "user 'nosuchuser': no such user"),
         (("--user", "root"), 1, "user 'root' is root"),
-        (("--user", "nobody", "--allow-root"), 2, "one or the other"),
+        (("--user", "nobody", "--allow-root"), 2, "give only one"),
         (("--user", "nobody", "-o", "allow_root"), 1, "allow_root"),
         (("--service",), 1, "no mount was handed over"),
         (("--service", "--user", "nobody"), 2, "--service takes no"),

@@ -477,7 +477,7 @@ def test_a_bad_configuration_is_the_services_to_find(
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     try:
         assert done.returncode == 0, done.stderr
-        assert f"{config}: no key file is opened" in done.stderr
+        assert f"{config}: opening no key file" in done.stderr
         assert "Traceback" not in done.stderr
         assert set(manager.stored) == {"control", "fuse"}
     finally:
