@@ -31,7 +31,7 @@ class PartedMessage:
     ) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._swells = operation in (Operation.COMPRESS, Operation.DECOMPRESS)
+        self._swells = operation.row.expands
         self._operation = operation
         self._identity = identity
         self._assoc: Octets = octets(assoc, "assoc")

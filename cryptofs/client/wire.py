@@ -31,7 +31,6 @@ BIG = 65_536
 _BESIDE = HEADER_SIZE + 2048
 # The largest are ML-DSA signatures, and an ML-KEM ciphertext beside its secret.
 _PUBLIC = 6144
-_OF_KEYS = frozenset(operation for operation in Operation if operation >= Operation.SIGN)
 
 
 class Requester(ABC):
@@ -88,7 +87,7 @@ def answer_size(operation: Operation, expected: int) -> int:
 
     A guess that is too small costs only one more read: see `read_answers`.
     """
-    return (max(expected, _PUBLIC) if operation in _OF_KEYS else expected) + _BESIDE
+    return (max(expected, _PUBLIC) if operation.row.operands else expected) + _BESIDE
 
 
 def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
@@ -97,7 +96,7 @@ def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
     The answer of a control call always fits. Key pair operations never go by ioctl: their answer may be large, and if a
     signal ends the call, a key may have been made, so the client could not repeat it.
     """
-    return operation not in _OF_KEYS and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
+    return not operation.row.operands and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
 
 
 def write_record(descriptor: int, head: bytes, payload: Octets) -> None:

@@ -18,7 +18,7 @@ from ..algorithms import Type, parse_name
 from ..algorithms.weak import standard_names
 from ..errors import CryptofsError
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
-from ..records import OPERATION_WORDS, Operation
+from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation
 
 _NOBODY = (1 << 32) - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
@@ -93,7 +93,7 @@ def _mode(value: Any) -> Mode:
 
 def _operation(value: Any) -> Operation:
     if not isinstance(value, str) or value not in OPERATION_WORDS:
-        raise ValueError(f"one of {', '.join(sorted({each.word for known in _OPERATIONS.values() for each in known}))}")
+        raise ValueError(f"one of {', '.join(sorted(each.word for each in Operation if each.row.device))}")
     return OPERATION_WORDS[value]
 
 
@@ -220,14 +220,6 @@ class KeyModel(Table, frozen=True):
             raise ValueError("a key from pkcs11 needs pin-file or pin-credential")
 
 
-_OPERATIONS: dict[str, tuple[Operation, ...]] = {
-    "hash": (Operation.DIGEST,),
-    "skcipher": (Operation.ENCRYPT, Operation.DECRYPT),
-    "aead": (Operation.ENCRYPT, Operation.DECRYPT),
-    "akcipher": (Operation.ENCRYPT, Operation.DECRYPT, Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
-    "sig": (Operation.SIGN, Operation.VERIFY, Operation.PUBLIC_KEY),
-    "kpp": (Operation.AGREE, Operation.ENCAPSULATE, Operation.DECAPSULATE, Operation.PUBLIC_KEY),
-}
 _WITH_NONCES = ("skcipher", "aead")
 
 
@@ -245,9 +237,10 @@ class DeviceModel(Table, frozen=True):
     nonce: Literal["daemon", "caller"] = "daemon"
 
     def __post_init__(self) -> None:
-        known = _OPERATIONS[self.type]
-        if self.operations is not None and not (self.operations and set(known).issuperset(self.operations)):
-            raise ValueError(f"operations of type {self.type}: one or more of {', '.join(each.word for each in known)}")
+        known = DEVICE_OPERATIONS[Type(self.type)]
+        if self.operations is not None and not (self.operations and known.issuperset(self.operations)):
+            words = ", ".join(each.word for each in sorted(known))
+            raise ValueError(f"operations of type {self.type}: one or more of {words}")
         kind, separator, _ = self.name.rpartition(":")
         if separator and kind != self.type:
             raise ValueError(f"name is one of type {kind}, the device is of type {self.type}")

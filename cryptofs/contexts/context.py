@@ -11,9 +11,9 @@ from ..errors import CryptofsError, InvalidValue, NotConfigured, NotPermitted, O
 from ..policy import Usage
 from ..policy.audit import audit_refusal
 from ..records import (
+    CONTROL_OPERATIONS,
     Buffer,
     Flag,
-    Operation,
     Record,
     Value,
     build,
@@ -30,7 +30,6 @@ from .status import Rows, exchange_rows, transform_rows
 from .stream import Stream
 
 _RESPONSE = int(Flag.RESPONSE)
-_FIRST_DATA_OPERATION = int(Operation.ENCRYPT)
 # what one write may compute in the event loop before workers take over, nanoseconds
 _INLINE_NS = ALONE_NS
 
@@ -129,7 +128,7 @@ class Context:
         room: bytes that the caller's buffer has. Errors: those of `Exchange.admit`; TooLarge where the answer will not
         fit: then nothing was done, where that can be known before.
         """
-        if self.transform is not None and record.operation >= _FIRST_DATA_OPERATION:
+        if self.transform is not None and record.operation not in CONTROL_OPERATIONS:
             work.check_room(self.transform, record, self.exchange.lanes.get(record.id + CALLED), room)
         call = Call(room)
         self.exchange.admit((record,), call)
@@ -148,7 +147,7 @@ class Context:
 
         planned: nanoseconds that the requests before it in the same write take; returns those with its own.
         """
-        if record.operation < _FIRST_DATA_OPERATION:
+        if record.operation in CONTROL_OPERATIONS:
             self._answer_control(record, call)
             return planned
         exchange, transform = self.exchange, self.transform
@@ -194,16 +193,12 @@ class Context:
         """Do a control call; returns the reply's attributes. Errors: the call's."""
         if self.closed:
             raise NotConfigured(f"context {self.number} is closed")
-        call = CONTROLS.get(record.operation)
-        if call is None:
+        run = CONTROLS.get(record.operation)
+        if run is None:
             raise InvalidValue(f"{record.operation.word}: not a control call; write it to crypto")
-        if len(record.payload):
-            raise InvalidValue(f"payload of {len(record.payload)} bytes: {record.operation.word} takes none")
-        if record.flags:
-            raise InvalidValue(f"flags {record.flags:#06x}: {record.operation.word} takes none")
-        call.check(record)
+        record.operation.check(record.attributes, len(record.payload), record.flags)
         try:
-            return call.run(self, record)
+            return run(self, record)
         except (NotPermitted, OverQuota) as error:
             self.refused(record.operation.word, error, record)
             raise

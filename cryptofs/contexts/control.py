@@ -1,40 +1,22 @@
-"""The control calls: what each takes, and what it does to a context.
+"""The control calls: what each does to a context.
 
 One table serves the records on `crypto`, the records on `ctl` and the text lines on `ctl`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..algorithms import Description, Type, check_name, parse_type
-from ..engines.base import OPERATIONS, Engine, Transform, resolve
+from ..engines.base import Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
 from ..policy.audit import audit
-from ..records import ATTRIBUTES, OPERATION_WORDS, Attr, Operation, Record, Value
+from ..records import OPERATION_WORDS, STREAM_OPERATIONS, Attr, Operation, Record, Value
 from .exchange import QUEUE_BYTES, QUEUE_REQUESTS
 
 if TYPE_CHECKING:
     from .context import Context
 
 Reply = dict[int, Value]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A control call: its function, the attributes it must have and those it may have."""
-
-    run: Callable[["Context", Record], Reply]
-    required: frozenset[Attr] = frozenset()
-    optional: frozenset[Attr] = frozenset()
-
-    def check(self, record: Record) -> None:
-        """Errors: InvalidValue for an attribute that is missing or does not belong."""
-        given = record.attributes.keys()
-        for missing in sorted(self.required - given):
-            raise InvalidValue(f"{record.operation.word}: {ATTRIBUTES[missing].word} is missing")
-        for extra in sorted(given - self.required - self.optional):
-            raise InvalidValue(f"{record.operation.word}: takes no {ATTRIBUTES[extra].word}")
 
 
 def _text(record: Record, attribute: Attr) -> str | None:
@@ -57,7 +39,7 @@ def _key(record: Record) -> bytes | bytearray | memoryview | None:
 
 def _stream_parameters(record: Record, transform: Transform) -> tuple[Operation | None, bytes | None, int | None]:
     word = _text(record, Attr.OPERATION)
-    allowed = OPERATIONS[transform.description.type]
+    allowed = STREAM_OPERATIONS[transform.description.type]
     operation = None if word is None else OPERATION_WORDS.get(word)
     if word is not None and operation not in allowed:
         known = ", ".join(sorted(each.word for each in allowed))
@@ -254,18 +236,12 @@ def _set(context: "Context", record: Record) -> Reply:
     return {}
 
 
-_STREAM = frozenset({Attr.OPERATION, Attr.IV, Attr.ASSOCLEN})
-
-CONTROLS: dict[Operation, Call] = {
-    Operation.CONFIGURE: Call(
-        _configure,
-        frozenset({Attr.TYPE, Attr.NAME}),
-        frozenset({Attr.KEY, Attr.AUTHSIZE, Attr.ENGINE, Attr.DRIVER, Attr.LEVEL}) | _STREAM,
-    ),
-    Operation.SET_KEY: Call(_set_key, frozenset({Attr.KEY})),
-    Operation.INFO: Call(_info),
-    Operation.RESET: Call(_reset, optional=_STREAM),
-    Operation.CANCEL: Call(_cancel, frozenset({Attr.TARGET})),
-    Operation.CLONE: Call(_clone, optional=frozenset({Attr.CONTEXT, Attr.TARGET})),
-    Operation.SET: Call(_set, frozenset({Attr.NONBLOCKING})),
+CONTROLS: dict[Operation, Callable[["Context", Record], Reply]] = {
+    Operation.CONFIGURE: _configure,
+    Operation.SET_KEY: _set_key,
+    Operation.INFO: _info,
+    Operation.RESET: _reset,
+    Operation.CANCEL: _cancel,
+    Operation.CLONE: _clone,
+    Operation.SET: _set,
 }

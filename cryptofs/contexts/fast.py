@@ -11,11 +11,11 @@ from ..engines.base import OUT_SLACK, Transform
 from ..records import (
     ATTRIBUTE_HEADER_SIZE,
     HEADER_SIZE,
+    SHORT_OPERATIONS,
     VERSION,
     Attr,
     Buffer,
     Flag,
-    Operation,
     Record,
     build_header,
     pack_header,
@@ -35,7 +35,6 @@ SLOW_PACE = 10_000
 
 _RESPONSE = int(Flag.RESPONSE)
 _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
-_OPERATIONS = {int(each): each for each in (Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST)}
 # how an iv attribute begins, by the size of the iv; shared, because contexts are many
 _IV_HEADS = {size: Attr.IV.to_bytes(2, "little") + size.to_bytes(2, "little") for size in range(4, 68, 4)}
 
@@ -131,7 +130,7 @@ class ShortWay:
 
     def _fits(self, header: tuple[int, ...], room: int) -> bool:
         """Whether the answer to a request surely fits into `room` bytes."""
-        operation = _OPERATIONS.get(header[2])
+        operation = SHORT_OPERATIONS.get(header[2])
         if operation is None or self._transform is None:
             return False
         return HEADER_SIZE + self._transform.room(operation, header[0] - HEADER_SIZE - header[6]) <= room
@@ -140,7 +139,7 @@ class ShortWay:
         """The answer to one request, or None where the general way has to find it."""
         size, version, number, flags, identity, status, attributes_size = header
         # keys come with other operations: what is copied here is data
-        if size > SHORT_MAX or version != VERSION or flags or status or number not in _OPERATIONS:
+        if size > SHORT_MAX or version != VERSION or flags or status or number not in SHORT_OPERATIONS:
             return None
         iv = None
         payload_at = HEADER_SIZE + attributes_size
@@ -163,7 +162,7 @@ class ShortWay:
         self, data: memoryview, number: int, identity: int, iv: bytes | None, payload_at: int
     ) -> Buffer:
         assert self._transform is not None
-        operation = _OPERATIONS[number]
+        operation = SHORT_OPERATIONS[number]
         payload = data[payload_at:]
         room = self._transform.room(operation, len(payload))
         out = buffers.take(HEADER_SIZE + room + OUT_SLACK)
@@ -190,7 +189,7 @@ class ShortWay:
                 exchange.answer_many(answers)
                 answers = []
                 attributes = {} if iv is None else {int(Attr.IV): iv}
-                self._general(Record(_OPERATIONS[number], 0, identity, 0, attributes, payload))
+                self._general(Record(SHORT_OPERATIONS[number], 0, identity, 0, attributes, payload))
                 continue
             head = build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0)
             answers.append((head + output, cost))
@@ -213,7 +212,7 @@ class ShortWay:
             end = position + total
             if version != VERSION or flags or status or not at <= end <= size or total > SHORT_MAX:
                 return None
-            if number not in _OPERATIONS:
+            if number not in SHORT_OPERATIONS:
                 return None
             iv = None
             if attributes_size:

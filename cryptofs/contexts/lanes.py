@@ -13,13 +13,9 @@ from ..records import (
     Buffer,
     Operation,
     Record,
-    Value,
     build,
     parse_responses,
 )
-
-_FIRST_WITH_OPERANDS = int(Operation.SIGN)
-_KEPT = {Attr.IV, Attr.SIGNATURE, Attr.PEER_KEY, Attr.CIPHERTEXT}
 
 CALLED = 1 << 64
 """Added to the id of a message whose parts come by ioctl. So its lane is not that of a message that is written, and a
@@ -103,23 +99,27 @@ def lane_number(record: Record, call: Call | None) -> int:
 
 def cost_of(record: Record) -> int:
     """What a request and its answer take of QUEUE_BYTES."""
-    # a decompression may fill an answer, unless the request sets a bound
-    unsaid = PAYLOAD_MAX if record.operation is Operation.DECOMPRESS else 0
-    length = record.attributes.get(Attr.LENGTH, unsaid)
+    row, attributes = record.operation.row, record.attributes
+    # an answer without a bound may be full
+    length = attributes.get(Attr.LENGTH, PAYLOAD_MAX if Attr.LENGTH in row.optional else 0)
     cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
-    if record.operation >= _FIRST_WITH_OPERANDS:
-        cost += sum(len(value) for value in record.attributes.values() if not isinstance(value, int | str))
+    if row.operands and attributes:
+        cost += sum(len(_kept(record, number)) for number in row.kept)
     return cost
+
+
+def _kept(record: Record, attribute: Attr) -> Buffer:
+    value = record.attributes.get(attribute, b"")
+    assert not isinstance(value, int | str)
+    return value
 
 
 def detach(record: Record) -> None:
     """Release the write that a request came in: a small request that waits must not hold a megabyte."""
     record.payload = bytes(record.payload)
-    kept: dict[int, Value] = {}
-    for number, value in record.attributes.items():
-        if isinstance(value, int | str):
-            kept[number] = value
-        else:
-            # a data operation takes no other bytes; it will refuse them, whatever they are
-            kept[number] = bytes(value) if number in _KEPT else b""
-    record.attributes = kept
+    # what the operation does not take it refuses, whatever the value is
+    kept = record.operation.row.kept
+    record.attributes = {
+        number: value if isinstance(value, int | str) else bytes(value) if number in kept else b""
+        for number, value in record.attributes.items()
+    }

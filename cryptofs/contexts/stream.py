@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable
 
 from ..algorithms import Type
-from ..engines.base import OPERATIONS, OUT_SLACK, Message, Transform
+from ..engines.base import OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, InvalidValue, NoSuchTarget, WouldBlock
 from ..policy import Queue
-from ..records import Buffer, Operation, detached
+from ..records import STREAM_OPERATIONS, Buffer, Operation, detached
 from .scheduler import ALONE_NS
 from .steps import Offload, Phase, Piece, Step, StreamUser, Tally, add_piece, engine_fault
 
@@ -46,7 +46,7 @@ class Stream:
         self._at_work: Step | None = None
         self._ending = False
         self._generates = transform.description.type is Type.RNG
-        self._operation = min(OPERATIONS[transform.description.type])
+        self._operation = min(STREAM_OPERATIONS[transform.description.type])
         self._iv: bytes | None = None
         self._assoclen = 0
         self._iv_spent = False

@@ -5,10 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..engines.base import OPERANDS, OUT_SLACK, Answer, Message, Operands, Transform, overfull
+from ..engines.base import OUT_SLACK, Answer, Message, Operands, Transform, overfull
 from ..errors import Cancelled, CryptofsError, EngineFault, InvalidValue, OverQuota, TooLarge
 from ..records import (
-    ATTRIBUTES,
     HEADER_SIZE,
     PAYLOAD_MAX,
     VERSION,
@@ -30,19 +29,10 @@ log = logging.getLogger("cryptofs")
 _RESPONSE = int(Flag.RESPONSE)
 _IV, _ASSOCLEN, _LENGTH = int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)
 _GENERATE = Operation.GENERATE
-_DECOMPRESS = Operation.DECOMPRESS
 _MEASURED = 4096
-# what each operation's first part may have; the others take an iv and assoclen
-_ATTRIBUTES = {
-    Operation.GENERATE: frozenset({_LENGTH}),
-    Operation.COMPRESS: frozenset[int](),
-    Operation.DECOMPRESS: frozenset({_LENGTH}),
-}
 _LAVISH = 65_536
 """Bytes from which a buffer is not left to an answer that fills less than half of it."""
-_CIPHER_ATTRIBUTES = frozenset({_IV, _ASSOCLEN})
 _NO_OUTPUT = memoryview(bytearray())
-_NO_PARTS = OPERANDS.keys() - {Operation.SIGN}
 
 buffers = BufferPool()
 """The daemon's buffers: one event loop, one pool."""
@@ -142,12 +132,8 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
         task = _prepare_whole(transform, record)
         task.job = job
         return task
-    if record.operation is _GENERATE:
-        raise InvalidValue("generate takes no parts")
-    if record.operation in _NO_PARTS:
-        raise InvalidValue(f"{record.operation.word} takes no parts")
     if lane.message is None:
-        _check_attributes(record)
+        record.operation.check(attributes, len(record.payload), record.flags)
         if _LENGTH in attributes:
             raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
         exchange.open_lane()
@@ -162,31 +148,16 @@ def prepare(transform: Transform, exchange: Exchange, job: Job) -> Task:
     return Task(record, transform, message, out, job=job)
 
 
-def _check_attributes(record: Record) -> None:
-    operands = OPERANDS.get(record.operation)
-    if operands is not None:
-        if not record.attributes.keys() <= operands:
-            takes = " and ".join(sorted(ATTRIBUTES[each].word for each in operands))
-            raise InvalidValue(f"{record.operation.word} takes no attributes{takes and f' but {takes}'}")
-        return
-    allowed = _ATTRIBUTES.get(record.operation, _CIPHER_ATTRIBUTES)
-    if not record.attributes.keys() <= allowed:
-        takes = " and ".join(ATTRIBUTES[number].word for number in sorted(allowed, reverse=True)) or "none"
-        raise InvalidValue(f"{record.operation.word} takes no attributes but {takes}")
-
-
 def _prepare_whole(transform: Transform, record: Record) -> Task:
-    _check_attributes(record)
     attributes: Any = record.attributes
+    record.operation.check(attributes, len(record.payload), record.flags)
     length = attributes.get(_LENGTH)
     if length is not None and length > PAYLOAD_MAX:
         raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
     if record.operation is _GENERATE:
         transform.check(record.operation, None, 0)
-        if length is None:
-            raise InvalidValue("generate: length is missing")
         return Task(record, transform, None, buffers.take(HEADER_SIZE + length))
-    if record.operation in OPERANDS:
+    if record.operation.row.operands:
         return Task(record, transform, None, _NO_OUTPUT, operands=attributes)
     room = transform.room(record.operation, len(record.payload))
     if length is not None:
@@ -214,7 +185,7 @@ def _compute(task: Task) -> int:
     worked = max(size, written)
     if worked >= _MEASURED and (written or record.operation is Operation.DIGEST):
         # what a byte of input expands to is not known before
-        paced = size if record.operation is _DECOMPRESS else worked
+        paced = size if record.operation.row.expands else worked
         task.transform.note_pace(paced, time.perf_counter_ns() - began)
     return written
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ..algorithms import Type
 from ..config import Config, ConfigError, DeviceModel, load, locate
-from ..devices import Device, DeviceSettings, device_operations
+from ..devices import Device, DeviceSettings
 from ..engines import ENGINES, open_engines
 from ..engines.base import Engine, resolve
 from ..errors import CryptofsError, KeyUnavailable, NotOffered
 from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySource, TokenKey
+from ..records import DEVICE_OPERATIONS
 from .service import KEY_PREFIX, PIN_PREFIX, Handed
 
 
@@ -51,7 +52,7 @@ def device_settings(name: str, model: DeviceModel, source: KeySource) -> DeviceS
         name,
         type_,
         model.name.rpartition(":")[2],
-        frozenset(model.operations or device_operations(type_)),
+        frozenset(model.operations or DEVICE_OPERATIONS[type_]),
         model.user,
         model.group,
         model.mode,

@@ -1,7 +1,7 @@
 """Devices: their settings and keys (`device`), a context's view of one (`transform`), and their files (`streams`)."""
 
 from .comparing import same_key
-from .device import Device, DeviceSettings, device_operations
+from .device import Device, DeviceSettings
 from .nonces import MESSAGES_MAX
 from .streams import StreamTransform
 from .transform import DeviceTransform
@@ -12,6 +12,5 @@ __all__ = [
     "DeviceSettings",
     "DeviceTransform",
     "StreamTransform",
-    "device_operations",
     "same_key",
 ]

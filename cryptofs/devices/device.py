@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ..algorithms import Type
-from ..engines.base import OPERATIONS, Transform
+from ..engines.base import Transform
 from ..errors import InvalidValue, NotPermitted, OverQuota
-from ..records import Operation
+from ..records import DEVICE_OPERATIONS, Operation
 from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
 
 _CIPHERS = (Type.SKCIPHER, Type.AEAD)
@@ -29,17 +29,12 @@ class DeviceSettings:
     """Where the key comes from, in words."""
 
 
-def device_operations(type_: Type) -> frozenset[Operation]:
-    """What devices of a type can do: all but making a key, for they have one."""
-    return OPERATIONS[type_] - {Operation.GENERATE_KEY}
-
-
 class Device:
     """One device: its settings and its keyed transform, which is closed when the device is retired and unused."""
 
     def __init__(self, settings: DeviceSettings, transform: Transform) -> None:
         """Errors: InvalidValue for operations that the type does not have, and for nonces that cannot be made."""
-        allowable = device_operations(settings.type)
+        allowable = DEVICE_OPERATIONS[settings.type]
         if settings.operations - allowable or not settings.operations:
             known = ", ".join(sorted(each.word for each in allowable))
             raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")

@@ -4,9 +4,9 @@ The view allows the device's operations and takes no key. It puts a nonce of the
 two programs with one key cannot use a nonce twice.
 """
 
-from ..engines.base import OPERATIONS, Answer, Message, Operands, Transform
+from ..engines.base import Answer, Message, Operands, Transform
 from ..errors import InvalidValue, NotPermitted, TooLarge
-from ..records import PAYLOAD_MAX, Buffer, Operation
+from ..records import OPERATIONS, PAYLOAD_MAX, Buffer, Operation
 from .device import Device
 from .nonces import MESSAGES_MAX
 

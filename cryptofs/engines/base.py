@@ -18,30 +18,7 @@ from types import MappingProxyType
 
 from ..algorithms import Description, Type
 from ..errors import InvalidValue, KeyMissing, NotSupported, TooLarge
-from ..records import Attr, Buffer, Operation, Value
-
-_KEY_PAIRS = frozenset({Operation.GENERATE_KEY, Operation.PUBLIC_KEY})
-OPERATIONS: dict[Type, frozenset[Operation]] = {
-    Type.HASH: frozenset({Operation.DIGEST}),
-    Type.SKCIPHER: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
-    Type.AEAD: frozenset({Operation.ENCRYPT, Operation.DECRYPT}),
-    Type.RNG: frozenset({Operation.GENERATE}),
-    Type.COMPRESSION: frozenset({Operation.COMPRESS, Operation.DECOMPRESS}),
-    Type.AKCIPHER: frozenset({Operation.ENCRYPT, Operation.DECRYPT, Operation.SIGN, Operation.VERIFY}) | _KEY_PAIRS,
-    Type.SIG: frozenset({Operation.SIGN, Operation.VERIFY}) | _KEY_PAIRS,
-    Type.KPP: frozenset({Operation.AGREE, Operation.ENCAPSULATE, Operation.DECAPSULATE}) | _KEY_PAIRS,
-}
-
-OPERANDS: dict[Operation, frozenset[Attr]] = {
-    Operation.SIGN: frozenset(),
-    Operation.VERIFY: frozenset({Attr.SIGNATURE}),
-    Operation.GENERATE_KEY: frozenset({Attr.KEY_BITS, Attr.KEY_FORMAT}),
-    Operation.AGREE: frozenset({Attr.PEER_KEY}),
-    Operation.PUBLIC_KEY: frozenset({Attr.KEY_FORMAT}),
-    Operation.ENCAPSULATE: frozenset({Attr.PEER_KEY}),
-    Operation.DECAPSULATE: frozenset({Attr.CIPHERTEXT}),
-}
-"""The operations that `Transform.operate` does, each with the attributes that carry its operands."""
+from ..records import OPERATIONS, Buffer, Operation, Value
 
 Operands = Mapping[int, Value]
 Answer = tuple[bytes, Operands]
@@ -181,7 +158,7 @@ class Transform(ABC):
         return None
 
     def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
-        """A whole message of one of OPERANDS, which may need more than one thing and give more than one.
+        """A whole message of an operation with operands, which may need and give more than one thing.
 
         operands: by attribute; data: the payload. Errors: NotSupported where the type has no such operation;
         KeyMissing, Busy, InvalidValue, KeyRejected.

@@ -18,7 +18,6 @@ FORMATS = (RAW, DER)
 OUTPUT_MAX = 5120
 """Most bytes of an answer: an ML-DSA-87 signature has 4,627."""
 
-_WITHOUT_KEY = (Operation.GENERATE_KEY,)
 # before anything was measured: so long that workers do it
 _FIRST_COSTS = {
     Operation.DECRYPT: 3e6,
@@ -58,7 +57,7 @@ class PublicKeyTransform(WholeTransform):
         if operation not in self.operations:
             does = ", ".join(each.word for each in sorted(self.operations))
             raise NotSupported(f"{operation.word}: {description.type} {description.name} does {does}")
-        if not self.keyed and operation not in _WITHOUT_KEY and not self.keyless(operation):
+        if not (self.keyed or operation.row.makes_key or self.keyless(operation)):
             raise KeyMissing(f"{description.name} has no key yet: set-key or generate-key gives one")
         if iv is not None or assoclen:
             raise InvalidValue(f"{operation.word}: {description.name} has neither iv nor associated data")
@@ -85,8 +84,11 @@ class PublicKeyTransform(WholeTransform):
 
     def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         self.check(operation, None, 0)
+        if len(data) and not operation.row.payload:
+            # a stream's, which has no record that was checked
+            raise InvalidValue(f"payload of {len(data)} bytes: {operation.word} takes none")
         began = time.perf_counter_ns()
-        if operation is Operation.GENERATE_KEY:
+        if operation.row.makes_key:
             answer = self._generate_once(operands, data)
         else:
             answer = self.perform(operation, operands, data)
@@ -105,12 +107,6 @@ class PublicKeyTransform(WholeTransform):
     @abstractmethod
     def perform(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         """One of `operations`; generate-key sets the key itself."""
-
-
-def no_payload(operation: Operation, data: Buffer) -> None:
-    """Errors: InvalidValue for a payload where there is none."""
-    if len(data):
-        raise InvalidValue(f"payload of {len(data)} bytes: {operation.word} takes none")
 
 
 def operand(operation: Operation, operands: Mapping[int, object], attribute: Attr, data: Buffer = b"") -> bytes:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from ..contexts import ContextTable
 from ..devices import Device
-from ..engines.base import OPERATIONS
 from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
-from ..records import OPERATION_WORDS, Operation
+from ..records import OPERATIONS, Operation
 from .base import (
     BIG_PIECES,
     Caller,
@@ -30,7 +29,7 @@ DEVICE_STREAM = 16 * 1024 * 1024
 FIRST_DEVICE = 1 << 20  # a file that each user has for itself has 30 bits
 _PER_DEVICE = 16
 _CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
-_STREAMS = tuple(OPERATION_WORDS[word] for word in ("encrypt", "decrypt", "digest", "sign"))
+_STREAMS = tuple(operation for operation in Operation if operation.row.device_file)
 
 
 @dataclass(frozen=True, kw_only=True)

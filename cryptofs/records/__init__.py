@@ -1,5 +1,8 @@
-"""The wire format: its definition (`layout`), the codec derived from it, and the text form of control calls."""
+"""The wire format: its definition (`layout`, `attributes`, `operations`), the codec derived from it, and the text form
+of control calls.
+"""
 
+from .attributes import ATTRIBUTES, Attr, Kind
 from .call import CALL_MAX, CALL_NUMBER, CALL_TYPE, call_command, is_call
 from .codec import (
     Buffer,
@@ -18,20 +21,24 @@ from .codec import (
 )
 from .layout import (
     ATTRIBUTE_HEADER_SIZE,
-    ATTRIBUTES,
     ATTRIBUTES_MAX,
-    CONTROL_OPERATIONS,
     HEADER_SIZE,
-    OPERATION_WORDS,
     PAYLOAD_MAX,
     RECORD_MAX,
     VERSION,
-    Attr,
     Flag,
-    Kind,
-    Operation,
 )
 from .octets import Octets, detached, frozen, holds_more, octets
+from .operations import (
+    CONTROL_OPERATIONS,
+    DEVICE_OPERATIONS,
+    OPERATION_NUMBERS,
+    OPERATION_WORDS,
+    OPERATIONS,
+    SHORT_OPERATIONS,
+    STREAM_OPERATIONS,
+    Operation,
+)
 from .text import format_tags, parse_line
 
 __all__ = [
@@ -42,10 +49,15 @@ __all__ = [
     "CALL_NUMBER",
     "CALL_TYPE",
     "CONTROL_OPERATIONS",
+    "DEVICE_OPERATIONS",
     "HEADER_SIZE",
+    "OPERATIONS",
+    "OPERATION_NUMBERS",
     "OPERATION_WORDS",
     "PAYLOAD_MAX",
     "RECORD_MAX",
+    "SHORT_OPERATIONS",
+    "STREAM_OPERATIONS",
     "VERSION",
     "Attr",
     "Buffer",

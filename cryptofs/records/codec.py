@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InvalidValue, MalformedRecord, TooLarge
+from .attributes import ATTRIBUTES, Attr, Kind
 from .layout import (
     ATTRIBUTE_HEADER,
     ATTRIBUTE_HEADER_SIZE,
-    ATTRIBUTES,
     ATTRIBUTES_MAX,
     HEADER,
     HEADER_SIZE,
@@ -21,14 +21,12 @@ from .layout import (
     RECORDS_MAX,
     REQUEST_FLAGS,
     VERSION,
-    Attr,
     Flag,
-    Kind,
-    Operation,
     field_codes,
     padding,
 )
 from .octets import octets
+from .operations import OPERATION_NUMBERS, Operation
 
 Buffer = bytes | bytearray | memoryview
 Value = int | str | Buffer
@@ -39,7 +37,6 @@ _NOT_OF_REQUESTS = 0xFFFF & ~int(REQUEST_FLAGS)
 _NOT_OF_RESPONSES = 0xFFFF & ~int(Flag.MORE | Flag.RESPONSE)
 _RESPONSE = int(Flag.RESPONSE)
 _NO_ATTRIBUTES: Mapping[int, Value] = {}
-_OPERATIONS: Mapping[int, Operation] = {int(operation): operation for operation in Operation}
 _INTEGER_SIZES = {Kind.U32: 4, Kind.U64: 8}
 
 pack_header = _HEADER.pack_into
@@ -140,7 +137,7 @@ def _parse(buffer: Buffer, largest: int) -> list[Record]:
                 f"record of {size} bytes at offset {position}: too small for a header and "
                 f"{attributes_size} bytes of attributes"
             )
-        operation = _OPERATIONS.get(number)
+        operation = OPERATION_NUMBERS.get(number)
         if operation is None:
             raise InvalidValue(f"operation {number} at offset {position}: unknown")
         if position + size - payload_at > largest:

@@ -9,6 +9,7 @@ from typing import Any
 
 from construct import Int8ul, Int16ul, Int32ul, Int64ul
 
+from .attributes import Attr
 from .call import CALL_MAX, CALL_NUMBER, CALL_TYPE
 from .layout import (
     ATTRIBUTE_ALIGNMENT,
@@ -18,10 +19,9 @@ from .layout import (
     PAYLOAD_MAX,
     RECORD_MAX,
     VERSION,
-    Attr,
     Flag,
-    Operation,
 )
+from .operations import Operation
 
 _C_TYPES = {Int8ul: "__u8", Int16ul: "__le16", Int32ul: "__le32", Int64ul: "__le64"}
 

@@ -5,14 +5,9 @@ from collections.abc import Mapping
 
 from ..errors import CryptofsError, InvalidValue, TooLarge
 from ..wiping import from_hexadecimal, wipe
+from .attributes import ATTRIBUTE_WORDS, ATTRIBUTES, Kind
 from .codec import Buffer, Record, Value, show_value
-from .layout import (
-    ATTRIBUTE_WORDS,
-    ATTRIBUTES,
-    CONTROL_OPERATIONS,
-    OPERATION_WORDS,
-    Kind,
-)
+from .operations import CONTROL_OPERATIONS, OPERATION_WORDS
 
 LINE_MAX = 32_768
 """Largest control line, bytes."""
@@ -76,10 +71,10 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
             if spec is None or not separator:
                 # the word itself may be a key whose name was forgotten
                 raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
-            if spec.number in attributes:
+            if spec in attributes:
                 raise InvalidValue(f"attribute {name}: given twice")
             try:
-                attributes[spec.number] = _value(name, spec.kind, spec.largest, value)
+                attributes[spec] = _value(name, spec.kind, spec.largest, value)
             finally:
                 wipe(value)
     except CryptofsError:

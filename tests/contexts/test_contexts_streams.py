@@ -11,9 +11,8 @@ from helpers.fake_engine import CANARY
 from cryptofs.algorithms import Type
 from cryptofs.contexts import STREAM_BUFFER
 from cryptofs.contexts import stream as stream_module
-from cryptofs.engines.base import OPERATIONS
 from cryptofs.errors import BadTag, Busy, Cancelled, EngineFault, InvalidValue, NotConfigured, TooLarge, WouldBlock
-from cryptofs.records import PAYLOAD_MAX
+from cryptofs.records import OPERATIONS, PAYLOAD_MAX
 
 bench = context_bench.bench
 

@@ -17,7 +17,7 @@ from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable, Stream
 from cryptofs.contexts.exchange import KEPT_BYTES, QUEUE_BYTES
 from cryptofs.contexts.steps import Step
-from cryptofs.devices import Device, DeviceSettings, device_operations
+from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices.streams import SEGMENT, StreamTransform
 from cryptofs.devices.transform import DeviceTransform
 from cryptofs.engines import open_engines
@@ -26,6 +26,7 @@ from cryptofs.engines.pkcs11.hash import TokenMac, TokenMessage
 from cryptofs.errors import OverQuota
 from cryptofs.policy import Policy, Rule, Thing
 from cryptofs.records import (
+    DEVICE_OPERATIONS,
     PAYLOAD_MAX,
     RECORD_MAX,
     Attr,
@@ -57,7 +58,7 @@ def opened(type_: Type, name: str, key: bytes = b"") -> Transform:
 
 def device(type_: Type, name: str, key: bytes) -> Device:
     """A device of it."""
-    return Device(DeviceSettings("d", type_, name, device_operations(type_)), opened(type_, name, key))
+    return Device(DeviceSettings("d", type_, name, DEVICE_OPERATIONS[type_]), opened(type_, name, key))
 
 
 def feed(message: Message, data: bytes, last: bool = False) -> bytes:

@@ -22,7 +22,7 @@ from cryptofs.daemon import serve as daemon
 from cryptofs.daemon.assembly import Assembly
 from cryptofs.daemon.logs import Logs, Standard
 from cryptofs.daemon.service import KEY_PREFIX
-from cryptofs.devices import Device, DeviceSettings, device_operations
+from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices import device as device_module
 from cryptofs.devices import streams as sealed
 from cryptofs.devices.nonces import SHORT_NONCE, Nonces
@@ -262,15 +262,6 @@ def test_one_operation_that_is_both(
     else:
         with pytest.raises(InvalidValue, match="both operations"):
             one_way(type_, name, iv_size, operation, caller)
-
-
-def test_operations_of_the_models() -> None:
-    """The configuration's table is the engines'."""
-    from cryptofs.config import models
-
-    for word, known in models._OPERATIONS.items():
-        assert frozenset(known) == device_operations(Type(word)), word
-    assert set(Type) - {Type(word) for word in models._OPERATIONS} == {Type.RNG, Type.COMPRESSION}
 
 
 def test_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptofs.algorithms import Description, Type, look_up
-from cryptofs.engines.base import OPERATIONS, Engine
-from cryptofs.records import PAYLOAD_MAX, Attr, Flag, Operation, Record
+from cryptofs.engines.base import Engine
+from cryptofs.records import OPERATIONS, PAYLOAD_MAX, Attr, Flag, Operation, Record
 
 MORE = int(Flag.MORE)
 KEY_MAX = 8192

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable
 from cryptofs.errors import CryptofsError
-from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build_many, parse_responses
+from cryptofs.records import ATTRIBUTES, RECORD_MAX, Attr, Operation, Record, build_many, parse_responses
 
 # what tells which engine it was, and what is said for people
 _IGNORED = frozenset({int(Attr.CONTEXT), int(Attr.ENGINE), int(Attr.DRIVER), int(Attr.MESSAGE)})
@@ -39,7 +39,7 @@ class Difference:
         request = self.request
         asked = "?"
         if request is not None:
-            words = [f"{Attr(number).name.lower()}={_show(value)}" for number, value in request.attributes.items()]
+            words = [f"{ATTRIBUTES[number].word}={_show(value)}" for number, value in request.attributes.items()]
             asked = f"{request.operation.word} {' '.join(words)} flags={request.flags} payload={len(request.payload)}"
         return f"{self.name} (key of {len(self.key)}): {asked}: {' | '.join(map(_tell, self.answers))}"
 

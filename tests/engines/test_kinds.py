@@ -9,10 +9,10 @@ from helpers.fake_engine import CANARY, FakeEngine, mix, tag_of, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptofs.engines.base import OPERATIONS, OUT_SLACK, Engine, Message, Transform, resolve
+from cryptofs.engines.base import OUT_SLACK, Engine, Message, Transform, resolve
 from cryptofs.engines.kinds import RunningCipher
 from cryptofs.errors import BadTag, CryptofsError, InvalidValue, KeyMissing, NotSupported, TooLarge
-from cryptofs.records import PAYLOAD_MAX, Operation
+from cryptofs.records import OPERATIONS, PAYLOAD_MAX, Operation
 
 few = settings(deadline=None, max_examples=80)
 KEY = bytes(16)

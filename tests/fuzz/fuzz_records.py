@@ -234,7 +234,7 @@ def _untyped() -> None:
         def get(self, key: int, default: object = None) -> Operation:  # type: ignore[override]
             return self[key]
 
-    cryptofs.records.codec._OPERATIONS = Strict(cryptofs.records.codec._OPERATIONS)
+    cryptofs.records.codec.OPERATION_NUMBERS = Strict(cryptofs.records.codec.OPERATION_NUMBERS)
 
 
 BREAKS: dict[str, Callable[[], None]] = {

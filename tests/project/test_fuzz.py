@@ -95,7 +95,7 @@ def _untyped(monkeypatch: pytest.MonkeyPatch) -> None:
         def get(self, key: int, default: object = None) -> Operation:  # type: ignore[override]
             return self[key]
 
-    monkeypatch.setattr(codec, "_OPERATIONS", Strict(codec._OPERATIONS))
+    monkeypatch.setattr(codec, "OPERATION_NUMBERS", Strict(codec.OPERATION_NUMBERS))
 
 
 @pytest.mark.parametrize("plant", [_loose_padding, _unknown_is_dropped, _status_is_allowed, _untyped])

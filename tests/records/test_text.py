@@ -283,7 +283,7 @@ def test_tags(record: Record) -> None:
 @given(st.text(PRINTABLE, max_size=63))
 def test_only_the_key_is_secret(text: str) -> None:
     """Just one attribute is hidden, and it is the key."""
-    assert [spec.number for spec in ATTRIBUTES.values() if spec.secret] == [Attr.KEY]
+    assert [spec for spec in ATTRIBUTES.values() if spec.secret] == [Attr.KEY]
     assert format_tags({Attr.NAME: text, Attr.KEY: text.encode()}) == f"name: {text}\nkey: (hidden)\n"
 
 

@@ -176,7 +176,7 @@ def _unknown_attribute(rng: Random, data: bytearray) -> bytearray:
     return _resize(data, _section(data) + head + value + bytes(-len(value) % 4))
 
 
-_INTEGERS = tuple(spec.number for spec in ATTRIBUTES.values() if spec.kind in (Form.U32, Form.U64))
+_INTEGERS = tuple(spec for spec in ATTRIBUTES.values() if spec.kind in (Form.U32, Form.U64))
 
 
 def _wrong_integer(rng: Random, data: bytearray) -> bytearray:

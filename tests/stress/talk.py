@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from cryptofs.records import HEADER_SIZE, RECORD_MAX, Attr, Operation, Record, build, parse_responses
+from cryptofs.records import HEADER_SIZE, OPERATION_NUMBERS, RECORD_MAX, Attr, Operation, Record, build, parse_responses
 
 from . import hostile, oracle
 from .declared import Secrets
@@ -270,7 +270,7 @@ class Talker:
                 if not attributes_size:
                     self.fault(f"{symbol(status)} without a message")
             if operation in target.forbidden and status in (0, errno.EBADMSG):
-                self.fault(f"{target.kind} does {Operation(operation).word}")
+                self.fault(f"{target.kind} does {OPERATION_NUMBERS[operation].word}")
             if not status and target.nonce_size and operation == Operation.ENCRYPT and not flags & hostile.MORE:
                 begins = at + HEADER_SIZE + attributes_size
                 self.note_nonce(target.kind, bytes(data[begins : begins + target.nonce_size]))

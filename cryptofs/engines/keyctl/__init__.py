@@ -92,7 +92,7 @@ class KernelRsa(PublicKeyTransform):
     def __init__(self, description: Description, name: Name) -> None:
         digest = str(name.arguments[1]) if len(name.arguments) == 2 else ""
         self.operations = _SIGNATURE if digest else _CIPHER
-        self.streamed = self.operations - {Operation.VERIFY}
+        self.streamed = frozenset(each for each in self.operations if each.row.stream)
         super().__init__(description)
         self._how = f"enc=pkcs1 hash={digest}".encode() if digest else b"enc=raw"
         self._digest_size = _DIGEST_SIZES.get(digest, 0)

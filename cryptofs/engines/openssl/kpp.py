@@ -12,7 +12,7 @@ from ...errors import InvalidValue
 from ...records import Attr, Buffer, Operation
 from .. import der
 from ..base import Answer, Operands
-from ..public import no_payload, operand
+from ..public import operand
 from . import groups, libcrypto
 from .keys import keep, wipe
 from .pairs import EcKeys, Keys, Pair, RawKeys
@@ -60,7 +60,6 @@ class Encapsulation(PairTransform):
 
     def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         if operation is Operation.ENCAPSULATE:
-            no_payload(operation, data)
             public = self.peer(operation, operands, b"") if Attr.PEER_KEY in operands else self.public
             secret, ciphertext = public.encapsulate()
             return secret, {Attr.CIPHERTEXT: ciphertext}

@@ -6,7 +6,7 @@ from ...algorithms import Description
 from ...errors import InvalidValue, KeyMissing
 from ...records import Attr, Buffer, Operation
 from ..base import Answer, Operands
-from ..public import PublicKeyTransform, no_payload, operand, wants_der
+from ..public import PublicKeyTransform, operand, wants_der
 from ..rsa_key import WrongPart
 from .keys import keep, wipe
 from .pairs import FAILURES, Keys, Pair
@@ -19,8 +19,9 @@ class PairTransform(PublicKeyTransform):
 
     def __init__(self, description: Description, keys: Keys, operations: frozenset[Operation], quick: bool) -> None:
         self.operations = operations | KEY_OPERATIONS
-        slow = {Operation.VERIFY, Operation.ENCAPSULATE} | (set() if quick else {Operation.GENERATE_KEY})
-        self.streamed = self.operations - slow
+        self.streamed = frozenset(
+            each for each in self.operations if each.row.stream and (quick or not each.row.makes_key)
+        )
         super().__init__(description)
         self.keys = keys
         self.slow_keys = keys.slow
@@ -39,13 +40,11 @@ class PairTransform(PublicKeyTransform):
 
     def perform(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         if operation is Operation.GENERATE_KEY:
-            no_payload(operation, data)
             bits: Any = operands.get(Attr.KEY_BITS)
             as_der, chosen = wants_der(operands), self.keys.choose(bits)
             self._pair = self.keys.generate(chosen)
             return self.keys.export(self._pair.public, as_der), {}
         if operation is Operation.PUBLIC_KEY:
-            no_payload(operation, data)
             return self.keys.export(self.public, wants_der(operands)), {}
         return self.compute(operation, operands, data)
 
