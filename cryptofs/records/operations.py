@@ -135,7 +135,12 @@ class Operation(IntEnum):
         """
         facts = self.row
         given = attributes.keys()
-        if given <= facts.allowed and facts.required <= given and (facts.payload or not size) and (facts.parts or not flags):
+        if (
+            given <= facts.allowed
+            and facts.required <= given
+            and (facts.payload or not size)
+            and (facts.parts or not flags)
+        ):
             return
         for missing in sorted(facts.required - given):
             raise InvalidValue(f"{self.word}: {missing.word} is missing")

@@ -26,7 +26,7 @@ from cryptofs.devices import Device, DeviceSettings
 from cryptofs.engines.base import resolve
 from cryptofs.errors import NotOffered
 from cryptofs.policy import Policy, Rule
-from cryptofs.records import PAYLOAD_MAX, Operation, Record
+from cryptofs.records import PAYLOAD_MAX, Kind, Operation, Record
 
 Scenario = Callable[[Bench], Record]
 
@@ -34,6 +34,11 @@ Scenario = Callable[[Bench], Record]
 def iv_words(client: Client, wanted: bool = True) -> dict[str, Any]:
     """A good IV as an attribute, if it is wanted."""
     return {"iv": client.iv} if wanted else {}
+
+
+def required(operation: Operation) -> dict[str, Any]:
+    """Attributes without which an operation is refused for its form alone, with some values."""
+    return {each.name.lower(): 1 if each.kind is Kind.U32 else b"x" for each in operation.row.required}
 
 
 def failing(kind: str | None, operation: Operation, payload: bytes = b"", /, **words: Any) -> Scenario:
@@ -346,6 +351,6 @@ def burning_operation(operation: Operation) -> Scenario:
             raise RuntimeError(CANARY)
 
         client.context.transform.operate = burn  # type: ignore[method-assign]
-        return client.ask(operation, b"x")
+        return client.ask(operation, b"x" if operation.row.payload else b"", **required(operation))
 
     return scenario

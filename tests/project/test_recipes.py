@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.record_format import table_of
 from helpers.stream_devices import declare, serving
 
 from cryptofs.client import Context
 from cryptofs.contexts import lanes
+from cryptofs.contexts.control import CONTROLS
 from cryptofs.engines import ENGINES
-from cryptofs.engines.base import OPERANDS, OPERATIONS
 from cryptofs.nodes.devices import _STREAMS
-from cryptofs.records import ATTRIBUTES, CONTROL_OPERATIONS, Attr, Kind, Operation, Record, Value
+from cryptofs.records import CONTROL_OPERATIONS, Attr, Kind, Operation, Record, Value
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -30,22 +31,39 @@ def test_every_file_of_a_recipe_exists() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_every_operation_belongs_to_a_type() -> None:
-    """A new operation that no type has would be EOPNOTSUPP for good."""
-    assert CONTROL_OPERATIONS.union(*OPERATIONS.values()) == set(Operation)
+def test_every_operation_is_served() -> None:
+    """A control call has a function, and only a control call has: forgotten types are noticed."""
+    assert set(CONTROLS) == CONTROL_OPERATIONS
 
 
-@pytest.mark.parametrize("operation", sorted(OPERANDS))
-def test_operands_outlive_their_write(operation: Operation) -> None:
-    """A request that waits lets go of its write, and still has the bytes of each attribute that it takes."""
-    taken = {number for number in OPERANDS[operation] if ATTRIBUTES[number].kind is Kind.BYTES}
+@pytest.mark.parametrize("operation", Operation)
+def test_row_is_documented(operation: Operation) -> None:
+    """The table of the protocol names the operation's attributes and payload as its row does."""
+    (cells,) = [cells for cells in table_of("Operations", "number") if cells[1] == operation.word]
+    words = re.findall(r"([a-z][a-z-]*)(\*?)", re.sub(r"\([^)]*\)", "", cells[2]))
+    taken = {word: bool(star) for word, star in words if word != "none"}
+    row = operation.row
+    if operation is Operation.DIGEST:
+        # it takes what it has not, if it is empty
+        assert not taken
+        assert row.allowed == {Attr.IV, Attr.ASSOCLEN}
+    else:
+        assert taken == {each.word: each in row.required for each in row.allowed}
+    assert row.payload == (cells[3] != "none")
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_attributes_outlive_their_write(operation: Operation) -> None:
+    """A request that waits lets go of its write and keeps each attribute that it takes; its cost stays the same."""
     written = bytearray(b"of the write")
-    given: dict[int, Value] = {number: memoryview(written) for number in taken}
+    given: dict[int, Value] = {each: memoryview(written) for each in Attr if each.kind is Kind.BYTES}
     request = Record(operation, attributes=given, payload=memoryview(written))
+    cost = lanes.cost_of(request)
     lanes.detach(request)
     written[:] = bytes(len(written))
-    assert request.attributes == dict.fromkeys(taken, b"of the write")
+    assert request.attributes == {each: b"of the write" if each in operation.row.allowed else b"" for each in given}
     assert request.payload == b"of the write"
+    assert lanes.cost_of(request) == cost
 
 
 def test_every_engine_is_documented() -> None:
