@@ -9,6 +9,7 @@ import pytest
 from helpers.daemons import Daemon
 from helpers.record_format import table_of
 from helpers.stream_devices import declare, serving
+from stress.kinds import KINDS
 
 from cryptofs.client import Context
 from cryptofs.contexts import lanes
@@ -64,6 +65,34 @@ def test_attributes_outlive_their_write(operation: Operation) -> None:
     assert request.attributes == {each: b"of the write" if each in operation.row.allowed else b"" for each in given}
     assert request.payload == b"of the write"
     assert lanes.cost_of(request) == cost
+
+
+ANSWERS = frozenset(
+    {
+        Attr.MESSAGE,
+        Attr.BLOCK_SIZE,
+        Attr.IV_SIZE,
+        Attr.KEY_SIZES,
+        Attr.DIGEST_SIZE,
+        Attr.MAX_AUTHSIZE,
+        Attr.QUEUE_REQUESTS,
+        Attr.QUEUE_BYTES,
+    }
+)
+"""Attributes that no request has."""
+
+
+def test_every_attribute_is_taken() -> None:
+    """By a request of some operation, or it is one of answers only."""
+    taken = frozenset[Attr]().union(*(operation.row.allowed for operation in Operation))
+    assert taken | ANSWERS == set(Attr)
+    assert not taken & ANSWERS
+
+
+def test_hostile_clients_send_every_operation() -> None:
+    """Each one that is no control call belongs to a kind of the stress run."""
+    sent = {operation for kind in KINDS.values() for operation in kind.operations}
+    assert sent | CONTROL_OPERATIONS == set(Operation)
 
 
 def test_every_engine_is_documented() -> None:

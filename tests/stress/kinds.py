@@ -149,12 +149,7 @@ KINDS: dict[str, Kind] = {
 
 PUBLIC_TYPES = ("akcipher", "sig", "kpp")
 
-OPERANDS: dict[Operation, tuple[Attr, ...]] = {
-    Operation.VERIFY: (Attr.SIGNATURE,),
-    Operation.AGREE: (Attr.PEER_KEY,),
-    Operation.ENCAPSULATE: (Attr.PEER_KEY,),
-    Operation.DECAPSULATE: (Attr.CIPHERTEXT,),
-}
+OPERANDS = {each: each.row.kept for each in Operation if each.row.operands}
 """The attributes that carry an operation's operands, where these are bytes."""
 
 # Devices, as hostile clients see them: configured, with a key that they do not have
