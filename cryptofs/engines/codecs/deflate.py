@@ -35,11 +35,16 @@ class DeflateTransform(StreamedTransform):
             return Inflater(name)
         window, memory = _PARAMETERS[name]
         assert self.level is not None
-        return Packer(zlib.compressobj(self.level, zlib.DEFLATED, window, memory))
+        # what zlib's zconf.h says of its memory
+        state = (1 << abs(window) + 2) + (1 << memory + 9)
+        return Packer(zlib.compressobj(self.level, zlib.DEFLATED, window, memory), state)
 
 
 class Inflater:
     """A decompression that never makes zlib give more than there is room for."""
+
+    # likewise: a window, and tables
+    state = (1 << 15) + 7168
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -22,6 +22,9 @@ INPUT_WAITING = PAYLOAD_MAX + 262_144
 class Running(Protocol):
     """A compression or decompression that is under way."""
 
+    state: int
+    """Bytes that its windows and tables take, by what its library says of them."""
+
     @property
     def held(self) -> int:
         """Bytes of output that the last `push` had no room for, as far as they are known; 0 only if there are none."""
@@ -45,7 +48,8 @@ class Compressor(Protocol):
 class Packer:
     """A compression in parts: all that the library gives, as much of it at a time as there is room for."""
 
-    def __init__(self, compressor: Compressor) -> None:
+    def __init__(self, compressor: Compressor, state: int) -> None:
+        self.state = state
         self._compressor: Compressor | None = compressor
         self._ready = bytearray()
 
@@ -99,6 +103,7 @@ class StreamedMessage(Message):
     """A message whose output comes part by part, at most PAYLOAD_MAX bytes at a time; the rest is pending."""
 
     def __init__(self, running: Running, transform: "StreamedTransform", operation: Operation) -> None:
+        self.state = Message.state + running.state
         self._running: Running | None = running
         self._transform = transform
         self._operation = operation

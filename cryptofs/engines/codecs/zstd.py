@@ -41,25 +41,26 @@ class ZstdTransform(StreamedTransform):
         assert self.level is not None
         self.expect(max(pace for level, pace in _PACES.items() if level <= self.level))
 
-    def _compressor(self, size: int) -> zstandard.ZstdCompressor:
+    def _parameters(self, size: int) -> zstandard.ZstdCompressionParameters:
         assert self.level is not None
         # tables of the size that the input is worth, none larger than the window asks for
-        parameters = zstandard.ZstdCompressionParameters.from_level(
+        return zstandard.ZstdCompressionParameters.from_level(
             self.level, source_size=min(max(size, 1), MADE_WINDOW), write_content_size=1, write_checksum=0
         )
-        return zstandard.ZstdCompressor(compression_params=parameters)
 
     def begin_codec(self, operation: Operation) -> Running:
         if operation is Operation.DECOMPRESS:
             return Unpacker()
-        return Packer(self._compressor(MADE_WINDOW).compressobj())
+        parameters = self._parameters(MADE_WINDOW)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters)
+        return Packer(compressor.compressobj(), parameters.estimated_compression_context_size())
 
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         if operation is not Operation.COMPRESS:
             return super().once(operation, iv, assoclen, data, out)
         self.check(operation, iv, assoclen)
         # whole: the frame tells the size of its content
-        return give(self._compressor(len(data)).compress(data), out)
+        return give(zstandard.ZstdCompressor(compression_params=self._parameters(len(data))).compress(data), out)
 
 
 class _Stage(Enum):
@@ -71,6 +72,9 @@ class _Stage(Enum):
 
 class Unpacker:
     """A decompression that follows the frame's structure and gives the library no more than there is room for."""
+
+    # the window of a frame is not known before its header comes
+    state = zstandard.estimate_decompression_context_size() + ZSTD_WINDOW + 2 * _BLOCK_MAX
 
     def __init__(self) -> None:
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
