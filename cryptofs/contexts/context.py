@@ -21,7 +21,7 @@ from ..records import (
     parse_requests,
 )
 from . import work
-from .control import CONTROLS, concerned
+from .control import CONTROLS, concerned, discard
 from .exchange import MORE, Exchange
 from .fast import ShortWay, activity
 from .lanes import CALLED, Call, Job, cost_of, lane_number
@@ -391,5 +391,5 @@ class Context:
     def _release(self) -> None:
         self.short.close()
         if self.transform is not None:
-            self.transform.close()
+            discard(self.usage, self.transform)
             self.transform = None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ..algorithms import Description, Type, check_name, parse_type
 from ..engines.base import Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
+from ..policy import Thing, Usage
 from ..policy.audit import audit
-from ..records import OPERATION_WORDS, STREAM_OPERATIONS, Attr, Operation, Record, Value
+from ..records import OPERATION_WORDS, STREAM_OPERATIONS, Attr, Buffer, Operation, Record, Value
 from .exchange import QUEUE_BYTES, QUEUE_REQUESTS
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def _configure(context: "Context", record: Record) -> Reply:
             transform.set_level(level)
         key = _key(record)
         if key is not None:
-            transform.set_key(key)
+            _give_key(context, transform, key)
         parameters = _stream_parameters(record, transform)
     except BaseException:
-        transform.close()
+        discard(context.usage, transform)
         raise
     context.adopt(transform)
     if any(value is not None for value in parameters):
@@ -110,6 +111,24 @@ def _configure(context: "Context", record: Record) -> Reply:
         driver=description.driver,
     )
     return _describe(context, transform)
+
+
+def _give_key(context: "Context", transform: Transform, key: Buffer) -> None:
+    """Set a key. The kernel has few to give: a transform that takes one counts as its user's."""
+    taken = 0 if transform.key_set else transform.kernel_keys
+    context.usage.charge(Thing.KERNEL_KEYS, taken)
+    try:
+        transform.set_key(key)
+    except BaseException:
+        context.usage.release(Thing.KERNEL_KEYS, taken)
+        raise
+
+
+def discard(usage: Usage, transform: Transform) -> None:
+    """Close a transform, and release the key that it took."""
+    taken = transform.kernel_keys if transform.key_set else 0
+    transform.close()
+    usage.release(Thing.KERNEL_KEYS, taken)
 
 
 def _find(context: "Context", type_: Type, name: str, record: Record) -> tuple[Engine, Description]:
@@ -165,7 +184,7 @@ def _set_key(context: "Context", record: Record) -> Reply:
         raise Busy(f"set-key: {context.busy}")
     key = _key(record)
     assert key is not None
-    transform.set_key(key)
+    _give_key(context, transform, key)
     return {}
 
 

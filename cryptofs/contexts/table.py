@@ -1,5 +1,6 @@
 """All open contexts, their numbers, and what one user may have of them."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from ..devices import Device, DeviceTransform, StreamTransform
@@ -33,6 +34,8 @@ class ContextTable:
         self.devices: dict[str, Device] = {}
         """The devices that can be opened now, by name."""
         self._contexts: dict[int, Context] = {}
+        # by uid, in ascending order: a listing begins in the middle, and costs what it shows; root sees all
+        self._numbers: dict[int, list[int]] = {}
         # all things of one daemon; its keys are those of the engines that use the kernel's
         keys = sum(engine.kernel_keys for engine in engines)
         self.ledger = Ledger(
@@ -63,6 +66,13 @@ class ContextTable:
         """An open context by its number."""
         return self._contexts.get(number)
 
+    def seen_by(self, uid: int, after: int) -> Iterator[Context]:
+        """The contexts with numbers above `after` that a user sees, by number: the user's own, or all for root. Nothing
+        may be opened or closed while this is iterated."""
+        numbers = self._numbers.get(uid, [])
+        for index in range(bisect_right(numbers, after), len(numbers)):
+            yield self._contexts[numbers[index]]
+
     def usage(self, uid: int, gid: int, pid: int) -> Usage:
         """What a caller holds, under the rule that applies now."""
         return self.ledger.user(uid, self.policy.rule(uid, gid, pid))
@@ -89,12 +99,19 @@ class ContextTable:
         self._last += 1
         context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers, usage)
         self._contexts[self._last] = context
+        for viewer in {0, uid}:
+            self._numbers.setdefault(viewer, []).append(self._last)
         return context
 
     def close(self, context: Context) -> None:
         """Close a context for good; closing it twice is allowed."""
         if self._contexts.pop(context.number, None) is None:
             return
+        for viewer in {0, context.uid}:
+            numbers = self._numbers[viewer]
+            del numbers[bisect_left(numbers, context.number)]
+            if not numbers:
+                del self._numbers[viewer]
         self.completed += context.exchange.completed
         self.failed += context.exchange.failed
         context.close()

@@ -83,6 +83,9 @@ class Transform(ABC):
     costs: Mapping[Operation, float] = MappingProxyType({})
     """Nanoseconds that an operation takes whatever its size is, by what was seen so far: as `pace`."""
 
+    kernel_keys = 0
+    """Keys of the kernel's keyring that it takes once it has a key."""
+
     def __init__(self, description: Description, authsize: int = 0) -> None:
         self.description = description
         self.authsize = authsize

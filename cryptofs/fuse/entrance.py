@@ -1,7 +1,8 @@
-"""Who comes in: names that are looked up and files that are opened, by their caller."""
+"""The way in: names that are looked up and files that are opened, by their caller."""
 
 from ..errors import NoSuchTarget, NotADirectory, NotPermitted, OverQuota
 from ..nodes import Caller, Directory, File, Handle, Tree
+from ..policy import Thing, Usage
 from ..policy.audit import audit_refusal
 from .attributes import Attributes, attributes
 
@@ -16,6 +17,7 @@ class Entrance:
         """only: the uid that may use the mount beside root, or None where the files' modes decide."""
         self._tree = tree
         self._only = only
+        self._users: dict[Handle, Usage] = {}
 
     def lets_in(self, uid: int) -> bool:
         """Whether this user may use the mount at all."""
@@ -47,7 +49,22 @@ class Entrance:
             raise NotPermitted("a directory is listed, not opened as a file")
         try:
             self._check(caller)
-            return node.open(flags, caller)
+            usage = self._tree.usage(caller)
+            usage.charge(Thing.HANDLES)
+            try:
+                handle = node.open(flags, caller)
+            except BaseException:
+                usage.release(Thing.HANDLES)
+                raise
         except (NotPermitted, OverQuota) as error:
             audit_refusal("open", caller.uid, caller.pid, error, **node.concerns())
             raise
+        self._users[handle] = usage
+        return handle
+
+    def close(self, handle: Handle) -> None:
+        """Close what `open` gave."""
+        try:
+            handle.close()
+        finally:
+            self._users.pop(handle).release(Thing.HANDLES)

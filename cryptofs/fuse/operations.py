@@ -9,14 +9,16 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FUSEError, InodeT, ModeT
 
-from ..errors import CryptofsError
+from ..errors import CryptofsError, OverQuota
 from ..nodes import Caller, Directory, Node, Tree
+from ..policy import Thing, Usage
+from ..policy.audit import audit_refusal
 from .attributes import attributes
 
 log = logging.getLogger("cryptofs")
@@ -73,11 +75,11 @@ async def _never(*arguments: object) -> NoReturn:
 
 @dataclass(slots=True)
 class _Listing:
-    """An open directory, and what is in it: made when it is read from the start, so that rewinddir(3) sees it again."""
+    """An open directory. What is in it is found when it is read: a program may open thousands, and read none."""
 
     directory: Directory
     caller: Caller
-    entries: list[tuple[str, Node]] = field(default_factory=list)
+    usage: Usage
 
 
 class Operations(pyfuse3.Operations):
@@ -132,23 +134,30 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        directory, caller = self._directory(inode), _caller(ctx)
+        usage = self._tree.usage(caller)
+        try:
+            usage.charge(Thing.HANDLES)
+        except OverQuota as error:
+            audit_refusal("open", caller.uid, caller.pid, error)
+            raise
         number = self._next()
-        self._listings[number] = _Listing(self._directory(inode), _caller(ctx))
+        self._listings[number] = _Listing(directory, caller, usage)
         return number
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[fh]
-        if start_id == 0:
-            listing.entries = listing.directory.entries(listing.caller)
-        for index, (name, node) in enumerate(listing.entries[start_id:], start_id + 1):
+        for position, name, node in listing.directory.entries(listing.caller, start_id):
             entry = _entry(node, node.inode_for(listing.caller.uid))
-            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), entry, index):
+            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), entry, position):
                 break
 
     @_guarded
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh, None)
+        listing = self._listings.pop(fh, None)
+        if listing is not None:
+            listing.usage.release(Thing.HANDLES)
 
     @_guarded
     async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:

@@ -240,7 +240,7 @@ class Transport:
         self._handles[self._last] = handle
         if not self._device.give_opened(unique, self._last, handle.seekable):
             del self._handles[self._last]
-            handle.close()
+            self._entrance.close(handle)
 
     def _release(self, header: tuple[int, ...]) -> None:
         number = RELEASE.unpack_from(self._buffers.current, HEADER_SIZE)[0]
@@ -248,7 +248,7 @@ class Transport:
         if forget is not None:
             forget()
         try:
-            self._handles.pop(number).close()
+            self._entrance.close(self._handles.pop(number))
         except Exception as error:
             self._device.fail(header[2], error, "release")
         else:

@@ -1,13 +1,14 @@
 """`algorithms/<type>/<name>`: what the engines offer, for each user what policy allows."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..algorithms import Type
 from ..contexts import ContextTable
 from ..engines.base import resolve
 from ..policy import Rule
-from .base import Caller, Directory, Handle, Node, Owner, TextFile, missing
+from .base import Caller, Directory, Entry, Handle, Node, Owner, TextFile, missing, numbered
 
 FIRST_ALGORITHM = 1 << 32  # above the devices
 _REMEMBERED = 4096
@@ -91,6 +92,6 @@ class TypeDirectory(Directory):
             raise missing(name)
         return self.nodes.look_up(self.type, name)
 
-    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
         names = self.nodes.names(self.type, self.nodes.rule(caller))
-        return [(name, self.nodes.look_up(self.type, name)) for name in names]
+        return numbered(((name, self.nodes.look_up(self.type, name)) for name in names), after)

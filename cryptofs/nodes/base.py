@@ -3,7 +3,7 @@
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,6 +128,10 @@ class File(Node):
         return {}
 
 
+Entry = tuple[int, str, Node]
+"""What a directory lists: a position, which is above those of the entries before it, a name, and its node."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Directory(Node):
     """A directory."""
@@ -139,8 +143,16 @@ class Directory(Node):
         """The node of that name. Errors: NoSuchTarget."""
 
     @abstractmethod
-    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        """All that this caller may see."""
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
+        """What this caller may see now, behind the position `after` (0: from the start), as far as it is asked for: the
+        kernel takes a few entries at a time, and whoever lists ten thousand contexts must not have them all made."""
+
+
+def numbered(children: Iterable[tuple[str, Node]], after: int) -> Iterator[Entry]:
+    """Entries whose position is their place in the list, of which there are few."""
+    for position, (name, node) in enumerate(children, 1):
+        if position > after:
+            yield position, name, node
 
 
 def missing(name: str) -> NoSuchTarget:
@@ -198,8 +210,8 @@ class StaticDirectory(Directory):
             raise missing(name)
         return node
 
-    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        return [(name, node) for name, node in self.children.items() if name not in self.unlisted]
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
+        return numbered((each for each in self.children.items() if each[0] not in self.unlisted), after)
 
 
 def access_mode(flags: int) -> tuple[bool, bool]:

@@ -2,6 +2,7 @@
 
 import stat
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..contexts import Context, ContextTable
@@ -10,6 +11,7 @@ from .base import (
     BIG_PIECES,
     Caller,
     Directory,
+    Entry,
     File,
     Handle,
     Node,
@@ -106,9 +108,10 @@ class ContextNodes:
             raise missing(name)
         return self._directory(context)
 
-    def seen_by(self, caller: Caller) -> list[tuple[str, Node]]:
-        """The directories that a caller may see."""
-        return [(str(each.number), self._directory(each)) for each in self._table if caller.uid in (0, each.uid)]
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
+        """The directories that a caller may see; their positions are their contexts' numbers, whatever else closes."""
+        for each in self._table.seen_by(caller.uid, after):
+            yield each.number, str(each.number), self._directory(each)
 
     @staticmethod
     def _directory(context: Context) -> StaticDirectory:
@@ -141,5 +144,5 @@ class ContextsDirectory(Directory):
     def lookup(self, name: str, caller: Caller) -> Node:
         return self.nodes.look_up(name, caller)
 
-    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        return self.nodes.seen_by(caller)
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
+        return self.nodes.entries(caller, after)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..contexts import ContextTable
@@ -12,6 +13,7 @@ from .base import (
     BIG_PIECES,
     Caller,
     Directory,
+    Entry,
     File,
     Handle,
     Node,
@@ -20,6 +22,7 @@ from .base import (
     TextFile,
     access_mode,
     missing,
+    numbered,
 )
 from .crypto import CryptoHandle
 from .stream import StreamHandle
@@ -196,5 +199,5 @@ class DevicesDirectory(Directory):
     def lookup(self, name: str, caller: Caller) -> Node:
         return self.nodes.directory(name)
 
-    def entries(self, caller: Caller) -> list[tuple[str, Node]]:
-        return self.nodes.directories()
+    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
+        return numbered(self.nodes.directories(), after)

@@ -7,8 +7,9 @@ from .. import __version__
 from ..algorithms import Type
 from ..contexts import ContextTable
 from ..errors import NoSuchTarget
+from ..policy import Usage
 from .algorithms import FIRST_ALGORITHM, AlgorithmNodes, TypeDirectory
-from .base import Node, Owner, StaticDirectory, TextFile, shared_inode
+from .base import Caller, Node, Owner, StaticDirectory, TextFile, shared_inode
 from .contexts import FIRST_CONTEXT, ContextNodes, ContextsDirectory
 from .crypto import CryptoFile
 from .devices import DeviceNodes, DevicesDirectory
@@ -25,6 +26,7 @@ class Tree:
     def __init__(self, table: ContextTable) -> None:
         owner = Owner(os.getuid(), os.getgid())
         started = time.monotonic()
+        self._table = table
         self._contexts = ContextNodes(table)
         self._devices = DeviceNodes(table, owner)
         self._algorithms = AlgorithmNodes(table, owner)
@@ -44,6 +46,10 @@ class Tree:
         }
         root = StaticDirectory(inode=ROOT_INODE, owner=owner, children=names)
         self._static = {node.inode: node for node in (root, *names.values(), *types.values())}
+
+    def usage(self, caller: Caller) -> Usage:
+        """What a caller holds, to count open files and directories."""
+        return self._table.usage(caller.uid, caller.gid, caller.pid)
 
     def node(self, inode: int) -> Node:
         """The node with this inode, which may be a user's own. Errors: NoSuchTarget for one that has gone."""

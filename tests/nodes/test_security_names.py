@@ -94,7 +94,7 @@ def walk(rule: Rule) -> list[str]:
         for name in ("secret", "toysum-fake", "hmac(toysum)"):
             with contextlib.suppress(NoSuchTarget):
                 directory.lookup(name, caller)
-        directory.entries(caller)
+        list(directory.entries(caller, 0))
     table.close_all()
     return engine.asked
 

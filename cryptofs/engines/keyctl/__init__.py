@@ -57,6 +57,7 @@ class KeyctlEngine(Engine):
     name = "keyctl"
 
     def __init__(self) -> None:
+        self.kernel_keys = calls.quota() // 2  # the rest is for keys of devices, and for those that are being replaced
         self.available = calls.has_public_keys()
         if self.available:
             # before any thread starts, as each has its own view of the keyrings
@@ -86,6 +87,8 @@ _FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
 
 class KernelRsa(PublicKeyTransform):
     """A transform whose key is in the kernel."""
+
+    kernel_keys = 1
 
     slow_keys = True  # the kernel verifies a certificate that is signed with its own key
 

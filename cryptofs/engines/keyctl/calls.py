@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 from ctypes import c_char, c_int, c_long, c_uint
+from pathlib import Path
 from typing import Any
 
 _NUMBERS = {"x86_64": (248, 250), "aarch64": (217, 219), "riscv64": (217, 219)}
@@ -14,6 +15,8 @@ _GET_KEYRING_ID, _INVALIDATE, _CAPABILITIES = 0, 21, 31
 _QUERY = 24
 ENCRYPT, DECRYPT, SIGN, VERIFY = 25, 26, 27, 28
 _CAN_PUBLIC_KEYS = 0x08
+_KEY_SIZE = 128
+"""Bytes of the quota that one key takes: 100 for the key, whatever its size is, and its description."""
 
 
 class Information(ctypes.Structure):
@@ -58,6 +61,15 @@ def has_public_keys() -> bool:
     except OSError:
         return False
     return size > 0 and bool(capabilities.raw[0] & _CAN_PUBLIC_KEYS)
+
+
+def quota() -> int:
+    """Keys that a user other than root may have in the kernel, by number and by size; 0 where it is not told."""
+    try:
+        keys, size = (int(Path(f"/proc/sys/kernel/keys/{name}").read_text()) for name in ("maxkeys", "maxbytes"))
+    except (OSError, ValueError):
+        return 0
+    return min(keys, size // _KEY_SIZE)
 
 
 def make_process_keyring() -> int:
