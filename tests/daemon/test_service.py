@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cryptofs.client import Context
+from cryptofs.contexts.table import CONTEXTS_MAX, HANDLES_MAX, STATE_MAX
 from cryptofs.daemon import service
 from cryptofs.daemon.privileges import mounts_at, take_away
 
@@ -613,3 +614,14 @@ def test_unit_is_little_exposed(unit: Path) -> None:
     score = re.search(r"exposure level[^0-9]*([0-9.]+)", done.stdout)
     assert score is not None
     assert float(score[1]) <= 1.0
+
+
+def test_unit_bounds_memory() -> None:
+    """Its bound leaves room for all that the daemon's own bounds admit, and it is not spared where memory is short."""
+    settings = dict(
+        line.split("=", 1) for line in (SYSTEM / "cryptofs.service").read_text().splitlines() if "=" in line
+    )
+    most = int(settings["MemoryMax"].removesuffix("G")) << 30
+    queued = 512 << 20
+    assert most >= STATE_MAX + CONTEXTS_MAX * 5000 + HANDLES_MAX * 2000 + queued
+    assert int(settings.get("OOMScoreAdjust", "0")) >= 0
