@@ -38,9 +38,10 @@ _release.argtypes = (ctypes.POINTER(_View),)
 _release.restype = None
 
 
-def wipe(buffer: bytearray | memoryview) -> None:
-    """Zero a buffer in place."""
-    memoryview(buffer).cast("B")[:] = bytes(len(buffer))
+def wipe(*buffers: bytearray | memoryview) -> None:
+    """Zero buffers in place: whatever still points at them sees zeros."""
+    for buffer in buffers:
+        memoryview(buffer).cast("B")[:] = bytes(len(buffer))
 
 
 def wipe_immutable(digest: bytes) -> None:

@@ -1,17 +1,17 @@
-"""Algorithm types and names (`names`), and the sizes that the standards fix (`catalogue`)."""
+"""Algorithm types and names (`names`), what is known of them (`facts`), and the standards' sizes (`catalogue`)."""
 
-from .catalogue import Facts, look_up, names
+from .catalogue import look_up, names, standard_names
+from .facts import Description, Facts, NonceLayout, Rows, complete, format_rows
 from .names import (
     ANY_KEY,
     NAME_MAX,
     NO_KEY,
-    Description,
     KeySizes,
     Levels,
     Name,
     Type,
     check_name,
-    chunk_size,
+    driver_name,
     parse_name,
     parse_type,
 )
@@ -25,11 +25,16 @@ __all__ = [
     "KeySizes",
     "Levels",
     "Name",
+    "NonceLayout",
+    "Rows",
     "Type",
     "check_name",
-    "chunk_size",
+    "complete",
+    "driver_name",
+    "format_rows",
     "look_up",
     "names",
     "parse_name",
     "parse_type",
+    "standard_names",
 ]

@@ -7,29 +7,11 @@ layouts of ccm and the rfc… templates, the key blob of authenc). A guest test 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ..errors import InvalidValue
-from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, chunk_size, parse_name
+from .facts import Facts, complete
+from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, parse_name
 from .public import KEY_SIZES, PUBLIC_NAMES, is_public
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the standards fix of one algorithm; fields as in `Description`."""
-
-    block_size: int = 1
-    chunk_size: int = 0
-    iv_size: int = 0
-    key_sizes: KeySizes = NO_KEY
-    digest_size: int = 0
-    authsizes: tuple[int, ...] = ()
-    levels: Levels | None = None
-
-    @property
-    def max_authsize(self) -> int:
-        return max(self.authsizes, default=0)
-
 
 # name: (block size, digest size)
 _DIGESTS = {
@@ -56,6 +38,7 @@ _DIGESTS = {
     "wp384": (64, 48),
     "wp512": (64, 64),
 }
+_BLAKE2B = ("blake2b-160", "blake2b-256", "blake2b-384", "blake2b-512")
 _CHECKSUMS = ("crc32", "crc32c")
 
 # name: (block size, key sizes)
@@ -107,53 +90,52 @@ _SINGLES: dict[tuple[Type, str], Facts] = {
     (Type.HASH, "xxhash64"): Facts(32, key_sizes=KeySizes((8,), required=False), digest_size=8),
     (Type.HASH, "crct10dif"): Facts(digest_size=2),
     (Type.HASH, "crc64-rocksoft"): Facts(digest_size=8),
-    (Type.SKCIPHER, "xts(aes)"): Facts(16, 0, 16, KeySizes((32, 64))),
-    (Type.SKCIPHER, "xts(camellia)"): Facts(16, 0, 16, KeySizes((32, 48, 64))),
-    (Type.SKCIPHER, "cts(cbc(aes))"): Facts(16, 0, 16, _AES),
-    (Type.SKCIPHER, "cts(cbc(camellia))"): Facts(16, 0, 16, _AES),
-    (Type.SKCIPHER, "chacha20"): Facts(1, 64, 16, KeySizes((32,))),
-    (Type.SKCIPHER, "xchacha20"): Facts(1, 64, 32, KeySizes((32,))),
-    (Type.SKCIPHER, "xchacha12"): Facts(1, 64, 32, KeySizes((32,))),
-    (Type.SKCIPHER, "adiantum(xchacha12,aes)"): Facts(16, 0, 32, KeySizes((32,))),
-    (Type.SKCIPHER, "adiantum(xchacha20,aes)"): Facts(16, 0, 32, KeySizes((32,))),
-    (Type.SKCIPHER, "essiv(cbc(aes),sha256)"): Facts(16, 0, 16, _AES),
-    (Type.SKCIPHER, "lrw(aes)"): Facts(16, 0, 16, KeySizes((32, 40, 48))),
-    (Type.SKCIPHER, "pcbc(aes)"): Facts(16, 0, 16, _AES),
-    (Type.SKCIPHER, "kw(aes)"): Facts(8, 0, 8, _AES),
-    (Type.SKCIPHER, "rfc3686(ctr(aes))"): Facts(1, 0, 8, _AES_SALTED),
-    (Type.SKCIPHER, "rfc3686(ctr(camellia))"): Facts(1, 0, 8, _AES_SALTED),
-    (Type.AEAD, "gcm(sm4)"): Facts(1, 0, 12, KeySizes((16,)), authsizes=_GCM_TAGS),
-    (Type.AEAD, "aegis128"): Facts(1, 0, 16, KeySizes((16,)), authsizes=tuple(range(8, 17))),
-    (Type.AEAD, "rfc7539(chacha20,poly1305)"): Facts(1, 0, 12, KeySizes((32,)), authsizes=(16,)),
-    (Type.AEAD, "rfc7539esp(chacha20,poly1305)"): Facts(1, 0, 8, KeySizes((36,)), authsizes=(16,)),
+    (Type.SKCIPHER, "xts(aes)"): Facts(16, 16, KeySizes((32, 64))),
+    (Type.SKCIPHER, "xts(camellia)"): Facts(16, 16, KeySizes((32, 48, 64))),
+    (Type.SKCIPHER, "cts(cbc(aes))"): Facts(16, 16, _AES),
+    (Type.SKCIPHER, "cts(cbc(camellia))"): Facts(16, 16, _AES),
+    (Type.SKCIPHER, "chacha20"): Facts(1, 16, KeySizes((32,))),
+    (Type.SKCIPHER, "xchacha20"): Facts(1, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "xchacha12"): Facts(1, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "adiantum(xchacha12,aes)"): Facts(16, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "adiantum(xchacha20,aes)"): Facts(16, 32, KeySizes((32,))),
+    (Type.SKCIPHER, "essiv(cbc(aes),sha256)"): Facts(16, 16, _AES),
+    (Type.SKCIPHER, "lrw(aes)"): Facts(16, 16, KeySizes((32, 40, 48))),
+    (Type.SKCIPHER, "pcbc(aes)"): Facts(16, 16, _AES),
+    (Type.SKCIPHER, "kw(aes)"): Facts(8, 8, _AES),
+    (Type.SKCIPHER, "rfc3686(ctr(aes))"): Facts(1, 8, _AES_SALTED),
+    (Type.SKCIPHER, "rfc3686(ctr(camellia))"): Facts(1, 8, _AES_SALTED),
+    (Type.AEAD, "gcm(sm4)"): Facts(1, 12, KeySizes((16,)), authsizes=_GCM_TAGS),
+    (Type.AEAD, "aegis128"): Facts(1, 16, KeySizes((16,)), authsizes=tuple(range(8, 17))),
+    (Type.AEAD, "rfc7539(chacha20,poly1305)"): Facts(1, 12, KeySizes((32,)), authsizes=(16,)),
+    (Type.AEAD, "rfc7539esp(chacha20,poly1305)"): Facts(1, 8, KeySizes((36,)), authsizes=(16,)),
 }
 for _cipher in ("aes", "camellia"):
     _SINGLES |= {
-        (Type.AEAD, f"gcm({_cipher})"): Facts(1, 0, 12, _AES, authsizes=_GCM_TAGS),
-        (Type.AEAD, f"ccm({_cipher})"): Facts(1, 0, 16, _AES, authsizes=_CCM_TAGS),
-        (Type.AEAD, f"rfc4106(gcm({_cipher}))"): Facts(1, 0, 8, _AES_SALTED, authsizes=_ESP_TAGS),
-        (Type.AEAD, f"rfc4309(ccm({_cipher}))"): Facts(1, 0, 8, KeySizes((19, 27, 35)), authsizes=_ESP_TAGS),
-        (Type.AEAD, f"rfc4543(gcm({_cipher}))"): Facts(1, 0, 8, _AES_SALTED, authsizes=(16,)),
+        (Type.AEAD, f"gcm({_cipher})"): Facts(1, 12, _AES, authsizes=_GCM_TAGS),
+        (Type.AEAD, f"ccm({_cipher})"): Facts(1, 16, _AES, authsizes=_CCM_TAGS),
+        (Type.AEAD, f"rfc4106(gcm({_cipher}))"): Facts(1, 8, _AES_SALTED, authsizes=_ESP_TAGS),
+        (Type.AEAD, f"rfc4309(ccm({_cipher}))"): Facts(1, 8, KeySizes((19, 27, 35)), authsizes=_ESP_TAGS),
+        (Type.AEAD, f"rfc4543(gcm({_cipher}))"): Facts(1, 8, _AES_SALTED, authsizes=(16,)),
     }
 
 
 def look_up(type_: Type, name: str) -> Facts | None:
     """The facts of an algorithm by its generic name, or None for one that is not in the catalogue."""
     facts = _SINGLES.get((type_, name))
-    if facts is not None:
-        return facts
-    try:
-        parsed = parse_name(name)
-    except InvalidValue:
-        return None
-    return _LOOK_UPS[type_](parsed)
+    if facts is None:
+        try:
+            facts = _LOOK_UPS[type_](parse_name(name))
+        except InvalidValue:
+            return None
+    return None if facts is None else complete(type_, name, facts)
 
 
 def _hash(name: Name) -> Facts | None:
     match name:
         case Name(template, ()) if template in _DIGESTS:
             block_size, digest_size = _DIGESTS[template]
-            keys = KeySizes(smallest=1, largest=64, required=False) if template.startswith("blake2b") else NO_KEY
+            keys = KeySizes(smallest=1, largest=64, required=False) if template in _BLAKE2B else NO_KEY
             return Facts(block_size, key_sizes=keys, digest_size=digest_size)
         case Name(template, ()) if template in _CHECKSUMS:
             return Facts(key_sizes=KeySizes((4,), required=False), digest_size=4)
@@ -168,12 +150,7 @@ def _skcipher(name: Name) -> Facts | None:
         case Name("ecb" | "cbc" | "ctr" | "ofb" | "cfb", (Name(cipher, ()),)) if cipher in _BLOCK_CIPHERS:
             block_size, keys = _BLOCK_CIPHERS[cipher]
             blocks = name.template in ("ecb", "cbc")
-            return Facts(
-                block_size if blocks else 1,
-                chunk_size(name, block_size),
-                0 if name.template == "ecb" else block_size,
-                keys,
-            )
+            return Facts(block_size if blocks else 1, 0 if name.template == "ecb" else block_size, keys)
     return None
 
 
@@ -185,7 +162,7 @@ def _aead(name: Name) -> Facts | None:
                 block_size, iv_size, smallest = _AUTHENC_CIPHERS[str(cipher)]
                 # the blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (or none), the cipher key
                 keys = KeySizes(smallest=8 + smallest, largest=8192)
-                return Facts(block_size, 0, iv_size, keys, authsizes=tuple(range(1, size + 1)))
+                return Facts(block_size, iv_size, keys, authsizes=tuple(range(1, size + 1)))
     return None
 
 
@@ -233,3 +210,9 @@ def names() -> Iterator[tuple[Type, str]]:
     for type_, listed in PUBLIC_NAMES.items():
         for name in listed:
             yield type_, name
+
+
+def standard_names() -> frozenset[tuple[Type, str]]:
+    """The profile `standard`: every name of the catalogue that is not weak."""
+    found = ((each, look_up(*each)) for each in names())
+    return frozenset(each for each, facts in found if facts is not None and not facts.weak)

@@ -1,4 +1,4 @@
-"""Algorithm types, names and what is known of a transform before it is opened.
+"""Algorithm types and names, and the sizes of keys and the levels that they take.
 
 Names are the Linux crypto API's: `cbc(aes)`, `hmac(sha256)`, `rfc4106(gcm(aes))`, or a driver's name.
 """
@@ -131,66 +131,9 @@ class Levels:
         return f"{self.lowest}..{self.highest}"
 
 
-@dataclass(frozen=True)
-class Description:
-    """What is known of an algorithm; sizes in bytes, 0 where the algorithm has no such thing.
-
-    chunk_size: of a message in parts, output is given in multiples of this; 0 where a message can only be
-    computed whole. levels: of a compression, None where it has none. source: /proc/crypto for AF_ALG, the published
-    algorithms otherwise.
-    """
-
-    type: Type
-    name: str
-    engine: str
-    driver: str
-    block_size: int = 1
-    chunk_size: int = 0
-    iv_size: int = 0
-    key_sizes: KeySizes = NO_KEY
-    digest_size: int = 0
-    max_authsize: int = 0
-    levels: Levels | None = None
-
-    @property
-    def chains(self) -> bool:
-        """Whether a part's output shows what the next part will be mixed with (cbc, cfb): then who sees the one before
-        it chooses the next has a say in what the block cipher gets. A mode that is not known is taken for such.
-        """
-        return self.chunk_size > 0 and parse_name(self.name).template not in _INDEPENDENT
-
-    def tags(self) -> str:
-        """The description as `tag: value` lines."""
-        rows = [
-            ("type", self.type.value),
-            ("name", self.name),
-            ("engine", self.engine),
-            ("driver", self.driver),
-            ("block-size", self.block_size),
-            ("iv-size", self.iv_size),
-            ("key-sizes", self.key_sizes),
-            ("digest-size", self.digest_size),
-            ("max-authsize", self.max_authsize),
-        ]
-        if self.type is Type.COMPRESSION:
-            rows.append(("levels", str(self.levels or "none")))
-        return "".join(f"{tag}: {value}\n" for tag, value in rows)
+_FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
 
 
-_STREAMED = {"ecb": 0, "cbc": 0, "ctr": 16, "ofb": 16, "cfb": 16}
-_STREAM_CIPHERS = frozenset({"chacha20", "xchacha20", "xchacha12"})
-_INDEPENDENT = frozenset({"ecb", "ctr", "ofb"}) | _STREAM_CIPHERS
-"""Modes in which no output has a part in what follows it: blocks by themselves, and keystreams of key and IV alone."""
-
-
-def chunk_size(name: Name, block_size: int) -> int:
-    """How the output of a skcipher message in parts is cut, bytes; 0 where the message must be whole.
-
-    Only modes known to chain from part to part are streamed: for xts AF_ALG gives wrong output in parts
-    without an error, so anything unknown is taken for whole.
-    """
-    if name.template in _STREAM_CIPHERS:
-        return 64
-    if name.template not in _STREAMED or not name.arguments or name.arguments[0].arguments:
-        return 0
-    return _STREAMED[name.template] or block_size
+def driver_name(name: str, suffix: str) -> str:
+    """The driver name of a generic one, in the kernel's manner: `cbc-aes-openssl` for `cbc(aes)`."""
+    return f"{name.translate(_FLAT)}-{suffix}"

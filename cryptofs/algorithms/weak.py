@@ -5,8 +5,7 @@ and sha1 have collisions, a checksum that takes a key is no authentication, and 
 themselves they are forged after one use of their key (ghash, poly1305) or by longer messages (cbcmac).
 """
 
-from .catalogue import names
-from .names import Name, Type, parse_name
+from .names import Name
 
 _WEAK_TEMPLATES = frozenset({"ecb"})
 _WEAK_CIPHERS = frozenset({"des", "des3_ede", "arc4", "blowfish", "cast5", "tea", "xtea", "anubis", "khazad", "seed"})
@@ -17,18 +16,12 @@ _WEAK_ALONE = frozenset({"sha1", "ghash", "poly1305", "cbcmac", "pcbc"})
 _WEAK_PUBLIC = frozenset({"rsa", "pkcs1(rsa,sha1)", "pkcs1pad(rsa,sha1)"})
 
 
-def is_weak(name: str) -> bool:
+def is_weak(name: Name) -> bool:
     """Whether the profile `standard` leaves this name out."""
-    parsed = parse_name(name)
-    return name in _WEAK_PUBLIC or parsed.template in _WEAK_ALONE or _has_weak_part(parsed)
+    return str(name) in _WEAK_PUBLIC or name.template in _WEAK_ALONE or _has_weak_part(name)
 
 
 def _has_weak_part(name: Name) -> bool:
     if name.template in _WEAK_TEMPLATES | _WEAK_CIPHERS | _WEAK_DIGESTS:
         return True
     return any(_has_weak_part(argument) for argument in name.arguments)
-
-
-def standard_names() -> frozenset[tuple[Type, str]]:
-    """The profile `standard`: every name of the catalogue that is not weak."""
-    return frozenset((type_, name) for type_, name in names() if not is_weak(name))

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from ..algorithms import Type, look_up
 from ..client import Context, RequestError, decrypt_file, encrypt_file
 from ..errors import InvalidValue, printable
+from ..formats.sealed import SEGMENT
 from . import device as through
 from . import sealing
 from .keys import key_options, key_stream, read_key
@@ -201,7 +202,7 @@ def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any
     salt = _random(sealing.SALT_SIZE, where)
     context = sealing.open_context(name, read_key(**key), salt, where)
     with context, open_files(source, sink) as (reader, writer):
-        for piece in sealing.seal(context, name, salt, parts(reader, sealing.SEGMENT, sink=writer)):
+        for piece in sealing.seal(context, name, salt, parts(reader, SEGMENT, sink=writer)):
             writer.write(piece)
 
 
@@ -214,7 +215,7 @@ def open_(source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
     secret = read_key(**key)
     with open_files(source, sink) as (reader, writer):
         name, salt = sealing.parse_header(read_full(reader, sealing.HEADER_SIZE))
-        pieces = parts(reader, sealing.SEGMENT + sealing.TAG_SIZE, sink=writer)
+        pieces = parts(reader, SEGMENT + sealing.TAG_SIZE, sink=writer)
         with sealing.open_context(name, secret, salt, where) as context:
             for piece in sealing.unseal(context, name, salt, pieces):
                 writer.write(piece)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from ..client import Context, RequestError
 from ..errors import InvalidValue
+from ..formats.sealed import changed
 
 MAGIC = b"cryptofs seal 1\n"
 NAMES = ("gcm(aes)", "rfc7539(chacha20,poly1305)")
 NAME_SIZE = 32
 SALT_SIZE = 16
 HEADER_SIZE = len(MAGIC) + NAME_SIZE + SALT_SIZE
-SEGMENT = 65_536
 TAG_SIZE = 16
 SEGMENTS_MAX = 1 << 32
 KEY_MIN = 16
@@ -81,4 +81,4 @@ def unseal(context: Context, name: str, salt: bytes, pieces: Iterable[bytes]) ->
         except RequestError as error:
             if error.errno != errno.EBADMSG:
                 raise
-            raise InvalidValue(f"segment {index}: changed, truncated, or sealed with another key") from None
+            raise InvalidValue(changed(index).message) from None

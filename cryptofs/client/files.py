@@ -15,21 +15,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from ..algorithms import Facts, Type, complete
+from ..errors import BadTag, InvalidValue
+from ..formats import sealed
+from ..formats.padding import padding as pad
+from ..formats.padding import unpadded
 from ..records import Buffer, Octets, Operation, octets
 from .context import Context
 from .errors import Refused, RequestError
 from .pipeline import Pending, Pipeline
 
-# As in cryptofs/contexts/sealed.py, which the client must not import. A test compares the two.
-MAGIC = b"cryptofs file 1\n"
-ID_SIZE = 16
-SEGMENT = 65_536
-"""Bytes of plaintext in a segment."""
 PART = 512 * 1024
 """Bytes of one request of a cipher."""
 IN_FLIGHT = 32
 """Segments in flight at a time."""
-_CCM_NONCE = 12
 
 
 class Readable(Protocol):
@@ -90,14 +89,6 @@ def decrypt_pieces(
         _check_segments(context, iv)
         return _unseal(context, source)
     return _decipher(context, source, iv, padding)
-
-
-def unpad(text: bytes, size: int) -> bytes:
-    """`data` without its padding. Errors: Refused (EINVAL)."""
-    count = text[-1] if text else 0
-    if not 1 <= count <= size or len(text) < count or text[-count:] != bytes([count]) * count:
-        raise Refused(errno.EINVAL, "padding: not a valid PKCS #7 padding; is the key, iv or name wrong?")
-    return text[:-count]
 
 
 # Pieces
@@ -175,8 +166,7 @@ def _check_segments(context: Context, iv: Buffer | None) -> None:
 
 def nonce_size(context: Context) -> int:
     """Bytes of the nonce that a device puts before each message."""
-    # An iv of ccm contains the nonce and the kernel's length fields around it.
-    return _CCM_NONCE if context.name.startswith("ccm(") else context.iv_size
+    return complete(Type.AEAD, context.name, Facts(iv_size=context.iv_size)).nonce.size
 
 
 def _marked(pieces: Iterator[bytes], size: int) -> Iterator[tuple[int, bool, bytes]]:
@@ -190,12 +180,12 @@ def _marked(pieces: Iterator[bytes], size: int) -> Iterator[tuple[int, bool, byt
 
 
 def _seal(context: Context, source: Source) -> Iterator[bytes]:
-    identity = os.urandom(ID_SIZE)
-    yield MAGIC + identity
+    identity = os.urandom(sealed.ID_SIZE)
+    yield sealed.MAGIC + identity
     waiting: deque[tuple[bytes, Pending]] = deque()
     with Pipeline(context) as pipeline:
-        for index, last, piece in _marked(_cut(source, SEGMENT), SEGMENT):
-            associated = _associated(identity, index, last)
+        for index, last, piece in _marked(_cut(source, sealed.SEGMENT), sealed.SEGMENT):
+            associated = sealed.associated(identity, index, last)
             # A device puts its own nonce before the segment.
             nonce = b"" if context.device is not None else os.urandom(context.iv_size)
             waiting.append((nonce, pipeline.encrypt(piece, nonce or None, associated)))
@@ -208,16 +198,16 @@ def _seal(context: Context, source: Source) -> Iterator[bytes]:
 
 def _unseal(context: Context, source: Source) -> Iterator[bytes]:
     nonce_bytes = nonce_size(context)
-    size = nonce_bytes + SEGMENT + context.authsize
-    pieces = _cut(source, size, first=len(MAGIC) + ID_SIZE)
-    header = next(pieces, b"")
-    if len(header) < len(MAGIC) + ID_SIZE or not header.startswith(MAGIC):
-        raise RequestError(errno.EBADMSG, "input: not a file that a device of cryptofs made")
-    identity = header[len(MAGIC) :]
+    size = nonce_bytes + sealed.SEGMENT + context.authsize
+    pieces = _cut(source, size, first=sealed.HEADER_SIZE)
+    try:
+        identity = sealed.parse_header(next(pieces, b""))
+    except BadTag as error:
+        raise RequestError(error.errno, error.message) from None
     waiting: deque[tuple[int, Pending]] = deque()
     with Pipeline(context) as pipeline:
         for index, last, piece in _marked(pieces, size):
-            associated = _associated(identity, index, last)
+            associated = sealed.associated(identity, index, last)
             if context.device is not None:
                 waiting.append((index, pipeline.decrypt(piece, None, associated)))
             elif len(piece) < nonce_bytes + context.authsize:
@@ -232,10 +222,6 @@ def _unseal(context: Context, source: Source) -> Iterator[bytes]:
             yield _opened(*each)
 
 
-def _associated(identity: bytes, index: int, last: bool) -> bytes:
-    return identity + index.to_bytes(8, "big") + bytes([last])
-
-
 def _opened(index: int, pending: Pending) -> bytes:
     try:
         return pending.result()
@@ -246,7 +232,8 @@ def _opened(index: int, pending: Pending) -> bytes:
 
 
 def _changed(index: int) -> RequestError:
-    return RequestError(errno.EBADMSG, f"segment {index}: changed, truncated, moved, or sealed with another key")
+    error = sealed.changed(index)
+    return RequestError(error.errno, error.message)
 
 
 # The text of a skcipher
@@ -262,8 +249,7 @@ def _encipher(context: Context, source: Source, iv: Buffer | None, padding: bool
     for piece in _cut(source, PART):
         total += len(piece)
         yield message.update(piece)
-    count = block - total % block if block > 1 else 0
-    yield message.finish(bytes([count]) * count)
+    yield message.finish(pad(total, block) if block > 1 else b"")
 
 
 def _decipher(context: Context, source: Source, iv: Buffer | None, padding: bool) -> Iterator[bytes]:
@@ -282,4 +268,7 @@ def _decipher(context: Context, source: Source, iv: Buffer | None, padding: bool
         yield held[: len(held) - keep]
         held = held[len(held) - keep :] if keep else b""
     held += message.finish()
-    yield unpad(held, context.block_size) if keep else held
+    try:
+        yield unpadded(held, context.block_size) if keep else held
+    except InvalidValue as error:
+        raise Refused.of(error) from None

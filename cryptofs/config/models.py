@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, NewType
 
 from msgspec import Meta, Struct
 
-from ..algorithms import Type, parse_name
-from ..algorithms.weak import standard_names
+from ..algorithms import Type, parse_name, standard_names
 from ..errors import CryptofsError
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation

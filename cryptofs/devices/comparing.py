@@ -14,8 +14,6 @@ from .device import Device
 
 _CHALLENGE = 64
 """Bytes: whole blocks of every cipher there is."""
-# rfc4106 and rfc4543 take no others, and every other AEAD takes these
-_ASSOCIATED = 16
 _PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
 
 
@@ -45,7 +43,7 @@ def _answer(device: Device, nonce: bytes, challenge: bytes) -> bytes:
         return _once(device, Operation.DIGEST, None, 0, challenge)
     iv = (device.nonces.iv(nonce) if device.nonces is not None else nonce) or None
     try:
-        assoclen = _ASSOCIATED if type_ is Type.AEAD else 0
+        assoclen = transform.description.assoclens[0] if type_ is Type.AEAD else 0
         return _once(device, Operation.ENCRYPT, iv, assoclen, challenge)
     except NotPermitted:
         # a key in a token may be for decryption only; what an AEAD decrypts would need a tag

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..algorithms import Type
+from ..algorithms import Rows, Type, format_rows
 from ..engines.base import Transform
 from ..errors import InvalidValue, NotPermitted, OverQuota
 from ..records import DEVICE_OPERATIONS, Operation
@@ -131,24 +131,15 @@ class Device:
 
     def status(self) -> str:
         """`tag: value` lines; never a key."""
-        description = self.transform.description
-        rows: list[tuple[str, object]] = [
+        rows: Rows = [
             ("device", self.settings.name),
-            ("type", description.type.value),
-            ("name", description.name),
-            ("engine", description.engine),
-            ("driver", description.driver),
+            *self.transform.description.identity,
             ("operations", " ".join(sorted(each.word for each in self.settings.operations))),
             ("key", "(hidden)"),
+            *self.transform.settings,
         ]
-        if description.type is Type.AEAD:
-            rows.append(("authsize", self.transform.authsize))
-        if description.iv_size:
+        if self.transform.description.iv_size:
             made = self.nonces.size if self.nonces is not None else 0
-            rows.append(("nonce-size", made))
-            rows.append(
-                ("nonce", "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller")
-            )
-            rows.append(("messages", self.messages))
-        rows.append(("contexts", self._users))
-        return "".join(f"{tag}: {value}\n" for tag, value in rows)
+            makers = "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller"
+            rows += [("nonce-size", made), ("nonce", makers), ("messages", self.messages)]
+        return format_rows([*rows, ("contexts", self._users)])

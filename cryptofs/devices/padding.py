@@ -1,7 +1,7 @@
 """The padding of PKCS #7, as messages around the messages of a cipher that takes whole blocks."""
 
 from ..engines.base import OUT_SLACK, Message
-from ..errors import InvalidValue
+from ..formats.padding import padding, unpadded
 from ..records import Buffer
 
 
@@ -20,8 +20,7 @@ class Padding(Message):
         self._total += len(data)
         if not last:
             return self._inner.update(data, False, out)
-        count = self._block_size - self._total % self._block_size
-        return self._inner.update(b"".join((data, bytes([count]) * count)), True, out)
+        return self._inner.update(b"".join((data, padding(self._total, self._block_size))), True, out)
 
     @property
     def kept(self) -> int:
@@ -48,7 +47,7 @@ class Unpadding(Message):
         written = self._inner.update(data, last, room)
         clear = self._held + room[:written]
         if last:
-            clear = self._unpad(clear)
+            clear = unpadded(clear, self._block_size)
             self._held = b""
         else:
             keep = min(len(clear), self._block_size)
@@ -56,12 +55,6 @@ class Unpadding(Message):
             clear = clear[: len(clear) - keep]
         out[: len(clear)] = clear
         return len(clear)
-
-    def _unpad(self, clear: bytes) -> bytes:
-        count = clear[-1] if clear else 0
-        if not 1 <= count <= self._block_size or clear[-count:] != bytes([count]) * count:
-            raise InvalidValue("padding: not what encryption leaves; cut, changed, or another key's")
-        return clear[:-count]
 
     @property
     def kept(self) -> int:

@@ -1,12 +1,6 @@
 """What the stream files of a device carry: whole files of any length, in a format of their own.
 
-An AEAD device (docs/devices.md has an example that opens one):
-
-    header    "cryptofs file 1\\n" (16 bytes), file id (16 random bytes)
-    segment   nonce, 65,536 bytes of plaintext (the last has fewer, if only none) encrypted, tag
-
-Each segment is an ordinary message of the device whose associated data are the file id, the segment's index (64 bits,
-big-endian) and 1 for the last segment, else 0: what is cut, reordered, extended or mixed with another file fails.
+An AEAD device makes what `formats/sealed.py` has; docs/devices.md has an example that opens one.
 
 A cipher's stream is its IV and the ciphertext; modes that take whole blocks are padded (PKCS #7), as `openssl enc`
 does it. Nothing notices a change of such a file.
@@ -17,15 +11,11 @@ import os
 from ..algorithms import Type
 from ..engines.base import OUT_SLACK, Message
 from ..errors import BadTag, InvalidValue
+from ..formats import sealed
 from ..records import Buffer, Operation
+from ..wiping import wipe
 from .padding import Padding, Unpadding
 from .transform import DeviceTransform
-
-MAGIC = b"cryptofs file 1\n"
-ID_SIZE = 16
-HEADER_SIZE = len(MAGIC) + ID_SIZE
-SEGMENT = 65_536
-"""Bytes of plaintext in a segment."""
 
 
 class StreamTransform(DeviceTransform):
@@ -56,13 +46,6 @@ class StreamTransform(DeviceTransform):
         return self._prefix + self.authsize
 
 
-def _associated(identity: bytes, index: int, last: bool) -> bytes:
-    return identity + index.to_bytes(8, "big") + bytes([last])
-
-
-ASSOCLEN = ID_SIZE + 9
-
-
 class _Segments(Message):
     """Cuts its input into segments and runs each through the device, the last one when the message ends."""
 
@@ -75,9 +58,9 @@ class _Segments(Message):
         self._identity = b""
 
     def _run(self, piece: Buffer, last: bool, out: memoryview) -> int:
-        message = self._transform.message(self._operation, ASSOCLEN)
+        message = self._transform.message(self._operation, sealed.ASSOCLEN)
         try:
-            message.update(_associated(self._identity, self._index, last), False, out[:0])
+            message.update(sealed.associated(self._identity, self._index, last), False, out[:0])
             # the last call may need more room than there is output
             room = memoryview(bytearray(message.room(len(piece), True) + OUT_SLACK))
             written = message.update(piece, True, room)
@@ -105,7 +88,7 @@ class _Segments(Message):
 
     def close(self) -> None:
         # in place, and not cut: a failed segment's views are still on it
-        self._held[:] = bytes(len(self._held))
+        wipe(self._held)
         self._held = bytearray()
 
 
@@ -113,18 +96,18 @@ class SealMessage(_Segments):
     """Plaintext in, the sealed file out."""
 
     def __init__(self, transform: StreamTransform) -> None:
-        super().__init__(transform, Operation.ENCRYPT, SEGMENT)
+        super().__init__(transform, Operation.ENCRYPT, sealed.SEGMENT)
 
     def room(self, size: int, last: bool) -> int:
-        segments = (len(self._held) + size) // SEGMENT + 1
-        return HEADER_SIZE + len(self._held) + size + segments * self._transform.overhead
+        segments = (len(self._held) + size) // sealed.SEGMENT + 1
+        return sealed.HEADER_SIZE + len(self._held) + size + segments * self._transform.overhead
 
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         written = 0
         if not self._identity:
-            self._identity = os.urandom(ID_SIZE)
-            out[:HEADER_SIZE] = MAGIC + self._identity
-            written = HEADER_SIZE
+            self._identity = os.urandom(sealed.ID_SIZE)
+            written = sealed.HEADER_SIZE
+            out[:written] = sealed.MAGIC + self._identity
         return written + self._run_all(data, last, out[written:])
 
 
@@ -132,7 +115,7 @@ class OpenMessage(_Segments):
     """A sealed file in, its plaintext out, each segment once its tag was found right."""
 
     def __init__(self, transform: StreamTransform) -> None:
-        super().__init__(transform, Operation.DECRYPT, SEGMENT + transform.overhead)
+        super().__init__(transform, Operation.DECRYPT, sealed.SEGMENT + transform.overhead)
 
     def room(self, size: int, last: bool) -> int:
         return len(self._held) + size
@@ -140,16 +123,12 @@ class OpenMessage(_Segments):
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         view = memoryview(data)
         if not self._identity:
-            missing = HEADER_SIZE - len(self._held)
+            missing = sealed.HEADER_SIZE - len(self._held)
             self._held += view[:missing]
             view = view[missing:]
-            if len(self._held) < HEADER_SIZE:
-                if last:
-                    raise BadTag(f"input of {len(self._held)} bytes: a sealed file begins with {HEADER_SIZE}")
+            if len(self._held) < sealed.HEADER_SIZE and not last:
                 return 0
-            if not self._held.startswith(MAGIC):
-                raise BadTag("input: not a file that a device of cryptofs sealed")
-            self._identity = bytes(self._held[len(MAGIC) :])
+            self._identity = sealed.parse_header(self._held)
             self._held.clear()
         return self._run_all(view, last, out)
 
@@ -158,4 +137,4 @@ class OpenMessage(_Segments):
         try:
             return super()._run(piece, last, out)
         except (BadTag, InvalidValue):
-            raise BadTag(f"segment {index}: changed, cut, out of its place, or another key's") from None
+            raise sealed.changed(index) from None

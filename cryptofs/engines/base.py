@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..algorithms import Description, Type
+from ..algorithms import Description, Rows, Type
 from ..errors import InvalidValue, KeyMissing, NotSupported, TooLarge
 from ..records import OPERATIONS, Buffer, Operation, Value
 
@@ -102,6 +102,12 @@ class Transform(ABC):
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
         self.replace_key(key)
         self.keyed = self.key_set = True
+
+    @property
+    def settings(self) -> Rows:
+        """What was chosen for it beside its key, as rows: the size of an AEAD's tag, a compression's level."""
+        rows: Rows = [("authsize", self.authsize)] if self.description.type is Type.AEAD else []
+        return rows if self.level is None else [*rows, ("level", self.level)]
 
     def set_level(self, level: int) -> None:
         """Choose a compression's level. Errors: InvalidValue naming the levels there are."""

@@ -1,48 +1,24 @@
-"""The system call keyctl(2), as far as finding and reading a key needs it.
-
-The C library has no function for it. A table of call numbers does without libkeyutils, which need not be installed, and
-without a package for five calls; call numbers never change.
-"""
+"""Finding and reading a key on the kernel's keyrings."""
 
 import ctypes
 import errno
 import os
-import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..keyctl import PROCESS_KEYRING, THREAD_KEYRING, keyctl
 from ..wiping import wipe
-
-_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 
 # include/uapi/linux/keyctl.h
 _UNLINK = 9
 _SEARCH = 10
 _READ = 11
 _GET_PERSISTENT = 22
-_THREAD_KEYRING = -1
 _PERSISTENT = "persistent"
-_KEYRINGS = {"process": -2, "session": -3, "user": -4, "user-session": -5}
+_KEYRINGS = {"process": PROCESS_KEYRING, "session": -3, "user": -4, "user-session": -5}
 
 KEYRINGS = (*_KEYRINGS, _PERSISTENT)
 """The keyrings that can be searched, by name; a search goes on in the keyrings that are linked to it."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-def _keyctl(operation: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """One call. Errors: OSError; ENOSYS on a machine whose call number is not known."""
-    number = _KEYCTL.get(platform.machine()) if sys.maxsize > 1 << 32 else None
-    if number is None:
-        raise OSError(errno.ENOSYS, "keyctl")
-    # variadic: integers need their full width
-    wide = (ctypes.c_long(value) if isinstance(value, int) else value for value in arguments)
-    result = _libc.syscall(ctypes.c_long(number), ctypes.c_long(operation), *wide)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "keyctl")
-    return int(result)
 
 
 @contextmanager
@@ -54,9 +30,9 @@ def held(keyring: str, kind: str, description: str) -> Iterator[int]:
     EKEYEXPIRED, EACCES; ENODEV for a type that the kernel does not have.
     """
     persistent = keyring == _PERSISTENT
-    ring = _keyctl(_GET_PERSISTENT, -1, _THREAD_KEYRING) if persistent else _KEYRINGS[keyring]
+    ring = keyctl(_GET_PERSISTENT, -1, THREAD_KEYRING) if persistent else _KEYRINGS[keyring]
     try:
-        serial = _keyctl(_SEARCH, ring, kind.encode(), os.fsencode(description), _THREAD_KEYRING)
+        serial = keyctl(_SEARCH, ring, kind.encode(), os.fsencode(description), THREAD_KEYRING)
         try:
             yield serial
         finally:
@@ -68,7 +44,7 @@ def held(keyring: str, kind: str, description: str) -> Iterator[int]:
 
 def _unlink(serial: int) -> None:
     try:
-        _keyctl(_UNLINK, serial, _THREAD_KEYRING)
+        keyctl(_UNLINK, serial, THREAD_KEYRING)
     except OSError as error:
         # revoked keys may have been collected meanwhile
         if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
@@ -77,7 +53,7 @@ def _unlink(serial: int) -> None:
 
 def read(serial: int, largest: int) -> bytearray:
     """The payload of a key, for the caller to wipe. Errors: OSError; EMSGSIZE for more than `largest` bytes."""
-    size = _keyctl(_READ, serial, None, 0)
+    size = keyctl(_READ, serial, None, 0)
     if size > largest:
         raise OSError(errno.EMSGSIZE, "keyctl")
     payload = bytearray(size)
@@ -85,7 +61,7 @@ def read(serial: int, largest: int) -> bytearray:
         return payload
     try:
         # the array is a view, not a copy
-        count = _keyctl(_READ, serial, (ctypes.c_char * size).from_buffer(payload), size)
+        count = keyctl(_READ, serial, (ctypes.c_char * size).from_buffer(payload), size)
         if count != size:
             # it was updated between the calls
             raise OSError(errno.EAGAIN, "keyctl")

@@ -1,21 +1,24 @@
 """Names, sizes and the catalogue of published algorithms."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cryptofs
 from cryptofs.algorithms import (
     ANY_KEY,
     NAME_MAX,
     NO_KEY,
     Description,
+    Facts,
     KeySizes,
     Name,
     Type,
     check_name,
-    chunk_size,
+    complete,
     look_up,
     names,
     parse_name,
@@ -157,7 +160,7 @@ def test_chunk_sizes(name: str) -> None:
 )
 def test_chunk_sizes_of_others(name: str, size: int) -> None:
     """What is not known to chain is taken whole."""
-    assert chunk_size(parse_name(name), 16) == size
+    assert complete(Type.SKCIPHER, name, Facts(16)).chunk_size == size
 
 
 @pytest.mark.parametrize("name", ["", "aes", "cbc(", "gcm(des3_ede)", "hmac(hmac(sha1))", "cbc(aes)-openssl", "\xe9"])
@@ -205,9 +208,60 @@ def test_key_sizes_text() -> None:
         assert facts.key_sizes.takes_key == (text != "none")
 
 
+@pytest.mark.parametrize(
+    ("type_", "name", "iv_size", "nonce", "iv"),
+    [
+        (Type.AEAD, "gcm(aes)", 12, 12, b"\7" * 12),
+        (Type.AEAD, "ccm(aria)", 16, 12, b"\2" + b"\7" * 12 + bytes(3)),
+        (Type.SKCIPHER, "chacha20", 16, 12, bytes(4) + b"\7" * 12),
+        (Type.SKCIPHER, "xchacha12", 32, 24, b"\7" * 24 + bytes(8)),
+        (Type.SKCIPHER, "cbc(twofish)", 16, 16, b"\7" * 16),
+        (Type.AEAD, "__not(a,name", 16, 16, b"\7" * 16),
+    ],
+)
+def test_nonce_layouts(type_: Type, name: str, iv_size: int, nonce: int, iv: bytes) -> None:
+    """How a nonce becomes the kernel's IV, also of names that only a kernel knows."""
+    layout = complete(type_, name, Facts(iv_size=iv_size)).nonce
+    assert (layout.size, layout.iv(b"\7" * nonce)) == (nonce, iv)
+    assert len(iv) == iv_size
+
+
+def test_facts_of_names() -> None:
+    """What else follows from a name."""
+    facts = {name: look_up(type_, name) for type_, name in CATALOGUE}
+    assert {name for name, each in facts.items() if each and not each.tag_covers_iv} == {
+        name for name in facts if name.startswith("authenc(")
+    }
+    assert {name for name, each in facts.items() if each and each.counts_text} == {"ccm(aes)", "ccm(camellia)"}
+    counters = {name: each.counter_at for name, each in facts.items() if each and each.counter_at is not None}
+    assert counters == {"chacha20": 0, "xchacha20": 24, "xchacha12": 24}
+    assert {each.assoclens[0] for name, each in facts.items() if each and name.startswith("rfc4")} == {16}
+    assert not complete(Type.AEAD, "authencesn(hmac(sha256),cbc(aes))", Facts()).tag_covers_iv
+    assert Description.of(Type.AEAD, "ccm(aria)", "af_alg", "x", Facts(iv_size=16)).nonce.size == 12
+
+
+def test_no_other_module_looks_into_names() -> None:
+    """A fact that is found by matching a name stands in two places sooner or later."""
+    package = Path(cryptofs.__file__).parent
+    matching = re.compile(r"""name\.(startswith|endswith|partition)\(|["'] in (\w+\.)*name\b""")
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if matching.search(path.read_text())}
+    # the kernel's internal names, the families of ECDSA, file names, coreutils' names of digests, credentials
+    assert found <= {
+        "engines/af_alg/__init__.py",
+        "engines/openssl/sig.py",
+        "cli/checksums.py",
+        "cli/hash.py",
+        "cli/steps.py",
+    }
+    assert matching.search('if description.name.startswith("ccm("):')
+    assert matching.search('if "(" in name:')
+
+
 def test_description_tags() -> None:
     """The lines of an algorithm's file, in the document's order."""
-    description = Description(Type.AEAD, "gcm(aes)", "openssl", "gcm-aes-openssl", 1, 0, 12, KeySizes((16, 32)), 0, 16)
+    description = Description.of(
+        Type.AEAD, "gcm(aes)", "openssl", "gcm-aes-openssl", Facts(1, 12, KeySizes((16, 32)), authsizes=(12, 16))
+    )
     assert description.tags() == (
         "type: aead\nname: gcm(aes)\nengine: openssl\ndriver: gcm-aes-openssl\nblock-size: 1\niv-size: 12\n"
         "key-sizes: 16 32\ndigest-size: 0\nmax-authsize: 16\n"

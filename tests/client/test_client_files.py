@@ -20,7 +20,7 @@ from helpers.daemons import Daemon
 from helpers.device_mount import configured, declare, write_private
 
 from cryptofs.client import Context, Refused, RequestError, decrypt_file, decrypt_pieces, encrypt_file, encrypt_pieces
-from cryptofs.client.files import MAGIC, SEGMENT
+from cryptofs.formats.sealed import MAGIC, SEGMENT
 
 pytestmark = pytest.mark.mount
 

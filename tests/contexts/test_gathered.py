@@ -18,12 +18,13 @@ from cryptofs.contexts import Context, ContextTable, Stream
 from cryptofs.contexts.exchange import KEPT_BYTES, QUEUE_BYTES
 from cryptofs.contexts.steps import Step
 from cryptofs.devices import Device, DeviceSettings
-from cryptofs.devices.streams import SEGMENT, StreamTransform
+from cryptofs.devices.streams import StreamTransform
 from cryptofs.devices.transform import DeviceTransform
 from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK, Message, Transform
 from cryptofs.engines.pkcs11.hash import TokenMac, TokenMessage
 from cryptofs.errors import OverQuota
+from cryptofs.formats.sealed import SEGMENT
 from cryptofs.policy import Policy, Rule, Thing
 from cryptofs.records import (
     DEVICE_OPERATIONS,

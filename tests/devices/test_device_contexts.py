@@ -12,7 +12,7 @@ from helpers.fake_engine import FakeEngine, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryptofs.algorithms import Description, Type
+from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.client import files
 from cryptofs.config import ConfigError
@@ -24,11 +24,11 @@ from cryptofs.daemon.logs import Logs, Standard
 from cryptofs.daemon.service import KEY_PREFIX
 from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices import device as device_module
-from cryptofs.devices import streams as sealed
 from cryptofs.devices.nonces import SHORT_NONCE, Nonces
 from cryptofs.engines import open_engines
 from cryptofs.engines.base import Transform
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NoSuchTarget, NotPermitted, OverQuota
+from cryptofs.formats import sealed
 from cryptofs.keys import FileKey
 from cryptofs.nodes import Caller, Tree
 from cryptofs.nodes.base import Directory, File, Node
@@ -177,9 +177,8 @@ def test_a_record_is_no_file_and_other_keys_open_nothing() -> None:
     fails(other, file)
 
 
-def test_the_client_has_the_same_format() -> None:
-    """The client end does not import the daemon's."""
-    assert (files.MAGIC, files.ID_SIZE, files.SEGMENT) == (sealed.MAGIC, sealed.ID_SIZE, sealed.SEGMENT)
+def test_the_client_has_the_same_nonces() -> None:
+    """The bytes before each segment, also of names that only a kernel serves."""
     for type_, name in names():
         if type_ is not Type.AEAD:
             continue
@@ -193,8 +192,7 @@ def test_the_client_has_the_same_format() -> None:
 
         like: Any = Like()
         like.name, like.iv_size = name, facts.iv_size
-        # also for those that only a kernel serves
-        description = Description(type_, name, "any", "any", iv_size=facts.iv_size)
+        description = Description.of(type_, name, "any", "any", facts)
         assert files.nonce_size(like) == Nonces(description).size
 
 
@@ -204,8 +202,8 @@ def test_the_client_has_the_same_format() -> None:
 def described(type_: Type, name: str, block_size: int, iv_size: int) -> Device:
     """A device of an algorithm that only some kernels have."""
     transform = toy({Type.AEAD: "gcm(toy)"}.get(type_, "ctr(toy)"))
-    transform.description = Description(
-        type_, name, "fake", name, block_size, 0, iv_size, transform.description.key_sizes, max_authsize=16
+    transform.description = Description.of(
+        type_, name, "fake", name, Facts(block_size, iv_size, transform.description.key_sizes, authsizes=(16,))
     )
     return Device(DeviceSettings("d", type_, name, BOTH), transform)
 

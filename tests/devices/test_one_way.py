@@ -19,7 +19,7 @@ from helpers.stream_devices import OPENSSL, context_of, declare, device_of, newe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptofs.algorithms import Description, Type
+from cryptofs.algorithms import Facts, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.client import Context
 from cryptofs.engines.base import OUT_SLACK, Transform
@@ -276,14 +276,12 @@ def test_which_modes_chain(name: str) -> None:
 def test_modes_of_the_catalogue() -> None:
     """Both kinds are there; what nobody knows is taken to chain, and what takes its message whole need not say."""
     kinds = {
-        name: Description(Type.SKCIPHER, name, "", "", chunk_size=facts.chunk_size).chains
-        for type_, name in names()
-        if type_ is Type.SKCIPHER and (facts := look_up(type_, name))
+        name: facts.chains for type_, name in names() if type_ is Type.SKCIPHER and (facts := look_up(type_, name))
     }
     chaining = {name.partition("(")[0] for name, chains in kinds.items() if chains}
     assert chaining == {"cbc", "cfb"}
     assert {name.partition("(")[0] for name in STREAMED} >= {"cbc", "cfb", "ctr", "ofb", "ecb", "chacha20"}
-    assert Description(Type.SKCIPHER, "new(aes)", "", "", chunk_size=16).chains
+    assert Facts(16, chunk_size=16).chains
     assert not kinds["pcbc(aes)"]
     assert look_up(Type.SKCIPHER, "pcbc(aes)").chunk_size == 0  # type: ignore[union-attr]
 

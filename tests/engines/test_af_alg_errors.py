@@ -25,7 +25,7 @@ from helpers.af_alg_bench import (
     wrong,
 )
 
-from cryptofs.algorithms import Description, KeySizes, Type
+from cryptofs.algorithms import Description, Facts, KeySizes, Type
 from cryptofs.engines.af_alg import AfAlgEngine
 from cryptofs.engines.base import Transform
 from cryptofs.errors import CryptofsError, EngineFault, InvalidValue, KeyMissing, OutOfResources, Overflow, TooLarge
@@ -248,7 +248,9 @@ def into_plenty(transform: Transform, operation: Operation, data: bytes, iv: byt
 def test_no_key_in_messages() -> None:
     secret = b"\xde\xad\xbe\xef" * 5
     transform = object.__new__(type("Bare", (Transform,), {"replace_key": None, "begin": None}))
-    Transform.__init__(transform, Description(Type.SKCIPHER, "cbc(aes)", "af_alg", "x", key_sizes=KeySizes((16,))))
+    Transform.__init__(
+        transform, Description.of(Type.SKCIPHER, "cbc(aes)", "af_alg", "x", Facts(key_sizes=KeySizes((16,))))
+    )
     text = repr(transform.refuse_key(secret)) + repr(transform)
     assert binascii.hexlify(secret).decode() not in text
     assert repr(secret)[2:-1] not in text

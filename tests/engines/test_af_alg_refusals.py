@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from cryptofs.algorithms import Description, Type
+from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.engines.af_alg import MISS_SECONDS, AfAlgEngine, KernelDescription, sockets
 from cryptofs.errors import CryptofsError, EngineFault, NotOffered, OutOfResources
 
@@ -51,7 +51,7 @@ def test_refusal_means_the_next_engine(monkeypatch: pytest.MonkeyPatch, number: 
     assert engine.describe(Type.SKCIPHER, "cbc(aes)") is None
     assert RefusedSocket.closed == before + 1
     with pytest.raises(NotOffered):
-        engine.open(Description(Type.SKCIPHER, "cbc(aes)", "af_alg", "x", chunk_size=16), None)
+        engine.open(Description.of(Type.SKCIPHER, "cbc(aes)", "af_alg", "x", Facts(16)), None)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from helpers.fake_engine import FakeEngine
 from helpers.machine import IN_GUEST
 from helpers.security_mount import NO, fresh, refuses
 
-from cryptofs.algorithms import Description, Type
+from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.client import Context, RequestError
 from cryptofs.config import load, models
 from cryptofs.contexts import ContextTable
@@ -51,7 +51,7 @@ class Everything(FakeEngine):
         """As a toy."""
         self.asked.append(name)
         known = super().describe(type_, name)
-        return known or Description(type_, name, "fake", f"{name}-fake", 64, digest_size=32)
+        return known or Description.of(type_, name, "fake", f"{name}-fake", Facts(64, digest_size=32))
 
     def open(self, description: Description, authsize: int | None) -> object:  # type: ignore[override]
         """As a toy."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cryptofs.algorithms import Type
-from cryptofs.algorithms.weak import is_weak, standard_names
+from cryptofs.algorithms import Facts, Type, complete, standard_names
 from cryptofs.contexts import ContextTable, Workers
 from cryptofs.contexts.scheduler import Turns
 from cryptofs.engines import open_engines
@@ -59,7 +58,7 @@ def configure(context: Any, type_: str, name: str, **words: Any) -> dict[int, An
 )
 def test_weak(name: str, weak: bool) -> None:
     """What the standard profile leaves out, by the parts of a name."""
-    assert is_weak(name) is weak
+    assert complete(Type.HASH, name, Facts()).weak is weak
     assert any(each == name for _, each in standard_names()) is not weak
 
 

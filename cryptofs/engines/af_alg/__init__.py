@@ -3,11 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ... import algorithms
-from ...algorithms import Description, Type, chunk_size, look_up, parse_name
+from ...algorithms import Description, Facts, Type, look_up
 from ...errors import InvalidValue, NotOffered
 from ..base import Engine, Transform
 from . import probe, proc_crypto, sockets
@@ -108,33 +108,22 @@ class AfAlgEngine(Engine):
             entry = proc_crypto.find(proc_crypto.read(), type_, name)
             canonical = entry.name if entry is not None else name
             facts = look_up(type_, canonical)
-            if entry is None:
-                if facts is None:
+            if facts is None:
+                if entry is None:
                     # nothing tells how long its IV, digest or tag is
                     return None
-                entry = proc_crypto.Entry(
-                    type_,
-                    name,
-                    name,
-                    block_size=facts.block_size,
-                    iv_size=facts.iv_size,
-                    digest_size=facts.digest_size,
-                    max_authsize=facts.max_authsize,
+                facts = Facts(
+                    key_sizes=probe.key_sizes(bound, type_, name, entry), authsizes=range(1, entry.max_authsize + 1)
                 )
-            key_sizes = facts.key_sizes if facts is not None else probe.key_sizes(bound, type_, name, entry)
-        return KernelDescription(
-            type=type_,
-            name=canonical,
-            engine=self.name,
-            driver=entry.driver,
-            block_size=max(entry.block_size, 1),
-            chunk_size=_chunk_size(type_, canonical, entry.block_size),
-            iv_size=entry.iv_size,
-            key_sizes=key_sizes,
-            digest_size=entry.digest_size,
-            max_authsize=entry.max_authsize,
-            bind_name=name,
-        )
+        if entry is not None:
+            facts = replace(
+                facts,
+                block_size=max(entry.block_size, 1),
+                iv_size=entry.iv_size,
+                digest_size=entry.digest_size,
+            )
+        driver = entry.driver if entry is not None else name
+        return KernelDescription.of(type_, canonical, self.name, driver, facts, bind_name=name)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
         """See Engine. Errors: also NotOffered where the name is gone, which then is remembered; OutOfResources,
@@ -196,15 +185,6 @@ def _available() -> bool:
     return True
 
 
-def _chunk_size(type_: Type, canonical: str, block_size: int) -> int:
-    if type_ is not Type.SKCIPHER:
-        return 0
-    try:
-        return chunk_size(parse_name(canonical), block_size)
-    except InvalidValue:
-        return 0
-
-
 def _open_hash(description: Description, bound: Bound, authsize: int | None) -> Transform:
     return AfAlgHash(description, bound)
 
@@ -217,10 +197,7 @@ def _open_skcipher(description: Description, bound: Bound, authsize: int | None)
 def _open_aead(description: Description, bound: Bound, authsize: int | None) -> Transform:
     size = description.max_authsize if authsize is None else authsize
     if not bound.set_authsize(size):
-        facts = look_up(description.type, description.name)
-        known = facts is not None and facts.authsizes and size not in facts.authsizes
-        sizes = " ".join(map(str, facts.authsizes)) if facts and known else f"1 to {description.max_authsize}"
-        raise InvalidValue(f"authsize {size}: {description.name} takes {sizes} bytes")
+        raise description.refuse_authsize(size)
     return AfAlgAead(description, bound, size)
 
 

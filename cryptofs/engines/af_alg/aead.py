@@ -14,7 +14,7 @@ class AfAlgAead(KernelTransform, AeadTransform):
 
     def __init__(self, description: Description, bound: Bound, authsize: int) -> None:
         super().__init__(description, bound, authsize)
-        self._counts_length = description.name.startswith("ccm(")
+        self._counts_length = description.counts_text
 
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
         size = len(data) - assoclen

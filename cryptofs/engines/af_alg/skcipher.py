@@ -100,16 +100,15 @@ class KernelCipher:
             self._operation = None
 
 
-CHACHA_COUNTERS = {"chacha20": 0, "xchacha20": 24, "xchacha12": 24}
-"""Where in the IV the block counter is (32 bits, little-endian): the kernel's ChaCha does not chain.
-
-After a part sent with MSG_MORE it starts again at the IV, and so uses the same key stream twice, without an error.
-"""
 _CHACHA_BLOCK = 64
 
 
 class ChachaCipher(KernelCipher):
-    """A ChaCha message: every piece is a whole message to the kernel, with the counter moved on in its IV."""
+    """A ChaCha message: every piece is a whole message to the kernel, with the counter moved on in its IV.
+
+    The kernel's ChaCha does not chain: after a part sent with MSG_MORE it starts again at the IV, and so uses the same
+    key stream twice, without an error.
+    """
 
     def __init__(self, bound: Bound, operation: Operation, iv: bytes, counter_at: int) -> None:
         super().__init__(bound, operation, iv, 1)
@@ -134,7 +133,7 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
     def begin_cipher(self, operation: Operation, iv: Buffer | None) -> RunningCipher:
         # a copy, for the message may go on after the request that brought its IV
         held = None if iv is None else bytes(iv)
-        counter_at = CHACHA_COUNTERS.get(self.description.name)
+        counter_at = self.description.counter_at
         if held is not None and counter_at is not None:
             return ChachaCipher(self._bound, operation, held, counter_at)
         return KernelCipher(self._bound, operation, held, self.description.block_size)

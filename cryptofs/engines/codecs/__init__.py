@@ -9,7 +9,6 @@ User space reaches the kernel's own compressors by no way, so this engine is the
 from collections.abc import Callable, Iterable
 
 from ...algorithms import Description, Type, look_up, names
-from ...errors import InvalidValue
 from ..base import Engine, Transform
 from . import lzo
 from .deflate import DeflateTransform
@@ -49,11 +48,10 @@ class LibraryEngine(Engine):
         facts = look_up(type_, name)
         if facts is None or name not in _FAMILIES:
             return None
-        return Description(type_, name, self.name, _driver_of(name), levels=facts.levels)
+        return Description.of(type_, name, self.name, _driver_of(name), facts)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
-        if authsize:
-            raise InvalidValue(f"authsize {authsize}: {description.name} takes no tag")
+        description.choose_authsize(authsize)
         return _FAMILIES[description.name][1](description)
 
     def names(self) -> Iterable[tuple[Type, str]]:

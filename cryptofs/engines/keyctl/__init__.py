@@ -14,7 +14,7 @@ import errno
 import itertools
 from collections.abc import Iterable
 
-from ...algorithms import Description, Name, Type, look_up, parse_name
+from ...algorithms import Description, Name, Type, driver_name, look_up, parse_name
 from ...errors import (
     EngineFault,
     InvalidValue,
@@ -26,12 +26,13 @@ from ...errors import (
     symbol,
 )
 from ...records import Attr, Buffer, Operation
+from ...wiping import wipe
 from .. import rsa_key
 from ..base import Answer, Engine, Operands, Transform
 from ..public import PublicKeyTransform, operand
 from . import calls
 
-_DIGEST_SIZES = {"md5": 16, "sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}
+_DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _LARGEST = 512
 _CIPHER = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
 _SIGNATURE = frozenset({Operation.SIGN, Operation.VERIFY})
@@ -46,8 +47,8 @@ _serials = itertools.count(1)
 
 NAMES: tuple[tuple[Type, str], ...] = (
     (Type.AKCIPHER, "rsa"),
-    *((Type.AKCIPHER, f"pkcs1pad(rsa,{digest})") for digest in _DIGEST_SIZES),
-    *((Type.SIG, f"pkcs1(rsa,{digest})") for digest in _DIGEST_SIZES),
+    *((Type.AKCIPHER, f"pkcs1pad(rsa,{digest})") for digest in _DIGESTS),
+    *((Type.SIG, f"pkcs1(rsa,{digest})") for digest in _DIGESTS),
 )
 
 
@@ -70,19 +71,14 @@ class KeyctlEngine(Engine):
         facts = look_up(type_, name) if self.available and (type_, name) in NAMES else None
         if facts is None:
             return None
-        driver = name.translate(_FLAT) + "-keyctl"
-        return Description(type_, name, self.name, driver, key_sizes=facts.key_sizes)
+        return Description.of(type_, name, self.name, driver_name(name, self.name), facts)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
-        if authsize:
-            raise InvalidValue(f"authsize {authsize}: {description.name} takes no tag")
+        description.choose_authsize(authsize)
         return KernelRsa(description, parse_name(description.name))
 
     def names(self) -> Iterable[tuple[Type, str]]:
         return NAMES if self.available else ()
-
-
-_FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
 
 
 class KernelRsa(PublicKeyTransform):
@@ -98,7 +94,8 @@ class KernelRsa(PublicKeyTransform):
         self.streamed = frozenset(each for each in self.operations if each.row.stream)
         super().__init__(description)
         self._how = f"enc=pkcs1 hash={digest}".encode() if digest else b"enc=raw"
-        self._digest_size = _DIGEST_SIZES.get(digest, 0)
+        hashed = look_up(Type.HASH, digest)
+        self._digest_size = hashed.digest_size if hashed is not None else 0
         self._serial = 0
         self._information = calls.Information()
 
@@ -113,7 +110,7 @@ class KernelRsa(PublicKeyTransform):
         except OSError as error:
             raise self._refused(key, error) from None
         finally:
-            held[:] = bytes(len(held))
+            wipe(held)
         try:
             information = calls.query(serial, self._how)
         except OSError as error:

@@ -1,16 +1,11 @@
-"""The system calls of the kernel's keyrings, add_key(2) and keyctl(2), by number: the C library has neither."""
+"""What the kernel does with public keys on its keyrings, by keyctl(2)."""
 
 import ctypes
-import os
-import platform
-from ctypes import c_char, c_int, c_long, c_uint
+from ctypes import c_char, c_int, c_uint
 from pathlib import Path
-from typing import Any
 
-_NUMBERS = {"x86_64": (248, 250), "aarch64": (217, 219), "riscv64": (217, 219)}
-"""By machine: add_key, keyctl."""
+from ...keyctl import PROCESS_KEYRING, add_key, keyctl
 
-PROCESS_KEYRING = -2
 _GET_KEYRING_ID, _INVALIDATE, _CAPABILITIES = 0, 21, 31
 _QUERY = 24
 ENCRYPT, DECRYPT, SIGN, VERIFY = 25, 26, 27, 28
@@ -40,24 +35,11 @@ class _Parameters(ctypes.Structure):
     _fields_ = (("key", c_int), ("in_size", c_uint), ("out_size", c_uint), ("spare", c_uint * 7))
 
 
-def _call(which: int, *arguments: Any) -> int:
-    numbers = _NUMBERS.get(platform.machine())
-    if numbers is None:
-        raise OSError(38, "no number for this system call on this machine")
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = c_long
-    result: int = libc.syscall(c_long(numbers[which]), *arguments)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
 def has_public_keys() -> bool:
     """Whether the kernel does public key operations on its keys, and lets this process ask."""
     capabilities = (c_char * 4)()
     try:
-        size = _call(1, c_long(_CAPABILITIES), capabilities, c_long(len(capabilities)))
+        size = keyctl(_CAPABILITIES, capabilities, len(capabilities))
     except OSError:
         return False
     return size > 0 and bool(capabilities.raw[0] & _CAN_PUBLIC_KEYS)
@@ -74,24 +56,23 @@ def quota() -> int:
 
 def make_process_keyring() -> int:
     """The serial of this process's keyring; threads that start after this call see it, too. Errors: OSError."""
-    return _call(1, c_long(_GET_KEYRING_ID), c_long(PROCESS_KEYRING), c_long(1))
+    return keyctl(_GET_KEYRING_ID, PROCESS_KEYRING, 1)
 
 
 def add_asymmetric(description: bytes, key: bytearray) -> int:
     """Give the kernel a key in DER (PKCS#8 or an X.509 certificate); returns its serial. Errors: OSError."""
-    view = (c_char * len(key)).from_buffer(key)
-    return _call(0, b"asymmetric\0", description + b"\0", view, c_long(len(key)), c_long(PROCESS_KEYRING))
+    return add_key(b"asymmetric", description, key, PROCESS_KEYRING)
 
 
 def invalidate(serial: int) -> None:
     """Have the kernel forget a key at once. Errors: OSError."""
-    _call(1, c_long(_INVALIDATE), c_long(serial))
+    keyctl(_INVALIDATE, serial)
 
 
 def query(serial: int, how: bytes) -> Information:
     """What a key does. how: `enc=…` and `hash=…`, separated by blanks. Errors: OSError."""
     information = Information()
-    _call(1, c_long(_QUERY), c_long(serial), c_long(0), how + b"\0", ctypes.byref(information))
+    keyctl(_QUERY, serial, 0, how, information)
     return information
 
 
@@ -99,7 +80,7 @@ def operate(operation: int, serial: int, how: bytes, data: bytes, room: int) -> 
     """ENCRYPT, DECRYPT or SIGN of data into at most `room` bytes. Errors: OSError."""
     parameters = _Parameters(serial, len(data), room)
     out = ctypes.create_string_buffer(room)
-    size = _call(1, c_long(operation), ctypes.byref(parameters), how + b"\0", data, out)
+    size = keyctl(operation, parameters, how, data, out)
     taken: bytes = out.raw[:size]
     ctypes.memset(out, 0, room)
     return taken
@@ -108,4 +89,4 @@ def operate(operation: int, serial: int, how: bytes, data: bytes, room: int) -> 
 def verify(serial: int, how: bytes, data: bytes, signature: bytes) -> None:
     """Errors: OSError, EKEYREJECTED and others where the signature is another's."""
     parameters = _Parameters(serial, len(data), len(signature))
-    _call(1, c_long(VERIFY), ctypes.byref(parameters), how + b"\0", data, signature)
+    keyctl(VERIFY, parameters, how, data, signature)

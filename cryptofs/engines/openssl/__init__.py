@@ -12,24 +12,13 @@ from collections.abc import Iterable
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from ...algorithms import Description, Type, look_up, names, parse_name
-from ...errors import CryptofsError, InvalidValue
+from ...algorithms import Description, Type, driver_name, look_up, names, parse_name
+from ...errors import CryptofsError
 from ...records import Operation
 from ..base import Engine, Transform
 from . import aead, akcipher, authenc, groups, hash, kpp, libcrypto, sig, skcipher
 from .rng import OsRandom
 from .trial import pair_works
-
-_DRIVER_SUFFIX = "-openssl"
-
-
-def driver_of(name: str) -> str:
-    """The driver name of a generic one, in the kernel's manner: `cbc-aes-openssl` for `cbc(aes)`."""
-    return name.translate(_FLAT) + _DRIVER_SUFFIX
-
-
-_FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
-_DRIVERS = {(type_, driver_of(name)): name for type_, name in names()}
 
 
 class OpensslEngine(Engine):
@@ -38,32 +27,20 @@ class OpensslEngine(Engine):
     name = "openssl"
 
     def __init__(self) -> None:
-        self._served: dict[Description, bool] = {}
+        self._described: dict[tuple[Type, str], Description | None] = {}
         # now: a daemon that has dropped its rights may not be able to load it
         libcrypto.library()
 
     def describe(self, type_: Type, name: str) -> Description | None:
         name = _DRIVERS.get((type_, name), name)
-        facts = look_up(type_, name)
-        if facts is None or type_ not in _SERVED:
-            return None
-        description = Description(
-            type=type_,
-            name=name,
-            engine=self.name,
-            driver=driver_of(name),
-            block_size=facts.block_size,
-            chunk_size=facts.chunk_size,
-            iv_size=facts.iv_size,
-            key_sizes=facts.key_sizes,
-            digest_size=facts.digest_size,
-            max_authsize=facts.max_authsize,
-        )
-        served = self._served.get(description)
-        if served is None:
+        if (type_, name) not in self._described:
+            facts = look_up(type_, name)
+            if facts is None or type_ not in _SERVED:
+                return None
+            description = Description.of(type_, name, self.name, driver_name(name, self.name), facts)
             # two threads may both try, and find the same
-            served = self._served[description] = _works(description)
-        return description if served else None
+            self._described[type_, name] = description if _works(description) else None
+        return self._described[type_, name]
 
     def warm_up(self) -> None:
         """Try every name, and compute the finite fields: later `describe` only looks up."""
@@ -72,24 +49,10 @@ class OpensslEngine(Engine):
             self.describe(type_, name)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
-        facts = look_up(description.type, description.name)
-        sizes = facts.authsizes if facts else ()
-        if authsize is None:
-            authsize = description.max_authsize
-        elif authsize not in sizes and (sizes or authsize):
-            raise InvalidValue(f"authsize {authsize}: {description.name} takes {_spell(sizes)}")
-        return _build(description, authsize)
+        return _build(description, description.choose_authsize(authsize))
 
     def names(self) -> Iterable[tuple[Type, str]]:
         return [each for each in names() if each[0] in _SERVED]
-
-
-def _spell(sizes: tuple[int, ...]) -> str:
-    if not sizes:
-        return "no tag"
-    if len(sizes) > 8:
-        return f"{sizes[0]}..{sizes[-1]} bytes"
-    return " ".join(map(str, sizes)) + " bytes"
 
 
 def _build(description: Description, authsize: int) -> Transform:
@@ -108,6 +71,7 @@ def _build(description: Description, authsize: int) -> Transform:
     return _PUBLIC[description.type](description, name)
 
 
+_DRIVERS = {(type_, driver_name(name, OpensslEngine.name)): name for type_, name in names()}
 _PUBLIC = {Type.AKCIPHER: akcipher.build, Type.SIG: sig.build, Type.KPP: kpp.build}
 
 
@@ -143,6 +107,6 @@ def _works(description: Description) -> bool:
 
 def _trial_key(description: Description) -> bytearray:
     sizes = description.key_sizes
-    if description.name.startswith("authenc("):
+    if parse_name(description.name).template == "authenc":
         return authenc.pack_keys(bytes(16), bytes(range(sizes.smallest - authenc.PREFIX)))
     return bytearray(range(sizes.listed[0] if sizes.listed else sizes.smallest))

@@ -228,8 +228,9 @@ class SaltedTransform(BoxTransform):
         return self._parts[1] + iv
 
     def covered(self, assoclen: int) -> int:
-        if assoclen not in (16, 20):
-            raise InvalidValue(f"assoclen {assoclen}: {self.description.name} takes 16 or 20")
+        if assoclen not in self.description.assoclens:
+            takes = " or ".join(map(str, self.description.assoclens))
+            raise InvalidValue(f"assoclen {assoclen}: {self.description.name} takes {takes}")
         return assoclen
 
 
@@ -248,7 +249,7 @@ class EspChachaTransform(SaltedTransform):
     salt_size = 4
 
     def covered(self, assoclen: int) -> int:
-        if assoclen < 8:
+        if assoclen not in self.description.assoclens:
             raise InvalidValue(f"assoclen {assoclen}: {self.description.name} takes at least 8")
         return assoclen - 8
 
@@ -286,27 +287,19 @@ class GmacTransform(SaltedTransform):
 
 _NOTHING = memoryview(b"")
 
-# by the name, or by its template for any of AES
 _BUILDERS: dict[str, tuple[type[BoxTransform], Callable[[bytearray, int], Box]]] = {
-    "gcm": (PlainTransform, GcmBox),
-    "ccm": (CcmTransform, CcmBox),
-    "rfc4106": (EspTransform, GcmBox),
-    "rfc4309": (EspCcmTransform, CcmBox),
-    "rfc4543": (GmacTransform, GcmBox),
-    "rfc7539": (PlainTransform, ChachaBox),
-    "rfc7539esp": (EspChachaTransform, ChachaBox),
+    "gcm(aes)": (PlainTransform, GcmBox),
     "gcm(sm4)": (BoxTransform, Sm4GcmBox),
+    "ccm(aes)": (CcmTransform, CcmBox),
+    "rfc4106(gcm(aes))": (EspTransform, GcmBox),
+    "rfc4309(ccm(aes))": (EspCcmTransform, CcmBox),
+    "rfc4543(gcm(aes))": (GmacTransform, GcmBox),
+    "rfc7539(chacha20,poly1305)": (PlainTransform, ChachaBox),
+    "rfc7539esp(chacha20,poly1305)": (EspChachaTransform, ChachaBox),
 }
-_OTHERS = ("camellia", "sm4")
 
 
 def build(description: Description, name: Name, authsize: int) -> BoxTransform:
-    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
-    if description.name in _BUILDERS:
-        transform, box = _BUILDERS[description.name]
-    else:
-        inner = description.name.partition("(")[2]
-        if any(other in inner for other in _OTHERS):
-            raise KeyError(description.name)
-        transform, box = _BUILDERS[name.template]
+    """A transform for a generic name. Errors: KeyError for a name that is not served."""
+    transform, box = _BUILDERS[description.name]
     return transform(description, authsize, box)

@@ -7,7 +7,10 @@ from abc import abstractmethod
 from typing import Generic, TypeVar
 
 from ...records import Buffer
+from ...wiping import wipe
 from ..base import Transform
+
+__all__ = ["Core", "Keyed", "keep", "wipe"]
 
 Core = TypeVar("Core")
 
@@ -15,12 +18,6 @@ Core = TypeVar("Core")
 def keep(key: Buffer) -> bytearray:
     """A copy of a key that `wipe` can zero."""
     return bytearray(key)
-
-
-def wipe(*secrets: bytearray) -> None:
-    """Zero keys in place; whatever still points at them sees zeros."""
-    for secret in secrets:
-        secret[:] = bytes(len(secret))
 
 
 class Keyed(Transform, Generic[Core]):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pkcs11
 from pkcs11 import KeyType, Mechanism
 
-from ...algorithms import Description, Type, look_up
+from ...algorithms import Description, Type, driver_name, look_up, parse_name
 from ...errors import InvalidValue, KeyUnavailable
 from ..base import Engine, Transform
 from .aead import TokenGcm
@@ -68,28 +68,11 @@ class TokenEngine(Engine):
         facts = look_up(type_, name)
         if served is None or facts is None or served.mechanism not in self._mechanisms:
             return None
-        return Description(
-            type=type_,
-            name=name,
-            engine=self.name,
-            driver=f"{name.replace('(', '-').rstrip(')')}-pkcs11",
-            block_size=facts.block_size,
-            chunk_size=facts.chunk_size,
-            iv_size=facts.iv_size,
-            key_sizes=facts.key_sizes,
-            digest_size=facts.digest_size,
-            max_authsize=facts.max_authsize,
-        )
+        return Description.of(type_, name, self.name, driver_name(name, self.name), facts)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
         """See Engine. Errors: also KeyUnavailable, InvalidValue for a key of another type or size."""
-        facts = look_up(description.type, description.name)
-        sizes = facts.authsizes if facts else ()
-        if authsize is None:
-            authsize = description.max_authsize
-        elif authsize not in sizes and (sizes or authsize):
-            takes = " ".join(map(str, sizes)) + " bytes" if sizes else "no tag"
-            raise InvalidValue(f"authsize {authsize}: {description.name} takes {takes}")
+        authsize = description.choose_authsize(authsize)
         token = self._token.hold()
         try:
             key = TokenKey(token, self._label, _SERVED[description.type, description.name].mechanism)
@@ -115,7 +98,7 @@ class TokenEngine(Engine):
             case Type.AEAD:
                 return TokenGcm(description, key, authsize)
             case _:
-                return TokenCipher(description, key, description.name.partition("(")[0])
+                return TokenCipher(description, key, parse_name(description.name).template)
 
     def is_slow(self, type_: Type, name: str) -> bool:
         """A token may be at the other end of a bus."""

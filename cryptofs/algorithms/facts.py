@@ -1,0 +1,176 @@
+"""What is known of an algorithm: sizes, and what follows from its name.
+
+Everything that another module wants to know of a name is a field here. No module finds it out from the name again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ..errors import InvalidValue
+from .names import NO_KEY, KeySizes, Levels, Name, Type, parse_name
+from .weak import is_weak
+
+Rows = list[tuple[str, object]]
+
+
+def format_rows(rows: Rows) -> str:
+    """Rows as `tag: value` lines."""
+    return "".join(f"{tag}: {value}\n" for tag, value in rows)
+
+
+@dataclass(frozen=True)
+class NonceLayout:
+    """How a nonce becomes the IV that the kernel takes. size: bytes of the nonce; before, after: what is around it."""
+
+    size: int
+    before: bytes = b""
+    after: bytes = b""
+
+    def iv(self, nonce: bytes) -> bytes:
+        """The IV."""
+        return self.before + nonce + self.after
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of one algorithm; sizes in bytes, 0 where the algorithm has no such thing.
+
+    authsizes: sizes of tags. levels: of a compression, None where it has none. The rest follows from the name, and
+    `complete` fills it in.
+    """
+
+    block_size: int = 1
+    iv_size: int = 0
+    key_sizes: KeySizes = NO_KEY
+    digest_size: int = 0
+    authsizes: Sequence[int] = ()
+    levels: Levels | None = None
+    chunk_size: int = 0
+    """Output of a message in parts comes in multiples of this; 0 where a message can only be computed whole."""
+    independent: bool = False
+    """Whether no output has a part in what follows it. A mode that is not known is taken for one that chains."""
+    layout: NonceLayout | None = None
+    """The layout of the IV, where it is more than a nonce."""
+    counter_at: int | None = None
+    """Where the IV has a block counter (32 bits, little-endian), if it does not go on by itself from part to part."""
+    counts_text: bool = False
+    """Whether the IV says how many bytes count the text."""
+    tag_covers_iv: bool = True
+    assoclens: Sequence[int] = range(1 << 32)
+    """Sizes of the associated data, the smallest first."""
+    weak: bool = False
+
+    @property
+    def max_authsize(self) -> int:
+        """The largest tag."""
+        return max(self.authsizes, default=0)
+
+    @property
+    def nonce(self) -> NonceLayout:
+        """How a nonce that is drawn at random becomes the IV."""
+        return self.layout or NonceLayout(self.iv_size)
+
+    @property
+    def chains(self) -> bool:
+        """Whether a part's output shows what the next part will be mixed with (cbc, cfb): a program that sees the one
+        before it chooses the next has a say in what the block cipher gets.
+        """
+        return self.chunk_size > 0 and not self.independent
+
+
+# Only modes known to chain from part to part are streamed: for xts AF_ALG gives wrong output in parts without an error,
+# so anything unknown is taken for whole. By template: the chunk, 0 for the cipher's block.
+_STREAMED = {"ecb": 0, "cbc": 0, "ctr": 16, "ofb": 16, "cfb": 16}
+_STREAM_CIPHERS = {"chacha20": 64, "xchacha20": 64, "xchacha12": 64}
+# blocks by themselves, and keystreams of key and IV alone
+_INDEPENDENT = frozenset({"ecb", "ctr", "ofb", *_STREAM_CIPHERS})
+_ESP: Mapping[str, Any] = {"assoclens": (16, 20)}
+_BY_TEMPLATE: Mapping[str, Mapping[str, Any]] = {
+    # the length of the counter less one, the nonce, the counter
+    "ccm": {"layout": NonceLayout(12, b"\2", bytes(3)), "counts_text": True},
+    # the counter, the nonce
+    "chacha20": {"layout": NonceLayout(12, bytes(4)), "counter_at": 0},
+    # the nonce, the counter
+    "xchacha20": {"layout": NonceLayout(24, after=bytes(8)), "counter_at": 24},
+    "xchacha12": {"layout": NonceLayout(24, after=bytes(8)), "counter_at": 24},
+    "authenc": {"tag_covers_iv": False},
+    "authencesn": {"tag_covers_iv": False},
+    "rfc4106": _ESP,
+    "rfc4309": _ESP,
+    "rfc4543": _ESP,
+    "rfc7539esp": {"assoclens": range(8, 1 << 32)},
+}
+
+
+def complete(type_: Type, name: str, facts: Facts) -> Facts:
+    """Facts with what follows from the name, which need not be in the catalogue."""
+    try:
+        parsed = parse_name(name)
+    except InvalidValue:
+        return facts
+    return replace(
+        facts,
+        chunk_size=_chunk_size(parsed, facts.block_size) if type_ is Type.SKCIPHER else 0,
+        independent=parsed.template in _INDEPENDENT,
+        weak=is_weak(parsed),
+        **_BY_TEMPLATE.get(parsed.template, {}),
+    )
+
+
+def _chunk_size(name: Name, block_size: int) -> int:
+    if not name.arguments:
+        return _STREAM_CIPHERS.get(name.template, 0)
+    if name.template not in _STREAMED or name.arguments[0].arguments:
+        return 0
+    return _STREAMED[name.template] or block_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description(Facts):
+    """The facts of an algorithm as an engine has it: by /proc/crypto for AF_ALG, by the catalogue otherwise."""
+
+    type: Type
+    name: str
+    engine: str
+    driver: str
+
+    @classmethod
+    def of(cls, type_: Type, name: str, engine: str, driver: str, facts: Facts, **more: Any) -> Self:
+        """A description of an algorithm with these sizes; what follows from its name is filled in."""
+        return cls(type=type_, name=name, engine=engine, driver=driver, **vars(complete(type_, name, facts)), **more)
+
+    def choose_authsize(self, authsize: int | None) -> int:
+        """The size of the tag: what is asked for, None for the largest. Errors: InvalidValue with those there are."""
+        if authsize is None:
+            return self.max_authsize
+        if authsize not in self.authsizes and (authsize or self.authsizes):
+            raise self.refuse_authsize(authsize)
+        return authsize
+
+    def refuse_authsize(self, authsize: int) -> InvalidValue:
+        """The error for a size of a tag that will not do."""
+        sizes = self.authsizes
+        takes = " ".join(map(str, sizes)) if len(sizes) <= 8 else f"{sizes[0]}..{sizes[-1]}"
+        return InvalidValue(f"authsize {authsize}: {self.name} takes {takes + ' bytes' if sizes else 'no tag'}")
+
+    @property
+    def identity(self) -> Rows:
+        """Which algorithm, and what computes it: rows of every text that shows a transform."""
+        return [("type", self.type.value), ("name", self.name), ("engine", self.engine), ("driver", self.driver)]
+
+    @property
+    def sizes(self) -> Rows:
+        """Its sizes, as rows."""
+        return [
+            ("block-size", self.block_size),
+            ("iv-size", self.iv_size),
+            ("key-sizes", str(self.key_sizes)),
+            ("digest-size", self.digest_size),
+            ("max-authsize", self.max_authsize),
+        ]
+
+    def tags(self) -> str:
+        """The description as `tag: value` lines."""
+        levels = [("levels", self.levels or "none")] if self.type is Type.COMPRESSION else []
+        return format_rows([*self.identity, *self.sizes, *levels])

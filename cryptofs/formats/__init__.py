@@ -1,0 +1,1 @@
+"""Formats of files that the daemon and the client both write and read."""
