@@ -95,7 +95,7 @@ def test_refusals_are_asked_again_after_a_while(monkeypatch: pytest.MonkeyPatch)
 def test_random_names_displace_no_description(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine knows what it was asked once, however many names that nobody has are asked in between."""
     engine = working_engine(monkeypatch)
-    known = KernelDescription(Type.HASH, "sha256", "af_alg", "sha256-generic")
+    known = KernelDescription.of(Type.HASH, "sha256", "af_alg", "sha256-generic", Facts())
     monkeypatch.setattr(engine, "_ask", lambda type_, name: known if name == "sha256" else None)
     assert engine.is_slow(Type.HASH, "sha256")
     assert engine.describe(Type.HASH, "sha256") is known

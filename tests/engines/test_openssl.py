@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from names.reasons import NO_LIBRARY
 
-from cryptofs.algorithms import Type, look_up, names
+from cryptofs.algorithms import Type, driver_name, look_up, names
 from cryptofs.algorithms.public import PUBLIC_NAMES
 from cryptofs.engines.base import Transform
-from cryptofs.engines.openssl import driver_of
 from cryptofs.engines.openssl.authenc import pack_keys
 from cryptofs.errors import BadTag, CryptofsError, InvalidValue, KeyMissing, NotSupported, Overflow, TooLarge
 from cryptofs.records import PAYLOAD_MAX, Operation
@@ -60,8 +59,8 @@ def test_unknown_names_are_not_offered() -> None:
 def test_driver_names_lead_to_the_same_description(type_: Type, name: str) -> None:
     description = ENGINE.describe(type_, name)
     assert description is not None
-    assert description.driver == driver_of(name)
-    assert ENGINE.describe(type_, driver_of(name)) == description
+    assert description.driver == driver_name(name, "openssl")
+    assert ENGINE.describe(type_, driver_name(name, "openssl")) == description
 
 
 # Oracles
