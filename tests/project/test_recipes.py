@@ -15,6 +15,8 @@ from cryptofs.client import Context
 from cryptofs.contexts import lanes
 from cryptofs.contexts.control import CONTROLS
 from cryptofs.engines import ENGINES
+from cryptofs.engines.openssl import OpensslEngine
+from cryptofs.engines.public import PublicKeyTransform
 from cryptofs.nodes.devices import _STREAMS
 from cryptofs.records import CONTROL_OPERATIONS, Attr, Kind, Operation, Record, Value
 
@@ -35,6 +37,16 @@ def test_every_file_of_a_recipe_exists() -> None:
 def test_every_operation_is_served() -> None:
     """A control call has a function, and only a control call has: forgotten types are noticed."""
     assert set(CONTROLS) == CONTROL_OPERATIONS
+
+
+@pytest.mark.parametrize("operation", [each for each in Operation if each.row.operands])
+def test_some_algorithm_does_it(operation: Operation) -> None:
+    """Of each of its types, on the engine that is always there."""
+    engine = OpensslEngine()
+    for type_ in operation.row.types:
+        described = [engine.describe(type_, name) for each, name in engine.names() if each is type_]
+        opened = [engine.open(description, None) for description in described if description is not None]
+        assert any(isinstance(each, PublicKeyTransform) and operation in each.operations for each in opened), type_
 
 
 @pytest.mark.parametrize("operation", Operation)
