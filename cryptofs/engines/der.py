@@ -4,9 +4,12 @@ A secret stands in a bytearray and is zeroed as soon as it was copied into what 
 or bytes object holds could not be.
 """
 
+import re
+
 from ..records import Buffer
 from ..wiping import wipe
 
+_ZEROS = re.compile(rb"\0*")
 INTEGER, BIT_STRING, OCTET_STRING, OID, SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
 PARAMETERS = 0xA0
 """The tag [0]: parameters of an ECPrivateKey, attributes of PKCS#8."""
@@ -63,10 +66,8 @@ def read(view: memoryview, tag: int) -> tuple[memoryview, memoryview]:
 
 def magnitude(view: memoryview) -> memoryview:
     """A number in big-endian bytes without the zeros in front of it; one byte of 0 for zero."""
-    start = 0
-    while start < len(view) - 1 and not view[start]:
-        start += 1
-    return view[start:]
+    zeros = _ZEROS.match(view)
+    return view[min(zeros.end() if zeros is not None else 0, max(len(view) - 1, 0)) :]
 
 
 def bits(number: memoryview) -> int:

@@ -4,6 +4,7 @@ The libraries trust the parts of a key. Montgomery arithmetic with a prime of 31
 modulus is, so every part is measured against the modulus first. None of this does arithmetic on large numbers.
 """
 
+import itertools
 from collections.abc import Iterator
 
 from ..records import Buffer
@@ -16,6 +17,7 @@ EXPONENT_BITS = 64
 """The longest public exponent. OpenSSL takes no longer one with a modulus above 3,072 bits; 65537 has 17 bits."""
 _SHARE = 4
 """A prime has at least this part of the modulus's bits: the more unequal the primes, the longer a signature takes."""
+_PARTS = 9
 _ALGORITHM = bytes.fromhex("2a864886f70d010101")
 
 
@@ -47,10 +49,10 @@ def read(key: Buffer) -> RsaNumbers:
     The kernel reads numbers as unsigned, and keys that were written for it may lack the 00 that DER has before a first
     bit: they are read so here. The views point into `key`. Errors: ValueError for bytes of another form, WrongPart.
     """
-    numbers = list(_integers(_unwrapped(memoryview(key))))
+    numbers = list(itertools.islice(_integers(_unwrapped(memoryview(key))), _PARTS + 1))
     if len(numbers) == 2:
         found = RsaNumbers(numbers[0], numbers[1], None)
-    elif len(numbers) == 9 and not bits(numbers[0]):
+    elif len(numbers) == _PARTS and not bits(numbers[0]):
         _, n, e, *private = numbers
         found = RsaNumbers(n, e, tuple(private))
     else:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import SystemRandom
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import beside, kills, parser, server
+from . import attackers, attacks, beside, kills, parser, server
 
 _FORK = multiprocessing.get_context("fork")
 _FUZZ = Path(__file__).parent.parent / "fuzz" / "fuzz_records.py"
@@ -35,6 +35,7 @@ class Report:
         self.rows: Rows = []
         self.values: dict[str, Any] = {"seed": seed}
         self.wrong: list[str] = []
+        self.tables: list[Table] = []
 
     def add(self, part: str, rows: Rows, values: dict[str, Any], wrong: list[str]) -> None:
         """One part's findings."""
@@ -50,6 +51,8 @@ class Report:
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
+        for further in self.tables:
+            console.print(further)
         for each in self.wrong[:40]:
             console.print(f"WRONG: {each}", markup=False, style="bold red")
         console.print("nothing is wrong" if not self.wrong else f"{len(self.wrong)} things are wrong")
@@ -218,6 +221,56 @@ def _run_fuzz(report: Report, progress: Progress, seconds: int, seed: int) -> No
     report.add("fuzz", [("seconds", f"{seconds}"), ("last line", last[:60])], {"seconds": seconds, "last": last}, wrong)
 
 
+_WAITS = ("alone, ms", "beside it, ms", "echo, ms")
+_ATTACK_COLUMNS = ("attack", *_WAITS, "silence", "growth", "done", "verdict")
+
+
+def _run_attacks(report: Report, progress: Progress, chosen: Sequence[str]) -> None:
+    task = progress.add_task("attacks beside a good client", total=len(chosen))
+
+    def say(name: str) -> None:
+        progress.update(task, advance=1, description=f"attack: {name}")
+
+    found = attacks.run(chosen, say)
+    table = Table(title="attacks: what a good client's small requests took, and what the daemon did")
+    for heading in _ATTACK_COLUMNS:
+        table.add_column(heading, justify="left" if heading in ("attack", "verdict") else "right", overflow="fold")
+    for each in found:
+        waits = [f"{1e3 * w.median:.1f} / {1e3 * w.worst:.0f}" for w in (each.alone, each.beside, each.echo)]
+        style = "bold red" if each.wrong else "yellow" if each.unjudged else ""
+        rest = (f"{each.silence:.1f} s", f"{each.growth / MIB:+.0f} MiB", f"{each.done:,}", each.verdict)
+        table.add_row(each.name, *waits, *rest, style=style)
+    report.tables.append(table)
+    wrong = [f"{each.name}: {each.verdict}" for each in found if each.wrong]
+    unjudged = [each.name for each in found if each.unjudged and not each.wrong]
+    rows = [("withstood", f"{len(found) - len(wrong) - len(unjudged)} of {len(found)}")]
+    if unjudged:
+        rows.append(("NOT JUDGED", ", ".join(unjudged)))
+    values = {
+        each.name: {
+            "median": each.beside.median,
+            "worst": each.beside.worst,
+            "alone_median": each.alone.median,
+            "echo_median": each.echo.median,
+            "echo_worst": each.echo.worst,
+            "silence": each.silence,
+            "growth": each.growth,
+            "done": each.done,
+            "verdict": each.verdict,
+        }
+        for each in found
+    }
+    report.add("attacks", rows, values, wrong)
+
+
+def _attacks_to_try(short: bool, alone: bool, attacking: bool | None, named: Sequence[str]) -> Sequence[str]:
+    if named:
+        return named
+    if attacking is False or (attacking is None and alone):
+        return ()
+    return attacks.SHORT if short and not attacking else tuple(attackers.ATTACKS)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--short", is_flag=True, help="A minute instead of some twenty.")
 @click.option("--seed", type=int, help="The same seed makes the same bytes; by default a new one, which is shown.")
@@ -225,6 +278,8 @@ def _run_fuzz(report: Report, progress: Progress, seconds: int, seed: int) -> No
 @click.option("--parser", "inputs", type=click.IntRange(0), help="Mutated records and lines through the parsers.")
 @click.option("--kills", "rounds", type=click.IntRange(0), help="Rounds of SIGKILL under load.")
 @click.option("--fuzz", type=click.IntRange(0), default=0, metavar="SECONDS", help="Coverage-guided fuzzing.")
+@click.option("--attacks/--no-attacks", "attacking", default=None, help="Every attack on others' time, and no more.")
+@click.option("--attack", "named", multiple=True, metavar="NAME", help="One of them; may be given several times.")
 @click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there, too.")
 def main(
     short: bool,
@@ -233,16 +288,22 @@ def main(
     inputs: int | None,
     rounds: int | None,
     fuzz: int,
+    attacking: bool | None,
+    named: tuple[str, ...],
     output: Path | None,
 ) -> None:
     """Hostile records through a real mount beside a good client, millions through the parsers, a daemon that is killed.
 
-    A number of 0 leaves a part out; --fuzz alone runs that alone. Exit status 1 if anything is wrong.
+    A number of 0 leaves a part out; --fuzz, --attacks or --attack alone run that alone. Exit status 1 if anything is
+    wrong.
     """
     sizes = SHORT if short else FULL
-    only_fuzz = bool(fuzz) and not short and records is inputs is rounds is None
+    unknown = set(named) - set(attackers.ATTACKS)
+    if unknown:
+        raise click.UsageError(f"--attack {', '.join(sorted(unknown))}: one of {', '.join(attackers.ATTACKS)}")
+    alone = bool(fuzz or attacking or named) and not short and records is inputs is rounds is None
     given = {"records": records, "parser": inputs, "kills": rounds}
-    chosen = {name: 0 if only_fuzz else sizes[name] if value is None else value for name, value in given.items()}
+    chosen = {name: 0 if alone else sizes[name] if value is None else value for name, value in given.items()}
     seed = SystemRandom().getrandbits(32) if seed is None else seed
     console = Console()
     console.print(f"seed {seed}: --seed {seed} makes the same bytes again", highlight=False)
@@ -255,6 +316,11 @@ def main(
             _run_parser(report, progress, chosen["parser"], seed)
         if chosen["kills"]:
             _run_kills(report, progress, chosen["kills"], seed)
+        tried = _attacks_to_try(short, alone, attacking, named)
+        if tried and beside.ROOT:
+            _run_attacks(report, progress, tried)
+        elif tried:
+            report.add("attacks", [("NOT RUN", "only root can be several users")], {}, [])
         if fuzz:
             _run_fuzz(report, progress, fuzz, seed)
     report.show(console)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.daemons import Daemon
+from helpers.machine import mounts_below
 
 OPTIONS = ("-o", "allow_other") if os.geteuid() == 0 else ()
 """As root the hostile clients are other users."""
@@ -26,7 +27,7 @@ def directory() -> Iterator[Path]:
     try:
         yield path
     finally:
-        if f" {mountpoint} " in Path("/proc/self/mounts").read_text():
+        if mounts_below(mountpoint):
             subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], capture_output=True, check=False)
         shutil.rmtree(path)
 
