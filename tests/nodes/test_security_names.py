@@ -28,8 +28,7 @@ from cryptofs.errors import NoSuchTarget, NotOffered, NotPermitted
 from cryptofs.nodes import Tree
 from cryptofs.nodes.base import Caller, Directory
 from cryptofs.policy import Policy, Rule
-from cryptofs.records import ATTRIBUTES, Attr, Operation, Record, Value, build, parse_responses
-from cryptofs.records.layout import Kind
+from cryptofs.records import ATTRIBUTES, Attr, Kind, Operation, Record, Value, build, parse_responses
 
 daemon = security_mount.daemon
 
