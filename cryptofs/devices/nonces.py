@@ -1,6 +1,7 @@
 """Nonces that the daemon makes: how many bytes stand before a message, and what the transform gets of them."""
 
 import os
+from collections.abc import Callable
 
 from ..algorithms import Description, Type
 from ..errors import InvalidValue
@@ -17,7 +18,8 @@ class Nonces:
     def __init__(self, description: Description) -> None:
         """Errors: InvalidValue for an AEAD or a stream cipher whose nonce is too short to be drawn at random."""
         self.size = description.nonce.size
-        self.iv = description.nonce.iv
+        # a plain nonce without a call of Python: this is on the way of each small message
+        self.iv: Callable[[bytes], bytes] = bytes if description.layout is None else description.layout.iv
         """The IV that the transform takes for a nonce."""
         self.untagged = not description.tag_covers_iv
         """Whether the tag leaves the IV out: it is then given as the first associated data, too."""

@@ -333,7 +333,7 @@ def test_first_engine_that_offers(tmp_path: Path) -> None:
 def test_engine_that_fails(tmp_path: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever set_key raises: the transform is closed and the key wiped."""
     closed: list[Transform] = []
-    monkeypatch.setattr("fake_engine.FakeEngine.open", _failing(closed, FakeEngine.open))
+    monkeypatch.setattr("helpers.fake_engine.FakeEngine.open", _failing(closed, FakeEngine.open))
     for error in (ZeroDivisionError, KeyboardInterrupt, InvalidValue("no")):
         _raised[0] = error
         with pytest.raises((ZeroDivisionError, KeyboardInterrupt, InvalidValue)):
