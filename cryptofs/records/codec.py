@@ -255,6 +255,8 @@ def error_response(request: Record, number: int, message: str) -> Record:
 
     What the message cannot hold as text stands as `?`.
     """
-    text = "".join(character if " " <= character <= "~" else "?" for character in message[:1024])
+    text = message[:1024]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(character if " " <= character <= "~" else "?" for character in text)
     flags = Flag.RESPONSE | request.flags & Flag.MORE
     return Record(request.operation, flags, request.id, number, {Attr.MESSAGE: text})

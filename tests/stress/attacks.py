@@ -96,7 +96,7 @@ class Attacked:
                 wrong.append(f"worst {self.worst * 1e3:.0f} ms more, at most {DELAY_WORST * 1e3:.0f}")
         if died == [NOT_HERE] * _PROCESSES:
             self.unjudged = "this machine has nothing for it"
-        elif died or not self.done:
+        elif died or not (self.done or wrong):
             wrong.append(f"the attack did not go on: {self.done} done, exit status {died}")
 
 
