@@ -12,7 +12,7 @@ import pytest
 # what several files of tests share says as much where an assertion fails as they do; before any of it is imported
 pytest.register_assert_rewrite("helpers")
 
-from helpers.daemons import Daemon, may_share, serve  # noqa: E402
+from helpers.daemons import SHARED, Daemon, serving  # noqa: E402
 from helpers.machine import AF_ALG, IN_GUEST, mounts_below  # noqa: E402
 
 from cryptofs.daemon.privileges import PrivilegeError, take_away  # noqa: E402
@@ -91,8 +91,8 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that serves a mount for all tests of a module, with every engine there is."""
-    shared = ("-o", "allow_other") if may_share() else ()
-    yield from serve(tmp_path_factory.mktemp("cryptofs"), *shared)
+    with serving(tmp_path_factory.mktemp("cryptofs") / "mount", *SHARED) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +104,8 @@ def mount(daemon: Daemon) -> Path:
 @pytest.fixture
 def own_daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon for one test that does something rough to it; the test may end it itself."""
-    mountpoint = tmp_path / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, log=tmp_path / "log")
-    try:
+    with serving(tmp_path / "mount", rough=True) as daemon:
         yield daemon
-    finally:
-        if daemon.process.poll() is None:
-            daemon.stop()
-        if mounts_below(mountpoint):
-            daemon.kill()
 
 
 @pytest.fixture

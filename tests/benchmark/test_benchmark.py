@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.waiting import wait_until
 
 from cryptofs.benchmark import calls, capacity, machine, mounts, peers, turns
 from cryptofs.benchmark.clients import Clients
@@ -264,12 +265,8 @@ def test_busy_processes_end_with_the_block() -> None:
     before = set(children.read_text().split())
     with machine.busy():
         loads = [int(pid) for pid in set(children.read_text().split()) - before]
-        deadline = time.monotonic() + 20
-        while {frozenset(os.sched_getaffinity(pid)) for pid in loads} != {
-            frozenset({processor}) for processor in os.sched_getaffinity(0)
-        }:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        each = {frozenset({processor}) for processor in os.sched_getaffinity(0)}
+        wait_until(lambda: {frozenset(os.sched_getaffinity(pid)) for pid in loads} == each, 20)
     assert set(children.read_text().split()) == before
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import click
 import pytest
-from helpers.device_mount import OWNER, daemon, needs_root
+from helpers.device_mount import daemon
+from helpers.other_user import OWNER, needs_root
 
 from cryptofs.cli import pieces
 from cryptofs.cli.commands import commands

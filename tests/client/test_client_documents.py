@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.device_mount import configured, declare, write_private
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 
 import cryptofs.client
 
@@ -29,14 +29,19 @@ BLOCKS = [
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with the device that the documents speak of."""
     directory = tmp_path_factory.mktemp("documents")
-    key = write_private(directory / "key", bytes(range(32)))
-    yield from configured(directory, declare("backup", key, "aead", "gcm(aes)", f"user = {os.getuid()}"))
+    config = declare("backup", "aead", "gcm(aes)", "{secret}")
+    with serving_config(directory, config, secret=bytes(range(32))) as daemon:
+        yield daemon
+
+
+QUIET = "import logging; logging.getLogger('asyncio').setLevel(logging.ERROR)\n"
+"""Development mode tells of each step of a loop that takes 0.1 s, as any does on a busy machine."""
 
 
 def run(block: str, mount: Path, directory: Path) -> "subprocess.CompletedProcess[bytes]":
     """Run a block as a program that knows of the mount as the documents say."""
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", block],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", QUIET + block],
         cwd=directory,
         env={**os.environ, "CRYPTOFS_MOUNT": str(mount), "PYTHONPATH": str(ROOT)},
         capture_output=True,

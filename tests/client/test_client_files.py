@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC, CTR
-from helpers.daemons import Daemon
-from helpers.device_mount import configured, declare, write_private
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 
 from cryptofs.client import Context, Refused, RequestError, decrypt_file, decrypt_pieces, encrypt_file, encrypt_pieces
 from cryptofs.formats.sealed import MAGIC, SEGMENT
@@ -42,9 +42,9 @@ SIZES = (0, 1, 15, 16, 17, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT, 1_300
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device of each kind, all with the one key."""
     directory = tmp_path_factory.mktemp("files")
-    key = write_private(directory / "key", KEY)
-    sections = [declare(name, key, *each, f"user = {os.getuid()}") for name, each in NAMES.items()]
-    yield from configured(directory, "".join(sections))
+    sections = [declare(name, *each, "{secret}") for name, each in NAMES.items()]
+    with serving_config(directory, "".join(sections), secret=KEY) as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import hmac
 import io
 import os
 import random
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.device_mount import configured, declare, write_private
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.waiting import wait_until
 
 from cryptofs.client import ClosedError, Context, ForkedError, Hash, RequestError, new
 from cryptofs.client.hashing import BATCH
@@ -29,10 +29,9 @@ KEY = bytes(range(32))
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device that makes MACs."""
     directory = tmp_path_factory.mktemp("hash")
-    key = write_private(directory / "key", KEY)
-    owner = f"user = {os.getuid()}"
-    text = declare("mac", key, "hash", "hmac(sha256)", owner) + declare("seal", key, "aead", "gcm(aes)", owner)
-    yield from configured(directory, text)
+    text = declare("mac", "hash", "hmac(sha256)", "{secret}") + declare("seal", "aead", "gcm(aes)", "{secret}")
+    with serving_config(directory, text, secret=KEY) as daemon:
+        yield daemon
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +49,7 @@ def sha256(mount: Path) -> Iterator[Callable[[], Hash]]:
         warnings.simplefilter("error")
         yield lambda: new("sha256", mount=mount)
         gc.collect()
-    deadline = time.monotonic() + 10
-    while set(os.listdir(mount / "contexts")) - before:
-        assert time.monotonic() < deadline, "a context of a dropped hash object is open"
-        time.sleep(0.01)
+    wait_until(lambda: not set(os.listdir(mount / "contexts")) - before)
 
 
 def test_attributes(mount: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from helpers.waiting import wait_until
 
 from cryptofs.client import ClosedError, Context, ForkedError, Pipeline, RequestError
 from cryptofs.records import PAYLOAD_MAX, Operation
@@ -203,9 +204,7 @@ def test_callbacks_do_not_wait_for_their_own_thread(hasher: Context) -> None:
 
     with Pipeline(hasher) as pipeline:
         pipeline.digest(b"x").future.add_done_callback(wrong)
-        deadline = time.monotonic() + BOUND
-        while len(numbers) < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(numbers) == 4, BOUND)
     assert numbers == [errno.EDEADLK] * 4
     assert hasher.digest(b"x") == sha256(b"x")
 
@@ -396,10 +395,7 @@ def test_a_dropped_context_warns_and_closes(mount: Path) -> None:
         held.clear()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
-    deadline = time.monotonic() + BOUND
-    while directory.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not directory.exists(), BOUND)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Context("hash", "sha256", mount=mount).close()
@@ -419,10 +415,7 @@ def test_a_dropped_pipeline_warns_and_ends(hasher: Context) -> None:
         held.clear()
     assert [each.result(BOUND) for each in pending] == [sha256(b"%d" % n) for n in range(100)]
     assert hasher.digest(b"x") == sha256(b"x")
-    deadline = time.monotonic() + BOUND
-    while any(thread.name == "cryptofs-pipeline" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: all(thread.name != "cryptofs-pipeline" for thread in threading.enumerate()), BOUND)
 
 
 def test_dropped_in_a_child(mount: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from helpers.daemons import Daemon
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context, Pending, Pipeline, RequestError
 from cryptofs.client.flight import IN_FLIGHT
@@ -35,10 +36,7 @@ IV = bytes(8)
 def no_thread_left() -> Iterator[None]:
     """No thread of a pipeline is left behind."""
     yield
-    deadline = time.monotonic() + 3
-    while any(thread.name.startswith("cryptofs-pipeline") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "a pipeline's thread is left"
-        time.sleep(0.01)
+    wait_until(lambda: not any(thread.name.startswith("cryptofs-pipeline") for thread in threading.enumerate()), 3)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from helpers.daemons import Daemon
-from helpers.device_mount import configured, declare, write_private
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 
 from cryptofs.cli.commands import commands
 from cryptofs.client import Context, Pipeline, RequestError
@@ -27,8 +27,9 @@ queue-bytes = 1_200_000
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device for everybody and little room for anybody."""
     directory = tmp_path_factory.mktemp("quota")
-    key = write_private(directory / "key", bytes(range(32)))
-    yield from configured(directory, POLICY + declare("d", key, "aead", "gcm(aes)", f"user = {os.getuid()}"))
+    config = POLICY + declare("d", "aead", "gcm(aes)", "{secret}")
+    with serving_config(directory, config, secret=bytes(range(32))) as daemon:
+        yield daemon
 
 
 def test_less_in_flight(mount: Path) -> None:

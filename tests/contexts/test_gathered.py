@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from helpers.daemons import Daemon
+from helpers.configs import configured
+from helpers.daemons import SHARED, Daemon, serving
+from helpers.raw import Raw
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable, Stream
@@ -396,53 +398,33 @@ def bounded() -> Iterator[Daemon]:
         # pytest's own directories are closed to other users
         directory = Path(place)
         directory.chmod(0o755)
-        config = directory / "cryptofs.toml"
-        config.write_text("[policy]\ncontexts = 5\nqueue-bytes = 1_000_000\n")
-        config.chmod(0o600)
-        mountpoint = directory / "mount"
-        mountpoint.mkdir()
-        arguments = ["--config", str(config), "--engines", "openssl", "-o", "allow_other"]
-        if os.geteuid() == 0:
-            arguments += ["--user", "nobody"]
-        daemon = Daemon(mountpoint, *arguments, log=directory / "log")
-        try:
+        config = configured(directory, "[policy]\ncontexts = 5\nqueue-bytes = 1_000_000\n")
+        who = ("--user", "nobody") if os.geteuid() == 0 else ()
+        with serving(directory / "mount", *config, "--engines", "openssl", *SHARED, *who) as daemon:
             yield daemon
-            assert daemon.stop() == 0
-            assert "Traceback" not in daemon.log, daemon.log
-        finally:
-            if daemon.process.poll() is None:
-                daemon.kill()
 
 
-class Client:
+class Client(Raw):
     """A context over the mount, of gcm(aes)."""
 
     def __init__(self, mount: Path, nonblocking: bool = False) -> None:
-        self.fd = os.open(mount / "crypto", os.O_RDWR | os.O_CLOEXEC | (os.O_NONBLOCK if nonblocking else 0))
-        self.directory = mount / "contexts" / os.pread(self.fd, 64, 0).decode().strip()
-        attributes: dict[int, Any] = {Attr.TYPE: "aead", Attr.NAME: "gcm(aes)", Attr.KEY: bytes(16)}
-        assert self.call(Record(Operation.CONFIGURE, attributes=attributes)) == 0
-
-    def call(self, record: Record) -> int:
-        """One request; returns its status."""
-        os.pwrite(self.fd, build(record), 0)
-        select.select([self.fd], [], [], 30)
-        (answer,) = parse_responses(os.pread(self.fd, RECORD_MAX, 0))
-        return answer.status
+        super().__init__(mount, os.O_NONBLOCK * nonblocking)
+        self.configure("aead", "gcm(aes)", bytes(16))
 
     def part(self, identity: int, size: int, first: bool = True, more: bool = True) -> int:
         """A part of a message; returns its status or the errno of its write."""
         attributes: dict[int, Any] = {Attr.IV: bytes(12)} if first else {}
         try:
-            return self.call(Record(ENCRYPT, MORE * more, identity, 0, attributes, bytes(size)))
+            self.write(Record(ENCRYPT, MORE * more, identity, 0, attributes, bytes(size)))
         except OSError as error:
             return error.errno or -1
+        (answer,) = self.answers(1)
+        return answer.status
 
     @property
     def queue_bytes(self) -> int:
         """What status says."""
-        lines = (self.directory / "status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("queue-bytes:"))
+        return int(self.status()["queue-bytes"])
 
 
 @pytest.mark.mount

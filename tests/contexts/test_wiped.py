@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from helpers import context_bench
@@ -11,9 +12,10 @@ from helpers.public_keys import der_of, opened, rsa_key
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context
+from cryptofs.engines import der
 from cryptofs.engines.openssl import OpensslEngine, hash, kpp, macs, pairs, skcipher, transform
 from cryptofs.engines.rsa_key import RsaNumbers
-from cryptofs.errors import CryptofsError
+from cryptofs.errors import CryptofsError, InvalidValue
 from cryptofs.nodes import control
 from cryptofs.nodes.control import ControlHandle
 from cryptofs.nodes.crypto import CryptoHandle
@@ -136,6 +138,21 @@ def test_pieces_of_a_line(form: str, end: str, monkeypatch: pytest.MonkeyPatch) 
     assert [bytes(each) for each in pieces if secret in each and each is not key] == []
 
 
+def test_a_key_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read out of the line before its size is known."""
+    read: list[bytearray] = []
+
+    def decode(digits: bytearray) -> bytearray:
+        read.append(from_hexadecimal(digits))
+        return read[-1]
+
+    from_hexadecimal = text.from_hexadecimal
+    monkeypatch.setattr(text, "from_hexadecimal", decode)
+    with pytest.raises(InvalidValue, match="key of 8193 bytes"):
+        text.parse_line(b"set-key key=hex:" + b"41" * 8193 + b"\n")
+    assert read == [bytearray(8193)]
+
+
 def test_the_text_is_what_is_tested(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """A good line gives its key to the transform before it is zeroed."""
     data = bytearray(LINES["configured"] % KEY.hex().encode())
@@ -197,6 +214,23 @@ def test_copies_of_rsa_keys(copies: list[bytearray], type_: str, name: str, good
         opened(type_, name, key if good else key + b"x")
     assert copies
     assert not any(map(any, copies))
+
+
+def test_copies_of_a_curves_secret(copies: list[bytearray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare number is made a key in DER, which is zeroed as well."""
+
+    def enclose(*parts: Any) -> bytearray:
+        copies.append(made(*parts))
+        return copies[-1]
+
+    made = der.enclose
+    monkeypatch.setattr(der, "enclose", enclose)
+    secret = bytes(range(1, 33))
+    transform_ = opened("kpp", "ecdh-nist-p256", secret)
+    assert transform_.operate(Operation.PUBLIC_KEY, {}, b"")[0]
+    # the object identifier of the curve is no secret
+    assert len(copies) > 3
+    assert [bytes(each) for each in copies if secret in each] == []
 
 
 @pytest.mark.parametrize("name", ["ed25519", "x962(ecdsa-nist-p256)", "mldsa44"])

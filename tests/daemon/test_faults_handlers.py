@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
+from helpers.daemons import Daemon, serving
 from helpers.fake_engine import CANARY
-from helpers.faults import ABC, at_start, number_of, serving, wait_for_log
+from helpers.faults import ABC, at_start, number_of
 
 from cryptofs.client import Context, RequestError
 from cryptofs.records import Operation, Record, build, parse_responses
@@ -41,7 +41,7 @@ def fuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuses]:
     directory = tmp_path / "fuses"
     directory.mkdir()
     at_start(tmp_path, monkeypatch, f"inject({str(directory)!r})")
-    with serving(tmp_path, "--engines", "fake") as daemon:
+    with serving(tmp_path / "mount", "--engines", "fake", rough=True) as daemon:
         yield Fuses(daemon, directory)
 
 
@@ -84,7 +84,7 @@ def test_a_handler_that_raises_is_an_eio(fuses: Fuses, exception: str) -> None:
         for point, call in HANDLERS.items():
             with fuses.burning(point, exception):
                 assert number_of(functools.partial(call, fuses.mount)) == errno.EIO, point
-            wait_for_log(fuses.daemon, f"{CANARY} in {point}")
+            fuses.daemon.wait_for_line(f"{CANARY} in {point}")
             call(fuses.mount)
             assert good.digest(b"abc") == ABC
         with fuses.burning("status", exception):
@@ -98,12 +98,12 @@ def test_a_release_and_a_poll_that_raise(fuses: Fuses) -> None:
     with Context("hash", "toysum", mount=fuses.mount) as good:
         with fuses.burning("crypto-release"):
             _open_and_close(fuses.mount)
-            wait_for_log(fuses.daemon, f"{CANARY} in crypto-release")
+            fuses.daemon.wait_for_line(f"{CANARY} in crypto-release")
         with fuses.burning("crypto-poll"):
             poll = select.poll()
             poll.register(good.fileno(), select.POLLIN)
             events = poll.poll(2000)
-            wait_for_log(fuses.daemon, f"{CANARY} in crypto-poll")
+            fuses.daemon.wait_for_line(f"{CANARY} in crypto-poll")
             assert not events or events[0][1] & select.POLLERR, events
         assert good.digest(b"abc") == ABC
 
@@ -142,7 +142,7 @@ def test_an_engine_that_raises_is_an_eio(fuses: Fuses, point: str) -> None:
                 assert good.digest(b"abc") == ABC
         assert caught.value.errno == errno.EIO
         assert CANARY not in caught.value.message
-        wait_for_log(fuses.daemon, f"{CANARY} in {point}")
+        fuses.daemon.wait_for_line(f"{CANARY} in {point}")
         assert _use(fuses.mount, type_, name, operation)
         assert good.digest(b"abc") == ABC
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.daemons import Daemon
+from helpers.daemons import Daemon, serving
 from helpers.fake_engine import CANARY
-from helpers.faults import ABC, ROOT, at_start, serving
+from helpers.faults import ABC, ROOT, at_start
 from helpers.machine import mounts_below
 from helpers.raw import Raw, digest
 from helpers.waiting import wait_until
@@ -106,7 +106,7 @@ def fuse_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.mount
 def test_a_log_on_a_full_device(tmp_path: Path, fuse_directory: Path) -> None:
     """Standard error on /dev/full, from the first byte on."""
-    with serving(tmp_path, "--engines", "fake", kind=Unlogged, log=Path("/dev/full")) as daemon:
+    with serving(tmp_path / "mount", "--engines", "fake", kind=Unlogged, log=Path("/dev/full", rough=True)) as daemon:
         assert serves_through_noise(daemon, fuse_directory)
 
 
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, fuse_directory: Path) -> None:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
     try:
-        with serving(tmp_path, "--engines", "fake", log=disk / "log") as daemon:
+        with serving(tmp_path / "mount", "--engines", "fake", log=disk / "log", rough=True) as daemon:
             assert serves_through_noise(daemon, fuse_directory)
             wait_until(lambda: os.statvfs(disk).f_bfree == 0)
             assert CANARY in daemon.log
@@ -133,7 +133,7 @@ def test_a_log_that_nobody_reads(tmp_path: Path, fuse_directory: Path) -> None:
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     try:
-        with serving(tmp_path, "--engines", "fake", kind=Unlogged, log=pipe) as daemon:
+        with serving(tmp_path / "mount", "--engines", "fake", kind=Unlogged, log=pipe, rough=True) as daemon:
             try:
                 assert serves_through_noise(daemon, fuse_directory, functools.partial(drain, reader))
             except AssertionError:

@@ -7,12 +7,12 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.administration import DETACHED, as_root, daemon_of, ends_with_one_line, in_shell, kinds_on, run
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context
 from cryptofs.daemon.logs import Syslog
@@ -20,14 +20,6 @@ from cryptofs.daemon.logs import Syslog
 pytestmark = pytest.mark.mount
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} cryptofs\[\d+\] (debug|info|warning|error|critical): .+")
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    """Wait for it for some seconds."""
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline, "not within 20 s"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.administration import DETACHED, ROOT, as_root, daemon_of, ends_with_one_line, in_shell, kinds_on, run
 from helpers.daemons import Daemon
+from helpers.waiting import wait_until
 
 from cryptofs.daemon.mounting import MountError, MountOptions, check_options
 from cryptofs.mountinfo import mounts_on
@@ -307,10 +308,7 @@ def test_the_daemon_keeps_nothing_of_its_caller(point: Path, tmp_path: Path) -> 
     assert status["Umask"].strip() == "0077"
     assert int(status["SigBlk"], 16) == 0
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
-    while kinds_on(point):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not kinds_on(point), 20)
 
 
 # fstab

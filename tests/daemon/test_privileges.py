@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.waiting import wait_until
 
 from cryptofs.cli.mount import who_serves
 from cryptofs.client import Context
@@ -46,14 +47,6 @@ def is_closed(path: Path) -> bool:
         return False
     found = path.stat()
     return (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0)
-
-
-def wait_until_closed(path: Path) -> None:
-    """The keeper needs a moment after the daemon's death."""
-    deadline = time.monotonic() + 2
-    while not is_closed(path):
-        assert time.monotonic() < deadline, path
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -119,7 +112,7 @@ def test_however_it_ends_the_mount_point_is_closed(unprivileged: Daemon, number:
         assert time.monotonic() - began < 1
     finally:
         context.close()
-    wait_until_closed(unprivileged.mountpoint)
+    wait_until(lambda: is_closed(unprivileged.mountpoint), 2)
     writing = [
         "setpriv",
         "--reuid",
@@ -138,7 +131,7 @@ def test_umount_from_outside_ends_it(unprivileged: Daemon) -> None:
     """umount(8) by root: the daemon ends with 0, the mount point is closed."""
     subprocess.run(["umount", str(unprivileged.mountpoint)], check=True)
     assert unprivileged.process.wait(10) == 0
-    wait_until_closed(unprivileged.mountpoint)
+    wait_until(lambda: is_closed(unprivileged.mountpoint), 2)
 
 
 @as_root
@@ -200,7 +193,7 @@ def test_a_failing_start_leaves_nothing(reachable: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(reachable)], capture_output=True, text=True, check=False)
     assert "the assembly broke" in done.stderr
-    wait_until_closed(reachable)
+    wait_until(lambda: is_closed(reachable), 2)
 
 
 # The steps

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context
 from cryptofs.contexts.table import CONTEXTS_MAX, HANDLES_MAX, STATE_MAX
@@ -398,10 +399,7 @@ def test_callers_of_the_control_socket(served: Served) -> None:
             thread.join(60)
     assert served.step("reload").returncode == 0
     assert served.seals_with("one", 1)
-    deadline = time.monotonic() + 5
-    while len(os.listdir(f"/proc/{served.process.pid}/fd")) != before:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: len(os.listdir(f"/proc/{served.process.pid}/fd")) == before)
 
 
 @as_root

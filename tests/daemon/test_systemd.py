@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.other_user import AS_NOBODY, readable
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context
 
@@ -82,15 +83,6 @@ def digest_as_nobody() -> str:
 
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-
-def wait_until(true: object, seconds: float, what: str) -> None:
-    """Wait for a callable to be true."""
-    assert callable(true)
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what} within {seconds} s\n{journal()[-3000:]}"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -202,8 +194,8 @@ def test_reload(service: int) -> None:
     begun = time.time()
     with Context("hash", "sha256", mount=MOUNT) as context:
         run("systemctl", "reload", UNIT)
-        wait_until(lambda: "reload" in journal(begun).lower(), 10, "a word about the reload")
-        wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
+        wait_until(lambda: "reload" in journal(begun).lower(), 10)
+        wait_until(lambda: show("ActiveState") == "active", 10)
         assert context.digest(b"").hex() == EMPTY
     assert main_pid() == service
     assert int(show("NRestarts")) == 0
@@ -216,8 +208,8 @@ def test_watchdog_sees_a_stopped_daemon(service: int) -> None:
     time.sleep(12)
     assert main_pid() == service, "a healthy daemon is left alone"
     os.kill(service, signal.SIGSTOP)
-    wait_until(lambda: show("MainPID") not in (str(service), "0"), 30, "a new process")
-    wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
+    wait_until(lambda: show("MainPID") not in (str(service), "0"), 30)
+    wait_until(lambda: show("ActiveState") == "active", 10)
     assert digest_as_nobody() == EMPTY
     assert "watchdog timeout" in journal(begun).lower()
     assert show("NFileDescriptorStore") == "0"
@@ -247,7 +239,7 @@ class Client:
 
     def wait(self, word: str, after: float) -> float:
         """Wait until it says this after a time; when that was."""
-        wait_until(lambda: self.first(word, after), 20, word)
+        wait_until(lambda: self.first(word, after), 20)
         return self.first(word, after) or 0
 
     def close(self) -> None:
@@ -370,8 +362,8 @@ def test_fstab(installed: None) -> None:
         assert uid in run("ps", "-o", "uid=", "-C", "cryptofs").split()
     finally:
         run("umount", str(directory))
-    wait_until(lambda: not run("pgrep", "-u", "cryptofs", check=False), 10, "its end")
-    wait_until(lambda: directory.stat().st_mode & 0o7777 == 0, 5, "mode 0000")
+    wait_until(lambda: not run("pgrep", "-u", "cryptofs", check=False), 10)
+    wait_until(lambda: directory.stat().st_mode & 0o7777 == 0, 5)
 
 
 _AS_NOBODY_DIGEST = """
@@ -410,7 +402,7 @@ def test_a_device_whose_key_only_root_may_read(installed: None) -> None:
         config.write_text(text + "colour = 1\n")
         assert subprocess.run(["systemctl", "reload", UNIT], capture_output=True, check=False).returncode != 0
         assert "colour" in journal(begun)
-        wait_until(lambda: show("ActiveState") == "active", 10, "ready again")
+        wait_until(lambda: show("ActiveState") == "active", 10)
         assert "cryptofs.toml" in show("StatusText")
         assert run(*command).strip() == expected
         # a file that was replaced, and the first device of another name, need no restart
@@ -617,8 +609,8 @@ def test_a_mount_that_was_taken_away_is_made_again(service: int) -> None:
         run("umount", "-l", str(MOUNT))
         # the connection lives on, and that is what a daemon that asks no path would see
         assert context.digest(b"").hex() == EMPTY
-        wait_until(lambda: show("MainPID") not in (str(service), "0"), 30, "a new process")
-    wait_until(lambda: show("ActiveState") == "active", 30, "ready again")
+        wait_until(lambda: show("MainPID") not in (str(service), "0"), 30)
+    wait_until(lambda: show("ActiveState") == "active", 30)
     assert digest_as_nobody() == EMPTY
     assert "the mount was taken away from its path" in journal(begun)
     assert "watchdog timeout" not in journal(begun).lower()
@@ -630,7 +622,7 @@ def test_a_mount_that_is_covered_is_no_service(service: int) -> None:
     with drop_in("Restart=no"):
         run("mount", "-t", "tmpfs", "none", str(MOUNT))
         try:
-            wait_until(lambda: show("ActiveState") == "failed", 30, "its failure")
+            wait_until(lambda: show("ActiveState") == "failed", 30)
             assert "tmpfs is mounted over the mount" in journal(begun)
             assert f" {MOUNT} tmpfs " in Path("/proc/self/mounts").read_text()
         finally:
@@ -676,13 +668,13 @@ def test_a_hardened_client_keeps_the_mount_over_a_restart(service: int, first: s
 
     try:
         if first == "client":
-            wait_until(lambda: "none" in said(0), 20, "a try")
+            wait_until(lambda: "none" in said(0), 20)
         else:
-            wait_until(lambda: EMPTY in said(0), 20, "a digest")
+            wait_until(lambda: EMPTY in said(0), 20)
         run("systemctl", "restart", UNIT)
         time.sleep(1)
         since = time.time() + 1
-        wait_until(lambda: EMPTY in said(since), 20, "a digest through the new mount")
+        wait_until(lambda: EMPTY in said(since), 20)
     finally:
         run("systemctl", "stop", "hardened", check=False)
 

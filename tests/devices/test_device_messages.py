@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from helpers.daemons import Daemon
-from helpers.stream_devices import context_of, declare, device_of, newest, open_stream, read_all, serving
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.stream_devices import context_of, device_of, newest, open_stream, read_all
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts.steps import Step
@@ -33,11 +34,11 @@ KEYS = {
     ),
 }
 DEVICES = (
-    declare("gcm", "aead", "gcm(aes)", "secret")
-    + declare("cbc", "skcipher", "cbc(aes)", "secret")
-    + declare("ctr", "skcipher", "ctr(aes)", "secret")
-    + declare("mac", "hash", "hmac(sha256)", "secret")
-    + declare("ed", "sig", "ed25519", "private")
+    declare("gcm", "aead", "gcm(aes)", "{secret}")
+    + declare("cbc", "skcipher", "cbc(aes)", "{secret}")
+    + declare("ctr", "skcipher", "ctr(aes)", "{secret}")
+    + declare("mac", "hash", "hmac(sha256)", "{secret}")
+    + declare("ed", "sig", "ed25519", "{private}")
 )
 WAYS = [("gcm", "encrypt"), ("gcm", "decrypt"), ("cbc", "encrypt"), ("cbc", "decrypt"), ("ctr", "encrypt")]
 WAYS += [("ctr", "decrypt"), ("mac", "digest"), ("ed", "sign")]
@@ -47,7 +48,7 @@ AGAIN = "open the file again"
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device of each kind that has streams."""
-    with serving(tmp_path_factory.mktemp("messages"), KEYS, DEVICES) as daemon:
+    with serving_config(tmp_path_factory.mktemp("messages"), DEVICES, **KEYS) as daemon:
         yield daemon
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
-from helpers.daemons import Daemon
+from helpers.configs import declare
+from helpers.daemons import serving_config
 
 from cryptofs.client import Context, RequestError
 
@@ -21,18 +22,18 @@ CONFIG = """
 [devices.ed]
 type = "sig"
 name = "ed25519"
-key.file = "{directory}/ed"
+key.file = "{ed}"
 
 [devices.rsa]
 type = "sig"
 name = "pkcs1(rsa,sha256)"
 operations = ["sign", "public-key"]
-key.file = "{directory}/rsa"
+key.file = "{rsa}"
 
 [devices.curve]
 type = "kpp"
 name = "curve25519"
-key.file = "{directory}/curve"
+key.file = "{curve}"
 """
 
 
@@ -46,22 +47,9 @@ def pkcs8(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | x25519.X25519Priv
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A mount with three devices."""
     directory = tmp_path_factory.mktemp("keys")
-    for name, key in (("ed", ED25519), ("rsa", RSA), ("curve", X25519)):
-        path = directory / name
-        path.touch(0o600)
-        path.write_bytes(pkcs8(key))  # type: ignore[arg-type]
-    config = directory / "cryptofs.toml"
-    config.touch(0o600)
-    config.write_text(CONFIG.format(directory=directory))
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "--config", str(config), log=directory / "log")
-    try:
-        yield mountpoint
-        assert daemon.stop() == 0, daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
+    keys = {name: pkcs8(key) for name, key in (("ed", ED25519), ("rsa", RSA), ("curve", X25519))}  # type: ignore[arg-type]
+    with serving_config(directory, CONFIG, **keys) as daemon:
+        yield daemon.mountpoint
 
 
 def test_sign(mount: Path) -> None:
@@ -110,13 +98,11 @@ def test_agree(mount: Path) -> None:
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     """At the start, with the device's name; nothing of the key is told."""
     key = pkcs8(ec.generate_private_key(ec.SECP256R1()))  # type: ignore[arg-type]
-    (tmp_path / "k").touch(0o600)
-    (tmp_path / "k").write_bytes(key)
-    config = tmp_path / "cryptofs.toml"
-    config.touch(0o600)
-    config.write_text(f'[devices.x]\ntype = "sig"\nname = "ed25519"\nkey.file = "{tmp_path}/k"\n')
-    (tmp_path / "mount").mkdir()
-    with pytest.raises(RuntimeError, match=r"devices\.x\.key\.file: ") as caught:
-        Daemon(tmp_path / "mount", "--config", str(config), log=tmp_path / "log")
+    config = declare("x", "sig", "ed25519", "{secret}")
+    with (
+        pytest.raises(RuntimeError, match=r"devices\.x\.key\.file: ") as caught,
+        serving_config(tmp_path, config, secret=key),
+    ):
+        pass
     assert key.hex()[:16] not in str(caught.value)
     assert os.listdir(tmp_path / "mount") == []

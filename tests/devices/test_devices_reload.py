@@ -13,28 +13,23 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from helpers.daemons import Daemon
-from helpers.device_mount import (
-    ENCRYPT,
-    KEYS,
-    MEMBER,
-    NAMES,
-    OWNER,
-    STRANGER,
-    AsUser,
-    as_user,
-    declare,
-    let_in,
-    needs_root,
-    options,
-    refused,
-    write_private,
-)
+from helpers.configs import declare, write_private
+from helpers.daemons import SHARED, Daemon
+from helpers.device_mount import ENCRYPT, KEYS, NAMES, refused
+from helpers.other_user import MEMBER, OWNER, STRANGER, AsUser, as_user, let_in, needs_root
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context
 from cryptofs.records import Record, build, parse_responses
 
 pytestmark = pytest.mark.mount
+
+
+def reload_said(daemon: Daemon, before: int) -> str:
+    """The log behind its first `before` characters, once a reload has been told of."""
+    ended = re.compile(r"reloaded: .*\n|reload failed.*\n")
+    wait_until(lambda: ended.search(daemon.log[before:]), 20, lambda: daemon.log[before:])
+    return daemon.log[before:]
 
 
 class Reloaded:
@@ -55,18 +50,14 @@ class Reloaded:
         """Serve."""
         write_private(self.config, text.encode())
         log = self.directory / "log"
-        self.daemon = Daemon(self.mountpoint, *options(), "--config", str(self.config), log=log)
+        self.daemon = Daemon(self.mountpoint, *SHARED, "--config", str(self.config), log=log)
 
     def reload(self, text: str, expected: str = "reloaded:") -> str:
         """Change the file and tell the daemon; returns what it logs then."""
         write_private(self.config, text.encode())
         before = len(self.daemon.log)
         self.daemon.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while not re.search(r"reloaded: .*\n|reload failed.*\n", said := self.daemon.log[before:]):
-            assert self.daemon.process.poll() is None, self.daemon.log
-            assert time.monotonic() < deadline, said
-            time.sleep(0.02)
+        said = reload_said(self.daemon, before)
         assert expected in said
         return said
 
@@ -94,7 +85,7 @@ def test_reload(reloaded: Reloaded) -> None:
     owner = f"user = {os.getuid()}"
 
     def gcm(name: str, key: Path) -> str:
-        return declare(name, key, "aead", "gcm(aes)", owner)
+        return declare(name, "aead", "gcm(aes)", key, owner)
 
     stay = gcm("stays", one)
     reloaded.start(stay + gcm("changes", one) + gcm("goes", one))
@@ -141,8 +132,8 @@ def test_reload_takes_a_new_key(reloaded: Reloaded) -> None:
     write_private(keys["authenc"], KEYS["authenc"])
     write_private(keys["hex"], b"01" * 32)
     owner = f"user = {os.getuid()}"
-    text = "".join(declare(name, keys[name], *NAMES[name], owner) for name in ("gcm", "xts", "authenc", "hmac"))
-    text += declare("hex", keys["hex"], "aead", "gcm(aes)", owner, 'key.encoding = "hex"')
+    text = "".join(declare(name, *NAMES[name], keys[name], owner) for name in ("gcm", "xts", "authenc", "hmac"))
+    text += declare("hex", "aead", "gcm(aes)", keys["hex"], owner, 'key.encoding = "hex"')
     reloaded.start(text)
 
     def inode(name: str) -> int:
@@ -187,7 +178,7 @@ def test_a_key_that_went_bad_keeps_everything(reloaded: Reloaded) -> None:
     """
     one, two = reloaded.key("one", 1), reloaded.key("two", 2)
     owner = f"user = {os.getuid()}"
-    text = declare("good", one, "aead", "gcm(aes)", owner) + declare("bad", two, "aead", "gcm(aes)", owner)
+    text = declare("good", "aead", "gcm(aes)", one, owner) + declare("bad", "aead", "gcm(aes)", two, owner)
     reloaded.start(text)
     write_private(one, bytes([3]) * 32)
 
@@ -232,7 +223,7 @@ def test_keys_that_the_daemon_may_not_read(tmp_path: Path) -> None:
     (tmp_path / "mount").mkdir()
     let_in(tmp_path / "mount")
     key = write_private(tmp_path / "key", bytes(32))
-    config = write_private(tmp_path / "cryptofs.toml", declare("d", key, "aead", "gcm(aes)").encode())
+    config = write_private(tmp_path / "cryptofs.toml", declare("d", "aead", "gcm(aes)", key).encode())
     config.chmod(0o644)
     log = tmp_path / "log"
     daemon = Daemon(tmp_path / "mount", "--engines", "openssl", "--user", "nobody", "--config", str(config), log=log)
@@ -241,11 +232,7 @@ def test_keys_that_the_daemon_may_not_read(tmp_path: Path) -> None:
         config.write_text(text)
         before = len(daemon.log)
         daemon.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while not re.search(r"reloaded: .*\n|reload failed.*\n", daemon.log[before:]):
-            assert time.monotonic() < deadline, daemon.log
-            time.sleep(0.02)
-        return daemon.log[before:]
+        return reload_said(daemon, before)
 
     try:
         text = config.read_text()
@@ -253,7 +240,7 @@ def test_keys_that_the_daemon_may_not_read(tmp_path: Path) -> None:
         assert "reloaded: " in said
         assert "keys that could not be looked at (the daemon has given up root: restart it" in said
         assert said.rstrip().endswith("): d")
-        said = reload(text + declare("new", key, "aead", "gcm(aes)"))
+        said = reload(text + declare("new", "aead", "gcm(aes)", key))
         uid = pwd.getpwnam("nobody").pw_uid
         assert f"devices.new.key.file: file {key}: uid {uid} may not read it (EACCES): the daemon has given up" in said
         assert "restart it" in said
@@ -293,7 +280,7 @@ def test_keys_that_the_daemon_may_not_read(tmp_path: Path) -> None:
 def test_a_bad_file_keeps_the_old_one(reloaded: Reloaded, wrong: str, why: str) -> None:
     """The log says what is wrong and where; what was served is served on."""
     key = reloaded.key("key", 1)
-    good = declare("d", key, "aead", "gcm(aes)", f"user = {os.getuid()}")
+    good = declare("d", "aead", "gcm(aes)", key, f"user = {os.getuid()}")
     reloaded.start(good)
     with reloaded.device("d") as context:
         said = reloaded.reload(wrong.replace('"KEY"', f'"{key}"'), "reload failed, the old configuration holds")
@@ -355,7 +342,7 @@ def test_reload_against_opens(reloaded: Reloaded) -> None:
     keys = {OWNER: reloaded.key("one", 1), MEMBER: reloaded.key("two", 2)}
 
     def text(uid: int) -> str:
-        return declare("d", keys[uid], "aead", "gcm(aes)", f"user = {STRANGER}", f"group = {uid}", 'mode = "0660"')
+        return declare("d", "aead", "gcm(aes)", keys[uid], f"user = {STRANGER}", f"group = {uid}", 'mode = "0660"')
 
     reloaded.start(text(OWNER))
     let_in(reloaded.mountpoint)
@@ -400,9 +387,9 @@ def test_no_key_no_start(tmp_path: Path) -> None:
     config = tmp_path / "cryptofs.toml"
     cases = {
         declare(
-            "d", tmp_path / "gone", "aead", "gcm(aes)"
+            "d", "aead", "gcm(aes)", tmp_path / "gone"
         ): f"{config}:4: devices.d.key.file: key source gone: file {tmp_path}/gone",
-        declare("d", write_private(tmp_path / "short", bytes(5)), "aead", "gcm(aes)"): "key of 5 bytes",
+        declare("d", "aead", "gcm(aes)", write_private(tmp_path / "short", bytes(5))): "key of 5 bytes",
         '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.credential = "none"\n': "gone: credential 'none'",
     }
     for text, expected in cases.items():

@@ -145,11 +145,15 @@ def test_a_second_reader_makes_it_a_pipe(mount: Path, tmp_path: Path) -> None:
     plain.write_bytes(os.urandom(40_000_000))
     script = """
     exec 3<>"$M/devices/gcm/encrypt"
-    for each in "$M"/contexts/*; do cat "$each/stream" >"$2" 3>&- & done
-    sleep 0.3; cat "$1" >&3 || exit 1
-    exec 3>&-; wait"""
-    shell(script, mount, plain, sealed)
+    for each in "$M"/contexts/*; do newest=$each; done
+    cat "$newest/stream" >"$2" 3>&- & reader=$!
+    sleep 0.3; cat "$1" >&3; echo "write $?"
+    exec 3>&-; wait $reader; echo "read $?" """
+    done = shell(script, mount, plain, sealed)
     # closing the last descriptor of the device ends the context: its reader is told, rather than given an end of file
+    assert (done.returncode, done.stdout) == (0, "write 0\nread 1\n"), done
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert sealed.stat().st_size > DEVICE_STREAM
     assert refused(errno.EBADMSG, lambda: by_client(mount, "gcm", "decrypt", sealed, again))
 
 

@@ -6,19 +6,9 @@ from pathlib import Path
 
 import pytest
 from helpers import device_mount
-from helpers.daemons import Daemon
-from helpers.device_mount import (
-    DIGEST,
-    GROUP,
-    MEMBER,
-    OWNER,
-    STRANGER,
-    as_user,
-    let_in,
-    needs_root,
-    options,
-    write_private,
-)
+from helpers.daemons import serving_config
+from helpers.device_mount import DIGEST
+from helpers.other_user import GROUP, MEMBER, OWNER, STRANGER, as_user, let_in, needs_root
 
 from cryptofs.records import Record, build
 
@@ -107,11 +97,8 @@ print([line for line in status.split("\\n") if line.startswith("last-error")])
 @needs_root
 def test_rules_and_quotas_of_two_users(tmp_path: Path) -> None:
     """What one user holds is nobody else's matter; what is refused says why."""
-    config = write_private(tmp_path / "cryptofs.toml", RULES.encode())
-    mountpoint = tmp_path / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, *options(), "--config", str(config), log=tmp_path / "log")
-    try:
+    with serving_config(tmp_path, RULES) as daemon:
+        mountpoint = daemon.mountpoint
         let_in(mountpoint)
         small = [build(Record(DIGEST, id=each)).hex() for each in range(30)]
         large = [build(Record(DIGEST, id=each, payload=bytes(40_000))).hex() for each in range(2)]
@@ -137,8 +124,3 @@ def test_rules_and_quotas_of_two_users(tmp_path: Path) -> None:
         assert f"uid={STRANGER}" in log
         assert "refused=EDQUOT" in log
         assert "refused=EACCES" in log
-        assert daemon.stop() == 0
-        assert "Traceback" not in daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()

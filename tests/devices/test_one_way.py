@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from helpers.daemons import Daemon
-from helpers.stream_devices import OPENSSL, context_of, declare, device_of, newest, open_stream, read_all, serving
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.stream_devices import OPENSSL, context_of, device_of, newest, open_stream, read_all
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,13 +32,13 @@ KEY = bytes(range(32))
 ONE_WAY = 'operations = ["encrypt"]'
 DEVICES = (
     "".join(
-        declare(f"{mode}-seal", "skcipher", f"{mode}(aes)", "secret", ONE_WAY)
+        declare(f"{mode}-seal", "skcipher", f"{mode}(aes)", "{secret}", ONE_WAY)
         for mode in ("cbc", "cfb", "ctr", "ofb", "ecb", "xts")
     )
-    + declare("cbc-both", "skcipher", "cbc(aes)", "secret")
-    + declare("cbc-open", "skcipher", "cbc(aes)", "secret", 'operations = ["decrypt"]')
-    + declare("cbc-caller", "skcipher", "cbc(aes)", "secret", ONE_WAY, 'nonce = "caller"')
-    + declare("gcm-seal", "aead", "gcm(aes)", "secret", ONE_WAY)
+    + declare("cbc-both", "skcipher", "cbc(aes)", "{secret}")
+    + declare("cbc-open", "skcipher", "cbc(aes)", "{secret}", 'operations = ["decrypt"]')
+    + declare("cbc-caller", "skcipher", "cbc(aes)", "{secret}", ONE_WAY, 'nonce = "caller"')
+    + declare("gcm-seal", "aead", "gcm(aes)", "{secret}", ONE_WAY)
 ).replace('"xts(aes)"\nkey.file = "{secret}"', '"xts(aes)"\nkey.file = "{double}"')
 CHAINED = ["cbc-seal", "cfb-seal"]
 
@@ -45,7 +46,7 @@ CHAINED = ["cbc-seal", "cfb-seal"]
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with devices that only encrypt, and some that do not."""
-    with serving(tmp_path_factory.mktemp("one-way"), {"secret": KEY, "double": KEY + KEY[::-1]}, DEVICES) as daemon:
+    with serving_config(tmp_path_factory.mktemp("one-way"), DEVICES, secret=KEY, double=KEY + KEY[::-1]) as daemon:
         yield daemon
 
 

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from helpers.daemons import Daemon
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 from helpers.machine import IN_GUEST
-from helpers.stream_devices import declare, newest, open_stream, read_all, serving
+from helpers.stream_devices import newest, open_stream, read_all
 
 from cryptofs.client import Context
 
 pytestmark = pytest.mark.mount
 
 KEY = bytes(range(32))
-CONFIG = declare("backup", "aead", "gcm(aes)", "secret") + declare("mac", "hash", "hmac(sha256)", "secret")
+CONFIG = declare("backup", "aead", "gcm(aes)", "{secret}") + declare("mac", "hash", "hmac(sha256)", "{secret}")
 SIZE = 1_000_001 if IN_GUEST else 5_000_001
 SEGMENT = 12 + 65_536 + 16
 
@@ -32,7 +33,7 @@ SEGMENT = 12 + 65_536 + 16
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device for files and one for digests."""
-    with serving(tmp_path_factory.mktemp("idioms"), {"secret": KEY}, CONFIG) as daemon:
+    with serving_config(tmp_path_factory.mktemp("idioms"), CONFIG, secret=KEY) as daemon:
         yield daemon
 
 
@@ -186,14 +187,6 @@ def write(descriptor: int, data: bytes) -> int:
         return -(error.errno or 0)
 
 
-def wait_for_line(daemon: Daemon, *words: str) -> None:
-    """Wait until the log has a line with all these words."""
-    deadline = time.monotonic() + 5
-    while not any(all(word in line for word in words) for line in daemon.log.splitlines()):
-        assert time.monotonic() < deadline, daemon.log
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("part", [0, 10])
 def test_a_write_behind_a_read(mount: Path, part: int) -> None:
     """Before the end of file was read: EBUSY for the writer, and for the reader in place of the end of file."""
@@ -213,10 +206,10 @@ def test_what_nobody_read_is_recorded(mount: Path, daemon: Daemon, plain: Path, 
     """In the audit trail, with the device, whatever the program was: cat has no way to know."""
     done = run("bash", 'cat "$IN" 1<>"$D/encrypt"', mount, plain, tmp_path / "out")
     assert done.returncode == 0
-    wait_for_line(daemon, ": close ", "device=backup", "refused=ECANCELED", "bytes of the stream's output")
+    daemon.wait_for_line(": close ", "device=backup", "refused=ECANCELED", "bytes of the stream's output")
     with Context("hash", "sha256", mount=mount) as context:
         (context.directory / "stream").write_bytes(b"text")
-    wait_for_line(daemon, ": close ", "name=sha256", "nobody has read 32 bytes")
+    daemon.wait_for_line(": close ", "name=sha256", "nobody has read 32 bytes")
 
 
 def test_what_was_read_is_not_recorded(mount: Path, daemon: Daemon) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes, hmac
-from helpers.daemons import Daemon
-from helpers.stream_devices import context_of, declare, device_of, newest, open_stream, read_all, serving
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.stream_devices import context_of, device_of, newest, open_stream, read_all
 
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
@@ -24,8 +25,8 @@ RATE = 5
 KEY = bytes(range(32))
 CONFIG = f"[policy]\nrate = {RATE}\n" + "".join(
     (
-        declare("mac", "hash", "hmac(sha256)", "secret"),
-        declare("gcm", "aead", "gcm(aes)", "secret"),
+        declare("mac", "hash", "hmac(sha256)", "{secret}"),
+        declare("gcm", "aead", "gcm(aes)", "{secret}"),
     )
 )
 DIGEST = Operation.DIGEST
@@ -34,7 +35,7 @@ DIGEST = Operation.DIGEST
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that gives everybody five requests a second."""
-    with serving(tmp_path_factory.mktemp("rate"), {"secret": KEY}, CONFIG) as daemon:
+    with serving_config(tmp_path_factory.mktemp("rate"), CONFIG, secret=KEY) as daemon:
         yield daemon
 
 
@@ -159,11 +160,7 @@ def test_refusals_are_recorded(mount: Path, daemon: Daemon) -> None:
         stream = open_stream(mount, "mac", "digest")
         refused = over_quota(os.write, stream, b"text")
         os.close(stream)
-    wanted = ("refused=EDQUOT", "a second", " context=", " device=", ": write ")
-    deadline = time.monotonic() + 5
-    while not any(all(each in line for each in wanted) for line in daemon.log.splitlines()):
-        assert time.monotonic() < deadline, daemon.log
-        time.sleep(0.05)
+    daemon.wait_for_line("refused=EDQUOT", "a second", " context=", " device=", ": write ")
 
 
 # Without a mount

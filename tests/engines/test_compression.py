@@ -18,6 +18,7 @@ import zstandard
 from helpers.compressors import COMPRESS, DECOMPRESS, LIBRARY, in_parts, transform_of, whole
 from helpers.daemons import Daemon
 from helpers.machine import TESTS
+from helpers.raw import Raw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vectors.compressions import VECTORS, Vector
@@ -493,9 +494,8 @@ def test_mount_bomb(own_daemon: Daemon) -> None:
 @pytest.mark.mount
 def test_mount_stream(mount: Path, name: str) -> None:
     """The raw stream, configured by text: compress, then decompress what came out."""
-    fd = os.open(mount / "crypto", os.O_RDWR)
-    try:
-        directory = mount / "contexts" / os.pread(fd, 20, 0).decode().strip()
+    with Raw(mount) as raw:
+        directory = raw.directory
         (directory / "ctl").write_text(f"configure type=compression name={name}\n")
         (directory / "stream").write_bytes(TEXT)
         made = (directory / "stream").read_bytes()
@@ -510,8 +510,6 @@ def test_mount_stream(mount: Path, name: str) -> None:
         status = (directory / "status").read_text()
         assert "stream-error: EINVAL" in status
         assert "no such format" not in status
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.mount
@@ -521,9 +519,8 @@ def test_mount_stream_expands(own_daemon: Daemon, name: str) -> None:
     size = 200 * MIB
     made = in_parts(name, COMPRESS, [bytes(4 * MIB)] * (size // (4 * MIB)))
     assert len(made) < MIB
-    fd = os.open(own_daemon.mountpoint / "crypto", os.O_RDWR)
-    try:
-        directory = own_daemon.mountpoint / "contexts" / os.pread(fd, 20, 0).decode().strip()
+    with Raw(own_daemon.mountpoint) as raw:
+        directory = raw.directory
         (directory / "ctl").write_text(f"configure type=compression name={name} operation=decompress\n")
         before = own_daemon.memory
         feeder = threading.Thread(target=(directory / "stream").write_bytes, args=(made,))
@@ -536,16 +533,13 @@ def test_mount_stream_expands(own_daemon: Daemon, name: str) -> None:
         feeder.join()
         assert total == size
         assert own_daemon.memory - before < 24 * MIB
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.mount
 def test_mount_slow_stream_holds_nobody_up(mount: Path) -> None:
     """While a stream compresses at a slow level, others are answered."""
-    fd = os.open(mount / "crypto", os.O_RDWR)
-    try:
-        directory = mount / "contexts" / os.pread(fd, 20, 0).decode().strip()
+    with Raw(mount) as raw:
+        directory = raw.directory
         (directory / "ctl").write_text("configure type=compression name=zstd level=19\n")
         text = b"".join(b"%d is not %d\n" % (n, n * n * n) for n in range(60_000))
         made: list[bytes] = []
@@ -564,20 +558,18 @@ def test_mount_slow_stream_holds_nobody_up(mount: Path) -> None:
         worker.join()
         assert in_parts("zstd", DECOMPRESS, made) == text
         assert answered > 20
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.mount
 def test_mount_closed_while_a_worker_computes(mount: Path) -> None:
     """A context that goes in the middle of its stream's work takes nothing with it."""
     for _ in range(5):
-        fd = os.open(mount / "crypto", os.O_RDWR)
-        directory = mount / "contexts" / os.pread(fd, 20, 0).decode().strip()
+        raw = Raw(mount)
+        directory = raw.directory
         (directory / "ctl").write_text("configure type=compression name=zstd level=19\n")
         with (directory / "stream").open("wb", buffering=0) as stream:
             stream.write(TEXT[:131_072])
-            os.close(fd)
+            raw.close()
     with Context("compression", "zstd", mount=mount) as context:
         assert context.decompress(context.compress(TEXT)) == TEXT
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.faults import ABC, ROOT, at_start, serving
+from helpers.daemons import Daemon, serving
+from helpers.faults import ABC, ROOT, at_start
 from helpers.machine import AF_ALG, mounts_below
 from helpers.raw import Raw, encryption
 
@@ -278,7 +278,10 @@ def test_a_generator_goes_on_after_a_short_read(script: Script) -> None:
 def test_a_container_that_forbids_af_alg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """A real filter of system calls in front of AF_ALG: OpenSSL serves."""
     at_start(tmp_path, monkeypatch, f"refuse_af_alg({number})")
-    with serving(tmp_path) as daemon, Context("hash", "sha256", mount=daemon.mountpoint) as context:
+    with (
+        serving(tmp_path / "mount", rough=True) as daemon,
+        Context("hash", "sha256", mount=daemon.mountpoint) as context,
+    ):
         assert context.engine == "openssl"
         assert context.digest(b"abc") == ABC
 
@@ -288,9 +291,8 @@ def test_a_container_that_forbids_af_alg(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_start_without_sockets_left_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EMFILE at the start is not 'no AF_ALG': the daemon ends with one line that names it, and mounts nothing."""
     at_start(tmp_path, monkeypatch, f"refuse_af_alg({errno.EMFILE})")
-    (tmp_path / "mount").mkdir()
-    with pytest.raises(RuntimeError, match="EMFILE") as caught:
-        Daemon(tmp_path / "mount", log=tmp_path / "log")
+    with pytest.raises(RuntimeError, match="EMFILE") as caught, serving(tmp_path / "mount"):
+        pass
     assert "Traceback" not in str(caught.value)
     assert not mounts_below(tmp_path)
 

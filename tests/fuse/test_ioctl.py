@@ -10,12 +10,12 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from helpers.compiling import compiled
 from helpers.machine import TESTS
+from helpers.waiting import wait_until
 
 from cryptofs.client import Context
 from cryptofs.records import (
@@ -199,9 +199,7 @@ def test_a_signal_ends_a_read_at_once(mount: Path) -> None:
         os.write(writer, b"abc")
         for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
             reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            deadline = time.monotonic() + 10
-            while b"fuse" not in Path(f"/proc/{reader.pid}/wchan").read_bytes() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_until(lambda pid=reader.pid: b"request_wait" in Path(f"/proc/{pid}/wchan").read_bytes())  # type: ignore[misc]
             reader.send_signal(number)
             assert reader.wait(5) == -number
         os.close(writer)

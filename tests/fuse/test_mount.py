@@ -31,7 +31,7 @@ pytestmark = pytest.mark.mount
 def shell(script: str, mount: Path, *arguments: str, timeout: float = 60) -> str:
     """Run a bash script with $M the mount; returns its output. It must succeed."""
     done = subprocess.run(
-        ["bash", "-euc", script, "bash", *arguments],
+        ["bash", "-euo", "pipefail", "-c", script, "bash", *arguments],
         env={**os.environ, "M": str(mount)},
         capture_output=True,
         text=True,
@@ -204,9 +204,9 @@ def test_shell_streams(mount: Path, tmp_path: Path) -> None:
         CONTEXT
         + """
         printf 'configure type=skcipher name=ctr(aes) key=hex:%032d iv=hex:%032d' 0 0 > $C/ctl
-        cat $1/big > $C/stream & cat $C/stream > $1/sealed; wait
+        cat $1/big > $C/stream & cat $C/stream > $1/sealed; wait $!
         printf 'reset operation=decrypt iv=hex:%032d' 0 > $C/ctl
-        cat $1/sealed > $C/stream & cat $C/stream > $1/back; wait
+        cat $1/sealed > $C/stream & cat $C/stream > $1/back; wait $!
         exec 3>&-
     """
     )
@@ -231,7 +231,7 @@ def test_a_stream_reader_waits_for_its_writer(mount: Path) -> None:
         + """
         echo 'configure type=hash name=sha256' > $C/ctl
         (sleep 0.5; (printf a; sleep 0.5; printf b; sleep 0.5; printf c) > $C/stream) &
-        cat $C/stream | od -An -tx1 | tr -d ' \\n'; wait
+        cat $C/stream | od -An -tx1 | tr -d ' \\n'; wait $!
     """
     )
     assert shell(script, mount).startswith("ba7816bf")
@@ -320,7 +320,7 @@ def test_the_page_cache_is_never_asked(mount: Path, tmp_path: Path) -> None:
     ):
         for _ in range(5):
             (cipher.directory / "ctl").write_text(f"reset iv=hex:{bytes(16).hex()}")
-            script = "cat $1 > $2/stream & cat $2/stream > $3/stream; wait"
+            script = "cat $1 > $2/stream & cat $2/stream > $3/stream; wait $!"
             shell(script, mount, str(tmp_path / "data"), str(cipher.directory), str(hasher.directory))
             digest = (hasher.directory / "stream").read_bytes()
             assert digest == hasher.digest(cipher.encrypt(data, bytes(16)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
-from helpers.device_mount import MEMBER, STRANGER, as_user, needs_root
+from helpers.other_user import MEMBER, STRANGER, as_user, needs_root
 
 from cryptofs.client import MountNotFound, mounts
 from cryptofs.daemon.privileges import Account, mount_fuse, mounts_at, take_away

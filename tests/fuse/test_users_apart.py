@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
+from helpers.daemons import SHARED, Daemon, serving
+from helpers.other_user import become
 
 from cryptofs.records import Attr, Operation, Record, build, parse_responses
 
@@ -85,14 +86,8 @@ def silent(place: Path) -> Iterator[Path]:
 @pytest.fixture
 def daemon(place: Path) -> Iterator[Daemon]:
     """A daemon for one test, whose mount is everybody's."""
-    mountpoint = place / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "-o", "allow_other", log=place / "log")
-    try:
+    with serving(place / "mount", *SHARED, rough=True) as daemon:
         yield daemon
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
 
 
 @contextlib.contextmanager
@@ -102,9 +97,7 @@ def as_user(uid: int, do: Callable[[], None]) -> Iterator[int]:
     if not child:
         status = 1
         try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+            become(uid)
             do()
             status = 0
         finally:

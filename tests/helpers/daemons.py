@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers.configs import configured
 from helpers.machine import mounts_below
+from helpers.waiting import wait_until
 
 
 class Daemon:
@@ -35,6 +37,12 @@ class Daemon:
     def log(self) -> str:
         """What the daemon has said so far."""
         return self._log.read_text()
+
+    def wait_for_line(self, *words: str) -> None:
+        """Wait until the log has a line with all these words: it may be written a little later."""
+        wait_until(
+            lambda: any(all(word in line for word in words) for line in self.log.splitlines()), 10, lambda: self.log
+        )
 
     @property
     def memory(self) -> int:
@@ -63,7 +71,7 @@ class Daemon:
         subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], capture_output=True, check=False)
 
 
-def may_share() -> bool:
+def _may_share() -> bool:
     """Whether a mount of this user can be open to all users: root's can, and others' where the system allows it."""
     if os.geteuid() == 0:
         return True
@@ -72,17 +80,34 @@ def may_share() -> bool:
     return False
 
 
-def serve(directory: Path, *arguments: str) -> Iterator[Daemon]:
-    """A daemon until the test or module is done; it must end well."""
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, *arguments, log=directory / "log")
+SHARED = ("-o", "allow_other") if _may_share() else ()
+"""What a daemon is given so that its mount is everybody's."""
+
+
+@contextlib.contextmanager
+def serving(
+    mountpoint: Path, *arguments: str, kind: type[Daemon] = Daemon, log: Path | None = None, rough: bool = False
+) -> Iterator[Daemon]:
+    """A daemon of its own, which must end well: with status 0, no traceback in its log, and no mount.
+
+    mountpoint: made where it is missing; the log is beside it. rough: the test does things to it that show in its log,
+    or ends it itself.
+    """
+    mountpoint.mkdir(exist_ok=True)
+    daemon = kind(mountpoint, *arguments, log=log or mountpoint.with_name("log"))
     try:
         yield daemon
-        status = daemon.stop()
-        assert status == 0, daemon.log
-        assert "Traceback" not in daemon.log, daemon.log
-        assert not mounts_below(mountpoint)
+        if not (rough and daemon.process.poll() is not None):
+            assert daemon.stop() == 0, daemon.log
+        assert rough or "Traceback" not in daemon.log, daemon.log
+        assert rough or not mounts_below(mountpoint)
     finally:
-        if daemon.process.poll() is None:
+        if daemon.process.poll() is None or mounts_below(mountpoint):
             daemon.kill()
+
+
+@contextlib.contextmanager
+def serving_config(directory: Path, text: str, *arguments: str, **keys: bytes) -> Iterator[Daemon]:
+    """A daemon on `directory`/mount, which is everybody's, with this configuration; see `configured`."""
+    with serving(directory / "mount", *SHARED, *configured(directory, text, **keys), *arguments) as daemon:
+        yield daemon

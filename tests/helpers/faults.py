@@ -1,15 +1,12 @@
 """What the tests of faults share: a daemon of one's own, with toys that fail where a test wants it."""
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
 from helpers.machine import TESTS
-from helpers.waiting import wait_until
 
 ROOT = os.geteuid() == 0
 
@@ -23,25 +20,6 @@ def number_of(call: Callable[[], object]) -> int | None:
     except OSError as error:
         return error.errno
     return None
-
-
-@contextlib.contextmanager
-def serving(path: Path, *arguments: str, kind: type[Daemon] = Daemon, log: Path | None = None) -> Iterator[Daemon]:
-    """A daemon of its own; it must still be able to end well."""
-    mountpoint = path / "mount"
-    mountpoint.mkdir()
-    daemon = kind(mountpoint, *arguments, log=log or path / "log")
-    try:
-        yield daemon
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
-
-
-def wait_for_log(daemon: Daemon, text: str) -> None:
-    """Wait until the daemon has said this: it may write its log a little later."""
-    wait_until(lambda: text in daemon.log)
 
 
 def at_start(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.device_mount import OWNER, configured, declare, write_private
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.other_user import OWNER, ROOT
 
 NO = (errno.EINVAL, errno.EACCES, errno.ENOENT)
 
@@ -16,10 +17,10 @@ NO = (errno.EINVAL, errno.EACCES, errno.ENOENT)
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon under the profile `standard`, with a device that is OWNER's alone."""
     directory = tmp_path_factory.mktemp("security")
-    key = write_private(directory / "key", bytes(range(32)))
-    owner = (f"user = {OWNER if os.geteuid() == 0 else os.getuid()}", f"group = {os.getgid()}", 'mode = "0600"')
-    text = '[policy]\nprofile = "standard"\n' + declare("sealed", key, "aead", "gcm(aes)", *owner)
-    yield from configured(directory, text)
+    owner = (f"user = {OWNER if ROOT else os.getuid()}", f"group = {os.getgid()}", 'mode = "0600"')
+    text = '[policy]\nprofile = "standard"\n' + declare("sealed", "aead", "gcm(aes)", "{secret}", *owner)
+    with serving_config(directory, text, secret=bytes(range(32))) as daemon:
+        yield daemon
 
 
 def refuses(file: Path, text: str | None, *numbers: int) -> None:
@@ -27,9 +28,3 @@ def refuses(file: Path, text: str | None, *numbers: int) -> None:
     with pytest.raises(OSError) as caught:
         file.read_text() if text is None else file.write_text(text)
     assert caught.value.errno in numbers, (text, caught.value)
-
-
-def fresh(mount: Path) -> tuple[int, Path]:
-    """A context that nobody has configured: its descriptor and its directory."""
-    descriptor = os.open(mount / "crypto", os.O_RDWR | os.O_CLOEXEC)
-    return descriptor, mount / "contexts" / os.pread(descriptor, 100, 0).decode().strip()

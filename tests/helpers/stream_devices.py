@@ -1,11 +1,7 @@
 """What the tests of devices' streams share: a mount with devices of their own, and devices without a mount."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from helpers.daemons import Daemon
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable
@@ -15,35 +11,6 @@ from cryptofs.policy import Policy, Rule
 from cryptofs.records import Operation
 
 OPENSSL = open_engines(("openssl",))
-
-
-@contextmanager
-def serving(directory: Path, keys: dict[str, bytes], text: str) -> Iterator[Daemon]:
-    """A daemon with a configuration in which `{name}` is the file of the key `name`."""
-    files = {}
-    for name, key in keys.items():
-        files[name] = directory / f"{name}.key"
-        files[name].touch(0o600)
-        files[name].write_bytes(key)
-    config = directory / "cryptofs.toml"
-    config.touch(0o600)
-    config.write_text(text.format(**files))
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "--config", str(config), log=directory / "log")
-    try:
-        yield daemon
-        assert daemon.stop() == 0
-        assert "Traceback" not in daemon.log, daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
-
-
-def declare(name: str, kind: str, algorithm: str, key: str, *more: str) -> str:
-    """A device's section, for `serving`."""
-    lines = (f"[devices.{name}]", f'type = "{kind}"', f'name = "{algorithm}"', f'key.file = "{{{key}}}"', *more)
-    return "\n".join((*lines, f"user = {os.getuid()}", f"group = {os.getgid()}", ""))
 
 
 def open_stream(mount: Path, device: str, word: str, flags: int = 0) -> int:

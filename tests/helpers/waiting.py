@@ -1,11 +1,12 @@
-"""Waiting in tests."""
+"""Waiting for what comes a little later, on a machine that may be busy."""
 
 import time
+from collections.abc import Callable
 
 
-def wait_until(condition: object, seconds: float = 5) -> None:
-    """Wait for something that follows a close(2) a little later."""
+def wait_until(condition: Callable[[], object], seconds: float = 10, what: Callable[[], str] = str) -> None:
+    """Wait until it holds. what: says what there is in its place, if it never does."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what()}"
         time.sleep(0.02)

@@ -8,15 +8,15 @@ import select
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.raw import Raw
 
 from cryptofs.client import Context
-from cryptofs.records import Attr, Flag, Operation, Record, Value, build, build_many, parse_responses
+from cryptofs.records import Attr, Flag, Operation, Record, Value, build, parse_responses
 
 pytestmark = pytest.mark.mount
 
@@ -24,24 +24,15 @@ MORE = int(Flag.MORE)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 
 
-def configured(mount: Path, type_: str, name: str, key: bytes = b"") -> int:
-    """A descriptor of `crypto`."""
-    descriptor = os.open(mount / "crypto", os.O_RDWR | os.O_CLOEXEC)
-    attributes: dict[int, Value] = {Attr.TYPE: type_, Attr.NAME: name}
-    if key:
-        attributes[Attr.KEY] = key
-    (answer,) = ask(descriptor, Record(Operation.CONFIGURE, 0, 0, 0, attributes))
-    assert answer.status == 0
-    return descriptor
+def configured(mount: Path, type_: str, name: str, key: bytes | None = None) -> Raw:
+    """A context."""
+    return Raw(mount).configure(type_, name, key)
 
 
-def ask(descriptor: int, *records: Record) -> list[Record]:
+def ask(raw: Raw, *records: Record) -> list[Record]:
     """The answers to these, which are written at once."""
-    os.pwrite(descriptor, build_many(list(records)), 0)
-    answers: list[Record] = []
-    while len(answers) < len(records):
-        answers += parse_responses(os.pread(descriptor, 1 << 20, 0))
-    return answers
+    raw.write(*records)
+    return raw.answers(len(records))
 
 
 def digest(payload: bytes, identity: int = 1, more: bool = False, attributes: dict[int, Value] | None = None) -> Record:
@@ -81,25 +72,25 @@ def test_iv_and_assoclen(mount: Path) -> None:
     for more in ({}, {Attr.ASSOCLEN: 0}, {Attr.IV: b""}):
         (answer,) = ask(sha, digest(b"abc", attributes=dict(more)))
         assert bytes(answer.payload) == hashlib.sha256(b"abc").digest()
-    for descriptor in (cipher, gcm, sha):
-        os.close(descriptor)
+    for raw in (cipher, gcm, sha):
+        raw.close()
 
 
 def test_parts_and_control_calls(mount: Path) -> None:
     """Each part is answered, with its MORE; a control call's id names nothing; cancel's answer does not wait."""
-    descriptor = configured(mount, "hash", "sha256")
+    raw = configured(mount, "hash", "sha256")
     cancel = Record(Operation.CANCEL, 0, 5, 0, {Attr.TARGET: 5})
     records = (digest(b"a", 5, True), Record(Operation.INFO, 0, 5), digest(b"", 5, True), digest(b"b", 5))
-    answers = ask(descriptor, *records)
+    answers = ask(raw, *records)
     assert [bool(answer.flags & MORE) for answer in answers] == [True, False, True, False]
     assert [len(answer.payload) for answer in answers] == [0, 0, 0, 32]
     assert bytes(answers[-1].payload) == hashlib.sha256(b"ab").digest()
-    answers = ask(descriptor, digest(b"a", 5, True), cancel, digest(b"b", 5, True), digest(b"c", 5), digest(b"d", 5))
+    answers = ask(raw, digest(b"a", 5, True), cancel, digest(b"b", 5, True), digest(b"c", 5), digest(b"d", 5))
     assert [answer.status for answer in answers] == [0, 0, errno.ECANCELED, errno.ECANCELED, 0]
     # nothing is due: 0 bytes, as often as one asks, and the next request is answered as any
-    assert os.pread(descriptor, 100, 0) == os.pread(descriptor, 100, 0) == b""
-    assert bytes(ask(descriptor, digest(b"abc"))[0].payload) == hashlib.sha256(b"abc").digest()
-    os.close(descriptor)
+    assert os.pread(raw.fd, 100, 0) == os.pread(raw.fd, 100, 0) == b""
+    assert bytes(ask(raw, digest(b"abc"))[0].payload) == hashlib.sha256(b"abc").digest()
+    raw.close()
 
 
 def test_numbers_are_not_used_again(mount: Path) -> None:
@@ -119,13 +110,13 @@ def test_buffered_writers(mount: Path, tmp_path: Path) -> None:
     record = build(digest(bytes(20_000)))
     (tmp_path / "record").write_bytes(record)
     for call, status in (("print C $d or die $!", "Bad message"), ("defined syswrite(C, $d) or die $!", "")):
-        descriptor = configured(mount, "hash", "sha256")
+        raw = configured(mount, "hash", "sha256")
         script = f'open F, "<", $ARGV[0]; binmode F; local $/; $d = <F>; open C, "+<&=", $ARGV[1]; {call}; close C'
-        command = ["perl", "-e", script, tmp_path / "record", str(descriptor)]
-        done = subprocess.run(command, pass_fds=(descriptor,), capture_output=True, text=True, timeout=20, check=False)
+        command = ["perl", "-e", script, tmp_path / "record", str(raw.fd)]
+        done = subprocess.run(command, pass_fds=(raw.fd,), capture_output=True, text=True, timeout=20, check=False)
         assert (done.returncode != 0) == bool(status)
         assert status in done.stderr
-        os.close(descriptor)
+        raw.close()
 
 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (65_536 - 24, True), (65_536, False), (300_000, False)])
@@ -133,15 +124,15 @@ def test_sendfile_and_splice(mount: Path, tmp_path: Path, size: int, fits: bool)
     """A pipe cuts at 64 KiB: what is larger is refused, and none of it done."""
     (tmp_path / "record").write_bytes(build(digest(bytes(size))))
     source = os.open(tmp_path / "record", os.O_RDONLY)
-    descriptor = configured(mount, "hash", "sha256")
+    raw = configured(mount, "hash", "sha256")
     if fits:
-        assert os.sendfile(descriptor, source, 0, 24 + size) == 24 + size
-        (answer,) = parse_responses(os.pread(descriptor, 1 << 20, 0))
+        assert os.sendfile(raw.fd, source, 0, 24 + size) == 24 + size
+        (answer,) = parse_responses(os.pread(raw.fd, 1 << 20, 0))
         assert bytes(answer.payload) == hashlib.sha256(bytes(size)).digest()
     else:
-        fails(errno.EBADMSG, lambda: os.sendfile(descriptor, source, 0, 24 + size))
-        assert os.pread(descriptor, 1 << 20, 0) == b""
-    os.close(descriptor)
+        fails(errno.EBADMSG, lambda: os.sendfile(raw.fd, source, 0, 24 + size))
+        assert os.pread(raw.fd, 1 << 20, 0) == b""
+    raw.close()
     os.close(source)
 
 
@@ -195,17 +186,12 @@ def test_only_streams_cannot_be_sought_in(mount: Path) -> None:
 
 def test_the_daemon_has_died(own_daemon: Daemon) -> None:
     """poll says so at once; calls are ENOTCONN, but close."""
-    descriptor = configured(own_daemon.mountpoint, "hash", "sha256")
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    raw = configured(own_daemon.mountpoint, "hash", "sha256")
     own_daemon.process.kill()
     own_daemon.process.wait(30)
-    deadline = time.monotonic() + 5
-    while not (found := poll.poll(100)):
-        assert time.monotonic() < deadline
-    assert found[0][1] & select.POLLERR
-    fails(errno.ENOTCONN, lambda: os.pread(descriptor, 10, 0))
-    fails(errno.ENOTCONN, lambda: os.pwrite(descriptor, build(digest(b"")), 0))
+    assert raw.wait(select.POLLIN) & select.POLLERR
+    fails(errno.ENOTCONN, lambda: os.pread(raw.fd, 10, 0))
+    fails(errno.ENOTCONN, lambda: os.pwrite(raw.fd, build(digest(b"")), 0))
     own_daemon.kill()
-    fails(errno.ENOTCONN, lambda: os.pread(descriptor, 10, 0))
-    os.close(descriptor)
+    fails(errno.ENOTCONN, lambda: os.pread(raw.fd, 10, 0))
+    raw.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import security_mount
 from helpers.daemons import Daemon
-from helpers.device_mount import STRANGER, AsUser, let_in, needs_root
+from helpers.other_user import STRANGER, AsUser, let_in, needs_root
 
 from cryptofs.client import Context
 from cryptofs.records import PAYLOAD_MAX, Attr, Flag, Operation, Record, Value, build, parse_responses

@@ -13,22 +13,23 @@ from pathlib import Path
 
 import pytest
 from helpers import security_mount
-from helpers.daemons import Daemon
-from helpers.device_mount import STRANGER, as_user, needs_root, write_private
+from helpers.configs import configured, write_private
+from helpers.daemons import Daemon, serving
 from helpers.fake_engine import FakeEngine
 from helpers.machine import IN_GUEST
-from helpers.security_mount import NO, fresh, refuses
+from helpers.other_user import STRANGER, as_user, needs_root
+from helpers.raw import Raw
+from helpers.security_mount import NO, refuses
 
 from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.client import Context, RequestError
 from cryptofs.config import load, models
 from cryptofs.contexts import ContextTable
-from cryptofs.contexts.control import CONTROLS
 from cryptofs.errors import NoSuchTarget, NotOffered, NotPermitted
 from cryptofs.nodes import Tree
 from cryptofs.nodes.base import Caller, Directory
 from cryptofs.policy import Policy, Rule
-from cryptofs.records import ATTRIBUTES, Attr, Kind, Operation, Record, Value, build, parse_responses
+from cryptofs.records import ATTRIBUTES, CONTROL_OPERATIONS, Attr, Kind, Operation, Record, Value
 
 daemon = security_mount.daemon
 
@@ -119,9 +120,8 @@ INTERNAL = [
 @pytest.mark.parametrize("name", INTERNAL)
 def test_building_blocks_are_not_in_the_profile_standard(mount: Path, name: str) -> None:
     """authencesn and the kernel's other internals: EACCES by record and by line, as a name and as a driver; no file."""
-    descriptor, directory = fresh(mount)
-    try:
-        ctl = directory / "ctl"
+    with Raw(mount) as raw:
+        ctl = raw.directory / "ctl"
         with pytest.raises(RequestError) as caught:
             Context("aead", name, mount=mount)
         assert caught.value.errno == errno.EACCES
@@ -132,8 +132,6 @@ def test_building_blocks_are_not_in_the_profile_standard(mount: Path, name: str)
         assert name not in os.listdir(mount / "algorithms" / "aead")
         # and the context is as good as before
         ctl.write_text("configure type=aead name=gcm(aes)\n")
-    finally:
-        os.close(descriptor)
 
 
 MODULE_OF = {"md4": "md4", "crc32": "crc32_cryptoapi"}
@@ -155,11 +153,10 @@ def test_a_denied_name_loads_no_module(mount: Path, own_daemon: Daemon, name: st
     subprocess.run(["rmmod", module], capture_output=True, check=False)
     if loaded(module):
         pytest.skip(f"NOT RUN: {module} is in use or no module")
-    descriptor, directory = fresh(mount)
-    try:
+    with Raw(mount) as raw:
         for line in (f"type=hash name={name}", f"type=hash name=sha256 driver={name}", f"type=aead name={name}"):
-            refuses(directory / "ctl", f"configure {line}\n", errno.EACCES)
-            refuses(directory / "ctl", f"configure {line} engine=af_alg\n", errno.EACCES)
+            refuses(raw.directory / "ctl", f"configure {line}\n", errno.EACCES)
+            refuses(raw.directory / "ctl", f"configure {line} engine=af_alg\n", errno.EACCES)
         refuses(mount / "algorithms" / "hash" / name, None, errno.ENOENT)
         for type_ in Type:
             assert name not in os.listdir(mount / "algorithms" / str(type_))
@@ -167,8 +164,6 @@ def test_a_denied_name_loads_no_module(mount: Path, own_daemon: Daemon, name: st
         # where it is allowed, it does
         Context("hash", name, mount=own_daemon.mountpoint).close()
         assert loaded(module)
-    finally:
-        os.close(descriptor)
 
 
 # Rules by group
@@ -195,9 +190,7 @@ def test_a_shed_group_is_still_known(reachable: Path, tmp_path: Path) -> None:
         pytest.skip("NOT RUN: no group of this machine has a member")
     uid = pwd.getpwnam(member.gr_mem[0]).pw_uid
     rules = f'[policy]\n[policy.groups.{member.gr_gid}]\nprofile = "none"\nallow = ["sha512"]\n'
-    config = write_private(tmp_path / "cryptofs.toml", rules.encode())
-    daemon = Daemon(reachable, "--user", "nobody", "--config", str(config), log=tmp_path / "log")
-    try:
+    with serving(reachable, "--user", "nobody", *configured(tmp_path, rules)):
         narrow, wide = ["sha512 OK", f"md5 {errno.EACCES}"], ["sha512 OK", "md5 OK"]
         for who, groups, expected in (
             (uid, [member.gr_gid], narrow),
@@ -207,10 +200,6 @@ def test_a_shed_group_is_still_known(reachable: Path, tmp_path: Path) -> None:
             (STRANGER, [], wide),
         ):
             assert as_user(who, STRANGER, groups, AS_MEMBER, reachable) == expected, (who, groups)
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
 
 
 def test_members_come_from_the_user_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +219,8 @@ def test_members_come_from_the_user_database(tmp_path: Path, monkeypatch: pytest
 
 def test_no_attribute_names_a_file() -> None:
     """What a control call takes as text is a name of an algorithm, an engine or an operation, and nothing else."""
-    taken = {attribute for call in CONTROLS.values() for attribute in call.required | call.optional}
+    rows = [operation.row for operation in CONTROL_OPERATIONS]
+    taken = {attribute for row in rows for attribute in row.required | row.optional}
     texts = {attribute for attribute in taken if ATTRIBUTES[attribute].kind is Kind.TEXT}
     assert texts == {Attr.TYPE, Attr.NAME, Attr.ENGINE, Attr.DRIVER, Attr.OPERATION}
     assert {each for each in taken if ATTRIBUTES[each].kind is Kind.BYTES} == {Attr.KEY, Attr.IV}
@@ -259,18 +249,13 @@ def test_a_module_that_a_record_names_is_refused(mount: Path, daemon: Daemon) ->
         tried = 0
         for attribute in (Attr.TYPE, Attr.NAME, Attr.ENGINE, Attr.DRIVER, Attr.OPERATION):
             for path in (str(module), str(module)[1:], f"../../..{module}"[-31:], f"pkcs11:{module}"[:31]):
-                descriptor, directory = fresh(mount)
-                try:
-                    attributes = right | {attribute: path}
-                    os.write(descriptor, build(Record(Operation.CONFIGURE, id=1, attributes=attributes)))
-                    (answer,) = parse_responses(os.pread(descriptor, 65_536, 0))
+                with Raw(mount) as raw:
+                    answer = raw.call(Operation.CONFIGURE, right | {attribute: path})
                     assert answer.status in NO, (attribute, path, answer)
                     words = {"type": "hash", "name": "hmac(sha256)", ATTRIBUTES[attribute].word: path}
                     line = " ".join(f"{word}={value}" for word, value in words.items())
-                    refuses(directory / "ctl", f"configure {line}\n", *NO)
+                    refuses(raw.directory / "ctl", f"configure {line}\n", *NO)
                     tried += 2
-                finally:
-                    os.close(descriptor)
         assert tried == 40
         with Context("hash", "hmac(sha256)", bytes(32), mount=mount) as context:
             ctl = context.directory / "ctl"

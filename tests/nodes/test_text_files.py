@@ -16,22 +16,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.stream_devices import declare, serving
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
+from helpers.waiting import wait_until
 
 from cryptofs import __version__
 from cryptofs.client import Context
 
 pytestmark = pytest.mark.mount
 
-CONFIG = declare("mac", "hash", "hmac(sha256)", "secret")
+CONFIG = declare("mac", "hash", "hmac(sha256)", "{secret}")
 VERSION = f"cryptofs {__version__}\n".encode()
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device."""
-    with serving(tmp_path_factory.mktemp("texts"), {"secret": bytes(32)}, CONFIG) as daemon:
+    with serving_config(tmp_path_factory.mktemp("texts"), CONFIG, secret=bytes(32)) as daemon:
         yield daemon
 
 
@@ -204,8 +205,5 @@ def test_rewinddir_looks_again(mount: Path) -> None:
     with Context("hash", "sha256", mount=mount) as context:
         assert next(listing) - before == {str(context.number)}
         assert next(listing) == before | {str(context.number)}
-    deadline = time.monotonic() + 5
-    while next(listing) != before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: next(listing) == before)
     listing.close()  # type: ignore[attr-defined]

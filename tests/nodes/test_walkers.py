@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
-from helpers.stream_devices import declare, serving
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 
 from cryptofs.client import Context
 from cryptofs.records import Flag, Operation, Record, build, parse_responses
 
 pytestmark = pytest.mark.mount
 
-CONFIG = declare("backup", "aead", "gcm(aes)", "secret") + declare("mac", "hash", "hmac(sha256)", "secret")
+CONFIG = declare("backup", "aead", "gcm(aes)", "{secret}") + declare("mac", "hash", "hmac(sha256)", "{secret}")
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with devices."""
-    with serving(tmp_path_factory.mktemp("walkers"), {"secret": bytes(32)}, CONFIG) as daemon:
+    with serving_config(tmp_path_factory.mktemp("walkers"), CONFIG, secret=bytes(32)) as daemon:
         yield daemon
 
 

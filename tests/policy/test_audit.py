@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import trio
-from helpers.daemons import Daemon
+from helpers.configs import declare
+from helpers.daemons import serving_config
 
 from cryptofs.client import Context, RequestError
 from cryptofs.daemon.logs import LINES_MAX
@@ -281,30 +282,16 @@ def test_dropped_lines_are_told(tmp_path: Path) -> None:
 @pytest.mark.mount
 def test_trail_of_a_daemon(tmp_path: Path) -> None:
     """Opens, configurations, refusals and quota hits, with uid, pid, type and name; no key."""
-    config = tmp_path / "cryptofs.toml"
-    key = tmp_path / "key"
-    key.write_bytes(os.urandom(32))
-    key.chmod(0o600)
-    config.write_text(
-        '[policy]\nprofile = "standard"\ncontexts = 2\n'
-        f'[devices.mac]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "{key}"\n'
-    )
-    config.chmod(0o600)
-    mountpoint = tmp_path / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "--config", str(config), log=tmp_path / "log")
-    try:
-        canary = os.urandom(16)
-        with Context("skcipher", "cbc(aes)", canary, mount=mountpoint), pytest.raises(RequestError, match="policy"):
-            Context("hash", "md5", mount=mountpoint)
-        with Context.of_device("mac", mount=mountpoint) as device:
+    canary, key = os.urandom(16), os.urandom(32)
+    config = '[policy]\nprofile = "standard"\ncontexts = 2\n' + declare("mac", "hash", "hmac(sha256)", "{key}")
+    with serving_config(tmp_path, config, key=key) as daemon:
+        mount = daemon.mountpoint
+        with Context("skcipher", "cbc(aes)", canary, mount=mount), pytest.raises(RequestError, match="policy"):
+            Context("hash", "md5", mount=mount)
+        with Context.of_device("mac", mount=mount) as device:
             device.digest(b"")
-            with Context("hash", "sha256", mount=mountpoint), pytest.raises(OSError, match="quota"):
-                Context("hash", "sha256", mount=mountpoint)
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
+            with Context("hash", "sha256", mount=mount), pytest.raises(OSError, match="quota"):
+                Context("hash", "sha256", mount=mount)
     me = f"uid={os.getuid()} pid={os.getpid()}"
     # the first context was opened by the process that asks the mount
     for expected in (
@@ -315,7 +302,7 @@ def test_trail_of_a_daemon(tmp_path: Path) -> None:
         f"open {me} refused=EDQUOT reason='uid {os.getuid()} has 2 contexts open: at most 2'",
     ):
         assert f"cryptofs: {expected}" in daemon.log, daemon.log
-    for secret in (canary, key.read_bytes()):
+    for secret in (canary, key):
         assert secret.hex() not in daemon.log
         assert repr(secret)[2:-1] not in daemon.log
 
@@ -325,18 +312,9 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
     """Different ones within a second, quota hits on records and streams, with type and name; what was held back is told
     while the daemon runs, and at its end.
     """
-    config = tmp_path / "cryptofs.toml"
-    key = tmp_path / "key"
-    key.write_bytes(os.urandom(16))
-    key.chmod(0o600)
-    config.write_text(
-        '[policy]\nprofile = "standard"\nqueue-bytes = 100_000\n'
-        f'[devices.vault]\ntype = "aead"\nname = "gcm(aes)"\noperations = ["encrypt"]\nkey.file = "{key}"\n'
-    )
-    config.chmod(0o600)
+    only_seals = declare("vault", "aead", "gcm(aes)", "{key}", 'operations = ["encrypt"]')
+    config = '[policy]\nprofile = "standard"\nqueue-bytes = 100_000\n' + only_seals
     mountpoint = tmp_path / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "--config", str(config), "--engines", "openssl", log=tmp_path / "log")
     names = (("hash", "md5"), ("hash", "sha1"), ("hash", "md4"), ("skcipher", "ecb(aes)"))
 
     def refuse(type_: str, name: str) -> None:
@@ -344,7 +322,7 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
             Context(type_, name, mount=mountpoint)
 
     me = f"uid={os.getuid()} pid={os.getpid()}"
-    try:
+    with serving_config(tmp_path, config, "--engines", "openssl", key=os.urandom(16)) as daemon:
         for _ in range(3):
             for type_, name in names:
                 refuse(type_, name)
@@ -388,6 +366,3 @@ def test_every_refusal_of_a_daemon(tmp_path: Path) -> None:
         refuse("hash", "md5")
         assert daemon.stop() == 0
         assert f"configure {me} refused=EACCES type=hash name=md5 unrecorded=1\n" in daemon.log
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()

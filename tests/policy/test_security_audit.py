@@ -1,7 +1,7 @@
 """The audit trail holds whatever name a client gives, on one line and beside the right values."""
 
 import ast
-import contextlib
+import errno
 import logging
 import os
 import re
@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from helpers import security_mount
 from helpers.daemons import Daemon
-from helpers.security_mount import NO, fresh, refuses
+from helpers.raw import Raw
+from helpers.security_mount import NO, refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptofs.policy.audit import audit
-from cryptofs.records import Attr, Operation, Record, Value, build, parse_responses
+from cryptofs.records import Attr, Operation, Record, Value, build
 
 daemon = security_mount.daemon
 
@@ -96,19 +97,21 @@ def test_a_hostile_name_over_the_mount(mount: Path, daemon: Daemon) -> None:
     forged = "x\" uid=4294967294 pid=1 refused=NO'"
     for name in (forged, "x\ncryptofs: open uid=4294967294 pid=1", "x\rcryptofs: open uid=4294967294", "a'b=c", "\\'"):
         for attribute in (Attr.TYPE, Attr.NAME, Attr.ENGINE, Attr.DRIVER):
-            descriptor, directory = fresh(mount)
-            try:
+            with Raw(mount) as raw:
                 attributes: dict[int, Value] = {Attr.TYPE: "hash", Attr.NAME: "sha256", attribute: "q" * len(name[:31])}
                 # the codec would not write such a name
                 record = build(Record(Operation.CONFIGURE, id=1, attributes=attributes))
                 assert record.count(b"q" * len(name[:31])) == 1
-                with contextlib.suppress(OSError):
-                    os.write(descriptor, record.replace(b"q" * len(name[:31]), name[:31].encode()))
-                    assert parse_responses(os.pread(descriptor, 65_536, 0))[0].status
-                refuses(directory / "ctl", f"configure type={name}\n", *NO)
+                record = record.replace(b"q" * len(name[:31]), name[:31].encode())
+                if name.isprintable():
+                    os.write(raw.fd, record)
+                    assert raw.read()[0].status in NO
+                else:
+                    with pytest.raises(OSError) as caught:
+                        os.write(raw.fd, record)
+                    assert caught.value.errno == errno.EINVAL
+                refuses(raw.directory / "ctl", f"configure type={name}\n", *NO)
                 # refusals are recorded once a second, so each is told of by the next, too
-            finally:
-                os.close(descriptor)
     time.sleep(0.3)
     lines = daemon.log[before:].splitlines()
     assert len(lines) >= 20

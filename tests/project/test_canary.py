@@ -1,16 +1,15 @@
 """A canary key is used in every way there is, and looked for everywhere where it must not be."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
+from helpers.configs import configured, declare
+from helpers.daemons import SHARED, Daemon, serving
 from helpers.machine import TESTS
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root may look everywhere")]
@@ -77,17 +76,9 @@ def canary(tmp_path: Path) -> Path:
 @pytest.fixture
 def guarded(tmp_path: Path, canary: Path) -> Iterator[Daemon]:
     """A daemon with the canary as a device's key, too, that says all it can."""
-    config = tmp_path / "cryptofs.toml"
-    config.write_text(f'[devices.canary]\ntype = "aead"\nname = "gcm(aes)"\nmode = "0666"\nkey.file = "{canary}"\n')
-    config.chmod(0o600)
-    mountpoint = tmp_path / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "-o", "allow_other", "--config", str(config), log=tmp_path / "log")
-    try:
+    config = configured(tmp_path, declare("canary", "aead", "gcm(aes)", canary, 'mode = "0666"'))
+    with serving(tmp_path / "mount", *SHARED, *config, rough=True) as daemon:
         yield daemon
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
 
 
 def search(canary: Path, *arguments: object) -> dict[int, int]:
@@ -187,15 +178,9 @@ print(*refused)
 """
 
 
-def test_no_core_and_no_reader(canary: Path, tmp_path: Path) -> None:
+def test_no_core_and_no_reader(reachable: Path) -> None:
     """The daemon makes no core, and processes of its own user may neither read nor trace it."""
-    # pytest's own directories are root's alone
-    directory = Path(tempfile.mkdtemp(prefix="cryptofs-"))
-    directory.chmod(0o755)
-    mountpoint = directory / "mount"
-    mountpoint.mkdir()
-    daemon = Daemon(mountpoint, "--user", "nobody", log=tmp_path / "log")
-    try:
+    with serving(reachable, "--user", "nobody", rough=True) as daemon:
         pid = daemon.process.pid
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")] == [["0", "0"]]
@@ -213,6 +198,3 @@ def test_no_core_and_no_reader(canary: Path, tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGQUIT)
         assert daemon.process.wait(30) == -signal.SIGQUIT
         assert not [path for path in Path.cwd().glob("core*") if path.is_file()]
-    finally:
-        daemon.kill()
-        shutil.rmtree(directory)

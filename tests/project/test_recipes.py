@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon
+from helpers.configs import declare
+from helpers.daemons import Daemon, serving_config
 from helpers.record_format import table_of
-from helpers.stream_devices import declare, serving
 from stress.kinds import KINDS
 
 from cryptofs.client import Context
@@ -123,8 +123,8 @@ def test_every_engine_is_documented() -> None:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a device."""
-    config = declare("backup", "aead", "gcm(aes)", "secret")
-    with serving(tmp_path_factory.mktemp("recipes"), {"secret": bytes(32)}, config) as daemon:
+    config = declare("backup", "aead", "gcm(aes)", "{secret}")
+    with serving_config(tmp_path_factory.mktemp("recipes"), config, secret=bytes(32)) as daemon:
         yield daemon
 
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from helpers.daemons import Daemon
+from helpers.daemons import SHARED, Daemon
 
 from cryptofs.client import Context
 from cryptofs.records import Attr, Operation, Record, build
 
-from . import server
 from .result import symbol
 
 NOTICED_MAX = 1.0
@@ -188,7 +187,7 @@ def run(rounds: int, seed: int, path: Path, progress: Callable[[], None] = lambd
     rng = Random(f"{seed}/kills")
     result = KillsResult()
     clients = Clients(path / "mount")
-    daemon = Daemon(path / "mount", *server.OPTIONS, log=path / "log-0")
+    daemon = Daemon(path / "mount", *SHARED, log=path / "log-0")
     try:
         for index in range(1, rounds + 1):
             clients.begin()
@@ -197,7 +196,7 @@ def run(rounds: int, seed: int, path: Path, progress: Callable[[], None] = lambd
             daemon.process.kill()
             # the same place at once, as a supervisor would: it is stale now
             daemon.process.wait(10)
-            daemon = Daemon(path / "mount", *server.OPTIONS, log=path / f"log-{index % 2}")
+            daemon = Daemon(path / "mount", *SHARED, log=path / f"log-{index % 2}")
             back = time.monotonic() - killed
             _judge(result, index, killed, back, clients)
             progress()

@@ -1,7 +1,6 @@
 """A daemon for the stress program, in a directory that every user may enter."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -9,11 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.daemons import Daemon
+from helpers import daemons
+from helpers.daemons import SHARED, Daemon
 from helpers.machine import mounts_below
 
-OPTIONS = ("-o", "allow_other") if os.geteuid() == 0 else ()
-"""As root the hostile clients are other users."""
 _SETTLED = 10.0
 
 
@@ -35,14 +33,8 @@ def directory() -> Iterator[Path]:
 @contextlib.contextmanager
 def serving(path: Path, *arguments: str) -> Iterator[Daemon]:
     """A daemon on `path`/mount; it is asked to stop at the end, or killed."""
-    daemon = Daemon(path / "mount", *OPTIONS, *arguments, log=path / "log")
-    try:
+    with daemons.serving(path / "mount", *SHARED, *arguments, rough=True) as daemon:
         yield daemon
-        if daemon.process.poll() is None:
-            daemon.stop()
-    finally:
-        if daemon.process.poll() is None:
-            daemon.kill()
 
 
 def gauge(mount: Path, name: str) -> float:
