@@ -308,6 +308,15 @@ def test_check_config_of_owners(file: Path, tmp_path: Path) -> None:
     assert f"owned by uid 70001: root or uid {nobody} must own it" in refused
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can give a file away")
+def test_a_configuration_of_another_user(file: Path) -> None:
+    """It says what root's daemon does, so that nobody else may own it."""
+    file.write_text("[policy]\n")
+    os.chown(file, 70_001, -1)
+    with pytest.raises(ConfigError, match="owned by uid 70001: root or uid 0 must own it"):
+        load(file)
+
+
 def test_check_config_says_what_it_does_not_check(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only the service itself can reach is told as that, and the rest of such a device is checked."""
     pin, module = private(tmp_path / "pin", b"1234"), private(tmp_path / "module.so", b"")

@@ -367,6 +367,24 @@ def test_a_private_device_is_its_owners(monkeypatch: pytest.MonkeyPatch) -> None
             opened(walk(tree, "devices", "d", file))
 
 
+def test_a_devices_group_is_the_kernels_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that its group may open is not kept from the group: who is in it the kernel knows."""
+    tree = Tree(table_with(gcm(uid=1001, mode=0o660)))
+    for file in ("crypto", "encrypt", "decrypt"):
+        opened(walk(tree, "devices", "d", file)).close()
+
+
+@pytest.mark.parametrize("name", ["gcm(aes)", "ccm(aes)", "rfc7539(chacha20,poly1305)"])
+def test_every_byte_of_a_nonce_is_drawn(name: str) -> None:
+    """Two are never alike, and none of their bytes is always the same."""
+    description = OPENSSL[0].describe(Type.AEAD, name)
+    assert description is not None
+    made = [Nonces(description).make() for _ in range(64)]
+    assert len(set(made)) == 64
+    assert all(len(set(column)) > 1 for column in zip(*made, strict=True))
+    assert {len(each) for each in made} == {SHORT_NONCE}
+
+
 class Asked(FakeEngine):
     """Which names came to an engine."""
 

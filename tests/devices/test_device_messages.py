@@ -257,7 +257,8 @@ def test_one_end_of_file_for_each_message() -> None:
 def test_a_reader_waits_for_the_worker() -> None:
     """Nothing is ready before the end is computed: that is a wait, and neither an end of file nor an error."""
     device = device_of(Type.HASH, "hmac(sha256)", bytes(32), {DIGEST})
-    transform = context_of(device).require_transform()
+    context = context_of(device)
+    transform = context.require_transform()
     transform.pace = 1e9
     given: list[tuple[Callable[[], Step], Callable[[Step], None]]] = []
 
@@ -265,7 +266,7 @@ def test_a_reader_waits_for_the_worker() -> None:
         given.append((compute, done))
         return True
 
-    stream = Stream(transform, lambda: None, None, offload)
+    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
     user = stream.attach(True, True)
     stream.feed_nowait(user, b"text")
     while given:

@@ -13,7 +13,7 @@ from cryptofs.contexts import ContextTable, Workers
 from cryptofs.contexts.scheduler import Turns
 from cryptofs.engines import open_engines
 from cryptofs.errors import NotPermitted, OverQuota
-from cryptofs.policy import Policy, Rule
+from cryptofs.policy import Bound, Ledger, Policy, Rule, Thing
 from cryptofs.policy import ledger as policy_module
 from cryptofs.policy.rules import supplementary_groups
 from cryptofs.records import Attr, Operation, Record, build, parse_requests, parse_responses
@@ -268,3 +268,16 @@ def test_a_batch_is_all_or_nothing_under_a_rate(monkeypatch: pytest.MonkeyPatch)
     answers = parse_responses(context.take(1 << 20))
     assert [each.id for each in answers] == list(range(30))
     assert context.exchange.queue.requests == 0
+
+
+def test_bounds_are_exact() -> None:
+    """What is just within a bound passes, one request or byte more does not."""
+    rule = Rule(requests=3, queue_bytes=1000)
+    queue = Ledger({thing: Bound(10, 0, 10) for thing in Thing}).user(1000, rule).queue
+    queue.charge(1, 400)
+    assert queue.has_room(2, 600)
+    queue.check(2, 600)
+    for requests, size, says in ((3, 600, "1 requests wait .* at most 3"), (2, 601, "400 bytes are .* at most 1000")):
+        assert not queue.has_room(requests, size)
+        with pytest.raises(OverQuota, match=says):
+            queue.check(requests, size)
