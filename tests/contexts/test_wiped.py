@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from helpers import context_bench
 from helpers.context_bench import ENCRYPT, MORE, Bench
 from helpers.public_keys import der_of, opened, rsa_key
@@ -203,6 +206,50 @@ def test_copies_of_symmetric_keys(copies: list[bytearray], type_: Type) -> None:
     assert names >= 8
 
 
+@pytest.fixture
+def buffers(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
+    """Each bytearray that the modules for digests and MACs make."""
+    made: list[bytearray] = []
+
+    class Seen(bytearray):
+        """Remembers itself."""
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.append(self)
+
+        def __mul__(self, count: Any) -> "Seen":
+            return Seen(super().__mul__(count))
+
+    for module in (macs, hash):
+        monkeypatch.setattr(module, "bytearray", Seen, raising=False)
+    return made
+
+
+def test_buffers_of_macs(buffers: list[bytearray]) -> None:
+    """What keys are mixed into or cut out of, and the key that begins a message of poly1305."""
+    for name in ("xcbc(aes)", "hmac(blake2b-160)", "poly1305"):
+        description = ENGINE.describe(Type.HASH, name)
+        assert description is not None, name
+        transform_ = ENGINE.open(description, None)
+        if description.key_sizes.takes_key:
+            transform_.set_key(KEY)
+        for pieces in ((bytes(range(1, 33)), b"text"), (bytes(range(1, 33)),), (b"short",)):
+            message = transform_.start(Operation.DIGEST, None, 0)
+            out = memoryview(bytearray(256))
+            for at, piece in enumerate(pieces):
+                with contextlib.suppress(CryptofsError):
+                    message.update(piece, at == len(pieces) - 1, out)
+            message.close()
+        transform_.close()
+    encryptor = Cipher(AES(KEY), ECB()).encryptor()
+    derived = [encryptor.update(bytes([number]) * 16) for number in (1, 2, 3)]
+    padded = [bytes(byte ^ mask for byte in KEY) for mask in (0x36, 0x5C)]
+    assert len(buffers) > 4
+    for secret in (bytes(range(1, 33)), b"short", *derived, *padded):
+        assert not any(secret in each for each in buffers), secret
+
+
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize(
     ("type_", "name"), [("sig", "pkcs1(rsa,sha256)"), ("akcipher", "pkcs1pad(rsa)"), ("akcipher", "rsa")]
@@ -254,4 +301,13 @@ def test_each_users_work_is_given_under_its_uid(bench: Bench) -> None:
         cipher.send(Record(ENCRYPT, 0, 1, 0, {Attr.IV: bytes(cipher.iv_size)}, bytes(64)))
         assert bench.workers.users == [uid] * len(bench.workers.given)
         assert len(bench.workers.given) == 3
+        bench.workers.finish()
+        # a stream's work, too
+        hashed = bench.client("hash", uid=uid)
+        hashed.slow()
+        stream = hashed.context.stream
+        writer = stream.attach(False, True)
+        stream.feed_nowait(writer, b"text")
+        stream.detach(writer)
+        assert bench.workers.users == [uid]
         bench.workers.finish()
