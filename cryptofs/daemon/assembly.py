@@ -1,7 +1,7 @@
-"""What a daemon serves, put together: engines, workers, contexts, devices and the tree, by its configuration.
+"""The parts of a daemon's service, assembled by its configuration: engines, workers, contexts, devices and the tree.
 
-The daemon makes one before it gives up its privileges (keys may be readable by its starter only) and asks it to
-reload when told to.
+The daemon makes an assembly before it gives up its privileges, because only its starter may be able to read the keys.
+Later it asks the assembly to reload.
 """
 
 import logging
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cryptofs")
 
 _ONLY_ROOT = (
-    "the daemon has given up root: restart it, or use `systemctl reload` where it is a service, "
-    "which opens key files as root"
+    "the daemon has given up root: restart it; for a service, use `systemctl reload`, which opens key files as root"
 )
 
 
@@ -42,9 +41,9 @@ class Assembly:
         may_lack: bool = False,
         serving: int | None = None,
     ) -> None:
-        """engines: their order, the configuration's or the usual one if empty. handed: key files opened already, by
-        the names of `declared.files_of`. may_lack: the configuration need not be there. serving: the uid of the account
-        that will serve, which may own key files, too; None: that of this process.
+        """engines: their order; empty: the configuration's, else the default. handed: key files that are already open,
+        by the names of `declared.files_of`. may_lack: the configuration need not exist. serving: the uid of the account
+        that will serve, which may own key files, too; None: this process's.
 
         Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue.
         """
@@ -65,7 +64,7 @@ class Assembly:
             }
         opened = open_engines(engines or (loaded and loaded.daemon.engines) or tuple(ENGINES))
         for engine in opened:
-            # before the first client waits for it
+            # Do this before the first client waits for it.
             engine.warm_up()
         self.workers = Workers()
         self.table = ContextTable(opened, self.workers)
@@ -76,34 +75,33 @@ class Assembly:
     def _load(self) -> "Config | None":
         if self._path is None or (self._may_lack and not self._path.exists()):
             return None
-        # only those who use it pay for what checks it
+        # Loaded here, because only a daemon with a configuration needs the library.
         from ..config import load
 
         return load(self._path)
 
     @property
     def with_audit(self) -> bool | None:
-        """Whether audit events are to be recorded: with a configuration, unless it says no; None without one."""
+        """Whether to record audit events: with a configuration, unless it says no; None without one."""
         return self._loaded.daemon.audit if self._loaded is not None else None
 
     def start(self) -> None:
-        """Start the workers; called in the event loop, after privileges were given up."""
+        """Start the workers. Call it in the event loop, after privileges were given up."""
         self.workers.start()
 
     def reload(self, handed: Mapping[str, Handed] | None = None) -> str:
-        """Read the configuration and the keys again; returns a line that says what holds now, and what has changed.
+        """Read the configuration and the keys again; returns a line with the current state and the changes.
 
         handed: key files that a step with more rights has just opened, by the names of `declared.files_of`; they are
-        closed here. None: there was no such step. Contexts that are open stay as they are, with their keys and rules,
-        and so does a device whose declaration and key have not changed. Errors: ConfigError, KeyUnavailable,
-        NotOffered, InvalidValue; what held before holds on then, as a whole.
+        closed here. None: no such step. Open contexts keep their keys and rules. A device whose declaration and key are
+        unchanged stays. Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue; then nothing changes.
         """
         given = self._handed if handed is None else {name: _kept(each) for name, each in handed.items()}
         config = self._load()
         if config is None:
-            return "no configuration file: what held before holds on"
+            return "no configuration file: the old configuration stays"
         line = self._apply(config, _Changes(given, privileged=handed is not None))
-        # those of before are closed with the last source that reads them: that of a PIN is kept for another login
+        # The old files close with the last source that reads them: a PIN's file stays open for another login.
         self._handed = given
         return line
 
@@ -112,12 +110,12 @@ class Assembly:
 
         assert self._path is not None
         if self._loaded is not None and config.daemon != self._loaded.daemon:
-            # it is not used now, but the next start must not fail because of it
+            # It is not used now, but it must not make the next start fail.
             check_engines_of(self._path, config)
             changes.of_daemon = True
         policy = config.policy.policy()
         devices = self._open_devices(config, changes)
-        # from here on nothing fails
+        # No step from here on can fail.
         before = self.table.devices
         changes.gone = sorted(set(before) - set(devices))
         self.table.policy = policy
@@ -144,7 +142,7 @@ class Assembly:
         return devices
 
     def _open_device(self, name: "DeviceName", model: "DeviceModel", changes: "_Changes") -> Device:
-        """The device with the current key of its source; the existing one, if nothing about it has changed."""
+        """The device with the current key of its source; the existing device, if it is unchanged."""
         from .declared import Access, key_source, make_device
 
         assert self._path is not None
@@ -178,7 +176,7 @@ class Assembly:
         else:
             changes.declared.append(name)
             if same:
-                # the bound on messages is the key's, whatever else is declared
+                # The bound on messages belongs to the key, even if other settings changed.
                 made.messages = known.messages
         log.info("device %s: %s from %s", name, made.transform.description.name, source.describe())
         return made
@@ -196,7 +194,7 @@ class Assembly:
 class _Changes:
     """The changes that a start or a reload finds.
 
-    handed: key files that were opened by a step with more rights; privileged: just now, not at an earlier start.
+    handed: key files that a step with more rights opened; privileged: at this reload, not at an earlier start.
     """
 
     def __init__(self, handed: Mapping[str, Handed], privileged: bool, at_start: bool = False) -> None:
@@ -220,7 +218,7 @@ class _Changes:
         )
         parts = [f"; {what}: {', '.join(names)}" for what, names in said if names]
         if self.of_daemon:
-            parts.append("; [daemon] has changed: restart for that")
+            parts.append("; [daemon] has changed: restart the daemon to apply it")
         return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Devices as the configuration declares them. A start, a reload and `check-config` all use this code.
+"""Devices as the configuration declares them. Start, reload and `check-config` all use this code.
 
 Every error names file, line and key.
 """
@@ -21,32 +21,30 @@ from .service import KEY_PREFIX, PIN_PREFIX, Handed
 
 @dataclass(frozen=True)
 class Access:
-    """How key files are reached. handed: those that were opened already, by the name under which they are handed over.
-
-    serving: the uid of the account that will serve; None: that of this process.
-    """
+    """How to reach key files. handed: files that are already open, by the name under which they are passed on. serving:
+    the uid of the account that will serve; None: this process's."""
 
     handed: Mapping[str, Handed]
     serving: int | None = None
 
     def file(self, stored: str, path: Path, hexadecimal: bool = False) -> FileKey:
-        """The source for a file: the one that was handed over under the name `stored`, if it was found by this path."""
+        """The source for a file: the one that was passed on as `stored`, if it was opened by this path."""
         handed = self.handed.get(stored)
-        # a descriptor is that of the file that was named then, whatever is named now
+        # The descriptor belongs to the file that had the name at that time. The name may now mean another file.
         if handed is None or handed.path != path:
             return FileKey(path, hexadecimal, None, self.serving)
         return FileKey(path, hexadecimal, handed.descriptor, self.serving, handed.keeper)
 
 
 def files_of(config: Config) -> dict[str, Path]:
-    """The files that hold keys and PINs, by the names under which they are handed over."""
+    """The files that hold keys and PINs, by the names under which they are passed on."""
     keys = {KEY_PREFIX + name: model.key.file for name, model in config.devices.items()}
     pins = {PIN_PREFIX + name: model.key.pin_file for name, model in config.devices.items()}
     return {stored: path for stored, path in (keys | pins).items() if path is not None}
 
 
 def device_settings(name: str, model: DeviceModel, source: KeySource) -> DeviceSettings:
-    """A device's settings as its contexts know them."""
+    """A device's settings, in the form that its contexts use."""
     type_ = Type(model.type)
     return DeviceSettings(
         name,
@@ -106,8 +104,8 @@ def check_engines_of(path: Path, config: Config) -> tuple[Engine, ...]:
 def check_devices(path: Path, serving: int | None = None) -> tuple[Config, list[str]]:
     """A configuration and a line for each of its devices, made as at a start of this process.
 
-    serving: the uid of the account that will serve. The line names what only the service itself can check, and such a
-    device is made without its key. Errors: ConfigError with all that is wrong, NotOffered for an engine.
+    serving: the uid of the account that will serve. The line names what only the service itself can check; such a
+    device is made without its key. Errors: ConfigError with all errors, NotOffered for an engine.
     """
     config = load(path)
     engines = check_engines_of(path, config)
@@ -126,7 +124,7 @@ def check_devices(path: Path, serving: int | None = None) -> tuple[Config, list[
 def _check_device(
     path: Path, name: str, model: DeviceModel, source: KeySource, engines: tuple[Engine, ...]
 ) -> tuple[str, list[str]]:
-    """A line about a device, and what is wrong with it, with and without its key."""
+    """A line about a device, and its errors, with and without its key."""
     line = f"device {name}: {model.type} {model.name}, key from {source.describe()}"
     wrong: list[str] = []
     try:
@@ -149,7 +147,7 @@ def _check_device(
 
 def _make_without_key(settings: DeviceSettings, source: KeySource, engines: tuple[Engine, ...]) -> None:
     if isinstance(source, TokenKey):
-        # what a token offers, only the token knows
+        # Only the token knows what it offers.
         return
     found = resolve(engines, settings.type, settings.algorithm)
     if found is None:
@@ -162,7 +160,7 @@ _SOURCES = ("file", "credential", "keyring", "pkcs11")
 
 
 def _placed_in(path: Path, name: str, model: DeviceModel, error: CryptofsError) -> CryptofsError:
-    """The error with the place of the device, or that of its key where that is what is wrong."""
+    """The error with the place of the device, or of its key if the key is wrong."""
     if not isinstance(error, KeyUnavailable | KeyRefused):
         return _placed(path, error, "devices", name)
     source = next(each for each in _SOURCES if getattr(model.key, each) is not None)
@@ -170,5 +168,5 @@ def _placed_in(path: Path, name: str, model: DeviceModel, error: CryptofsError) 
 
 
 def _placed(path: Path, error: CryptofsError, *place: str) -> CryptofsError:
-    """The error with file, line and key before it."""
+    """The error, with file, line and key in front."""
     return type(error)(f"{locate(path, *place)}: {error.message}")

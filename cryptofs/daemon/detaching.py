@@ -1,4 +1,4 @@
-"""Detaching from the caller: nothing of its descriptors, terminal, directory or signals is kept."""
+"""Detaching from the caller: the process keeps none of its descriptors, terminal, directory or signals."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,14 @@ _READY = b"ready"
 
 
 def inherited() -> frozenset[int]:
-    """The descriptors beyond the standard ones that the program which started this one left open to it.
+    """The descriptors beyond the standard ones that this process inherited.
 
-    To be asked before files are opened that are to stay open over exec(2).
+    Call it before you open files that must stay open over exec(2).
     """
     found = set()
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
-        # the one of the listing itself is closed by now
+        # The descriptor of the listing itself is closed by now.
         with contextlib.suppress(OSError):
             if descriptor > 2 and not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 found.add(descriptor)
@@ -26,14 +26,15 @@ def inherited() -> frozenset[int]:
 
 
 def detach(live: Callable[[Callable[[], None]], None]) -> None:
-    """Run `live` in a process of its own, and end this one when it calls what it is given, with 1 if it never does.
+    """Run `live` in a separate process. This one ends when `live` calls its argument, or with status 1 if it never
+    does.
 
-    That process leads a session of its own in the directory `/`, with umask 077, no signal blocked and, once it is
-    ready, none of the descriptors that were inherited; until then its errors go to the caller's standard error.
+    That process leads its own session in the directory `/`, with umask 077 and no signal blocked. Once it is ready, it
+    has none of the inherited descriptors. Until then its errors go to the caller's standard error.
     """
     kept = inherited()
     reader, writer = os.pipe()
-    # both processes would write the buffered output
+    # Otherwise both processes would write the buffered output.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -55,7 +56,7 @@ def detach(live: Callable[[Callable[[], None]], None]) -> None:
         for descriptor in kept:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        # last: the caller may take its lock as soon as its command has ended
+        # Last, because the caller may take its lock as soon as its command has ended.
         os.write(writer, _READY)
         os.close(writer)
 

@@ -1,8 +1,8 @@
 """Logging that cannot stop the daemon: a bounded queue, and a thread that writes.
 
-A full disk, an unread pipe and a hanging journal lose log lines, which are counted, and have no other effect.
-Under systemd lines carry their priority, and audit events go to the journal with their values as fields. A daemon that
-has no standard error writes to a file or to syslog.
+A full disk, an unread pipe and a hanging journal lose log lines, which are counted. They have no other effect. Under
+systemd, lines carry their priority, and audit events go to the journal with their values as fields. A daemon without
+standard error writes to a file or to syslog.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Protocol
 
 LINES_MAX = 10_000
-"""Log lines that wait to be written; more are dropped and counted."""
+"""Log lines that wait to be written; further lines are dropped and counted."""
 LOG_MODE = 0o640
-"""The mode of a log file that is made. One that is there keeps its own."""
+"""The mode of a new log file. An existing one keeps its mode."""
 _STOP_BOUND = 1.0
 _IDENTIFIER = "cryptofs"
 _SYSLOG = "/dev/log"
 
-# syslog's numbers
+# syslog's numbers.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _WORDS = {7: "debug", 6: "info", 4: "warning", 3: "error", 2: "critical"}
 
@@ -38,14 +38,14 @@ class Sink(Protocol):
     """A destination of log lines, used only by the writing thread."""
 
     def write(self, priority: int, lines: list[str]) -> None:
-        """Write the lines of one message; priority: syslog's number. Errors: OSError, and the lines are lost."""
+        """Write the lines of one message; priority: syslog's number. Errors: OSError; the lines are then lost."""
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now. Errors: OSError, and the old file is written on."""
+        """Continue in the file that has the name now. Errors: OSError; the old file then stays in use."""
 
 
 class Standard:
-    """Standard error, with the priorities that the journal reads where it is the journal's."""
+    """Standard error, with the priorities that the journal reads if it is connected to the journal."""
 
     def __init__(self) -> None:
         self._journal = to_journal()
@@ -60,21 +60,21 @@ class Standard:
 
 
 class LogFile:
-    """A file that lines are appended to, each with its time, its process and its weight."""
+    """A file to which lines are appended, each with its time, its process and its level."""
 
     def __init__(self, path: Path, owner: tuple[int, int] | None) -> None:
-        """owner: uid and gid that a new file gets, where root makes it for another. Errors: OSError."""
+        """owner: uid and gid of a new file, if root makes it for another user. Errors: OSError."""
         self._path = path
         self._file = self._opened(owner)
 
     def _opened(self, owner: tuple[int, int] | None) -> int:
-        # non-blocking: an unread pipe must not stop the start
+        # Non-blocking, because an unread pipe must not stop the start.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
             descriptor = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0)
         except FileExistsError:
             return os.open(self._path, flags)
-        # by the descriptor: whatever the umask takes away
+        # By the descriptor, so that the umask has no effect.
         if owner is not None:
             os.fchown(descriptor, *owner)
         os.fchmod(descriptor, LOG_MODE)
@@ -87,7 +87,7 @@ class LogFile:
         _write_all(self._file, "".join(f"{before}{line}\n" for line in lines))
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now. Errors: OSError, and the old file is written on."""
+        """Continue in the file that has the name now. Errors: OSError; the old file then stays in use."""
         descriptor = self._opened(None)
         os.dup2(descriptor, self._file, inheritable=False)
         os.close(descriptor)
@@ -105,12 +105,12 @@ class Syslog(SysLogHandler):
     def write(self, priority: int, lines: list[str]) -> None:
         """Write the lines of one message."""
         for line in lines:
-            # names that are not UTF-8 are escaped; the handler would refuse the line
+            # Names that are not UTF-8 are escaped, because the handler would refuse the line.
             text = line.encode("utf-8", "backslashreplace").decode()
             self.emit(logging.makeLogRecord({"msg": text, "levelname": _WORDS.get(priority, "info").upper()}))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Have the line counted as lost."""
+        """Count the line as lost."""
         error = sys.exc_info()[1]
         raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
 
@@ -146,7 +146,7 @@ class Logs:
 
     @property
     def dropped(self) -> int:
-        """Lines that found the queue full."""
+        """Lines that were dropped because the queue was full."""
         return self._handler.dropped
 
     def start(self, level: int, with_audit: bool) -> None:
@@ -160,14 +160,14 @@ class Logs:
         self._thread.start()
 
     def reopen(self) -> None:
-        """Have the file opened again, by the thread that writes: opening may wait."""
+        """Open the file again, in the writing thread, because opening may wait."""
         self._to_reopen.set()
-        # where the queue is full, the next line will do
+        # If the queue is full, the next line triggers it.
         with contextlib.suppress(queue.Full):
             self._lines.put_nowait(_WAKE)
 
     def stop(self) -> None:
-        """Write what waits, for a second at most."""
+        """Write the waiting lines, for at most a second."""
         logging.getLogger().removeHandler(self._handler)
         try:
             self._lines.put_nowait(None)
@@ -183,7 +183,7 @@ class Logs:
             dropped = self.dropped - self._reported
             if dropped:
                 self._reported += dropped
-                self._write(4, f"{dropped} log lines were dropped: they came faster than they could be written")
+                self._write(4, f"{dropped} log lines were dropped: the writer was too slow")
             if record is not _WAKE:
                 self._emit(record)
 
@@ -196,7 +196,7 @@ class Logs:
                 self._journal(priority=priority, message=record.getMessage(), SYSLOG_IDENTIFIER=_IDENTIFIER, **named)
                 return
             except Exception:
-                # then as a line like all others
+                # Otherwise as a line like all others.
                 self._journal = None
         self._write(priority, record.getMessage())
 
@@ -204,7 +204,7 @@ class Logs:
         try:
             self._sink.reopen()
         except OSError as error:
-            self._write(3, f"{error.filename}: the log file is not opened again: {error.strerror}")
+            self._write(3, f"{error.filename}: cannot open the log file again: {error.strerror}")
 
     def _write(self, priority: int, message: str) -> None:
         try:
@@ -219,7 +219,8 @@ def _write_all(descriptor: int, text: str) -> None:
 
 
 def to_journal() -> bool:
-    """Whether standard error is the journal's: a program may have inherited the variable alone."""
+    """Whether standard error is the journal's. A program may have inherited only the variable, so this checks the
+    descriptor."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     with contextlib.suppress(OSError):
         status = os.fstat(2)
@@ -228,12 +229,12 @@ def to_journal() -> bool:
 
 
 def discards_messages() -> bool:
-    """Whether standard error leads nowhere: it is /dev/null, which also stands where it was closed."""
+    """Whether standard error leads nowhere: it is /dev/null, which also replaces a closed one."""
     return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
 
 
 def _journal() -> Send | None:
-    """What sends fields to the journal, if it is there and the optional package is."""
+    """The function that sends fields to the journal, if the journal and the optional package exist."""
     if not to_journal():
         return None
     try:

@@ -1,6 +1,6 @@
 """Mounting: the options of `-o`, the checks of the directory, and unmounting.
 
-Only cryptofs mounts are ever unmounted here, and what is mounted is read from the kernel's list.
+This code unmounts only cryptofs mounts. It reads the list of mounts from the kernel.
 """
 
 import errno
@@ -29,10 +29,10 @@ class MountError(SystemFault):
 # Options
 
 _OWN = frozenset({"allow_other", "allow_root", "auto_unmount", "debug"})
-# each takes back the flag that stands before it
+# Each cancels the flag before it.
 _UNDO = {"rw": "ro", "exec": "noexec", "atime": "noatime", "diratime": "nodiratime", "symfollow": "nosymfollow"}
-# These change nothing here. Every call reaches the daemon at once, no file has a time of access or a version, none is a
-# device or runs with another's rights. The last line is for mount(8) and systemd alone.
+# These change nothing. Every call reaches the daemon at once; files have no access times or versions; none is a device
+# or runs with other rights. The last line is only for mount(8) and systemd.
 _NO_EFFECT = frozenset(
     """defaults default_permissions suid dev async sync dirsync relatime norelatime strictatime nostrictatime
     lazytime nolazytime iversion noiversion mand nomand silent loud
@@ -41,11 +41,11 @@ _NO_EFFECT = frozenset(
 _NO_EFFECT_PREFIXES = ("x-", "X-", "comment=", "user=", "helper=", "uhelper=")
 _REASONS = {
     "remount": "a mount cannot be changed while it is served: unmount it and mount it again",
-    "subtype": "every program finds cryptofs by its type, which is fuse.cryptofs",
-    "context": "the files have no labels of their own",
-    "fscontext": "the files have no labels of their own",
-    "defcontext": "the files have no labels of their own",
-    "rootcontext": "the files have no labels of their own",
+    "subtype": "programs find cryptofs by its type, fuse.cryptofs",
+    "context": "the files have no security labels",
+    "fscontext": "the files have no security labels",
+    "defcontext": "the files have no security labels",
+    "rootcontext": "the files have no security labels",
     "uid": "devices name their user and group in the configuration",
     "gid": "devices name their user and group in the configuration",
     "umask": "devices name their mode in the configuration",
@@ -56,21 +56,21 @@ SOURCE = "cryptofs"
 
 @dataclass(frozen=True)
 class MountOptions:
-    """Mount options as `-o` gave them, checked; of two that contradict each other the later one holds."""
+    """Mount options from `-o`, checked. If two contradict each other, the later one holds."""
 
     flags: frozenset[str] = frozenset()
-    """Those that mount(2) has a flag for; see MOUNT_FLAGS."""
+    """The options that are flags of mount(2); see MOUNT_FLAGS."""
     source: str = SOURCE
-    """What the list of mounts shows as the device."""
+    """The source in the list of mounts."""
     own: frozenset[str] = frozenset()
     """Any of allow_other, allow_root, auto_unmount, debug."""
 
     def for_fusermount(self) -> set[str]:
-        """The options that fusermount3 gets: these, and those that the file system depends on.
+        """The options for fusermount3: these, and those that the file system depends on.
 
-        Neither auto_unmount, which is done here, nor the flags that fusermount3 may not know; those change nothing,
-        because the tree has no symlinks and no times of access. The kernel lets in all users or one: that it is root
-        alone beside the owner is checked with each request.
+        They exclude auto_unmount, which this program does itself, and flags that fusermount3 may not know. Those change
+        nothing, because the tree has no symlinks and no access times. The kernel admits all users or one. allow_root is
+        checked with each request.
         """
         fixed = {f"fsname={self.source}", "subtype=cryptofs", "default_permissions"}
         everybody = {"allow_other"} if self.own & {"allow_other", "allow_root"} else set[str]()
@@ -81,7 +81,7 @@ NO_OPTIONS = MountOptions()
 
 
 def check_options(options: Iterable[str]) -> MountOptions:
-    """Mount options as given by `-o`. Errors: MountError naming what is not known or not possible, and why."""
+    """Mount options as given by `-o`. Errors: MountError naming the unknown or impossible option, and the reason."""
     flags: set[str] = set()
     own: set[str] = set()
     source = SOURCE
@@ -109,17 +109,17 @@ def check_options(options: Iterable[str]) -> MountOptions:
 
 
 def prepare_mountpoint(given: Path) -> Path:
-    """Make sure that a mount can be made here: clear what a killed daemon left behind.
+    """Make sure that a mount is possible here: remove what a killed daemon left behind.
 
-    Returns the absolute path without symlinks. Errors: MountError where the path is no directory, not empty, or where
-    something is mounted.
+    Returns the absolute path without symlinks. Errors: MountError if the path is not a directory, is not empty, or has
+    a mount.
     """
     path = Path(os.fsdecode(location(given)))
     for _ in range(_STACKED_MAX):
         on = mounts_on(path)
         if not (on and on[-1].is_cryptofs and is_stale(path)):
             break
-        log.warning("%s: clearing the mount that a killed daemon left", printable(path))
+        log.warning("%s: removing the mount that a killed daemon left", printable(path))
         unmount(path, lazy=True)
     try:
         entries = os.listdir(path)
@@ -132,7 +132,7 @@ def prepare_mountpoint(given: Path) -> Path:
         raise MountError(f"{printable(path)}: {what}{error.strerror}", error.errno or errno.EIO) from None
     if on and on[-1].is_cryptofs:
         raise MountError(
-            f"{printable(path)}: cryptofs is mounted here already; to end it: `cryptofs umount`", errno.EBUSY
+            f"{printable(path)}: cryptofs is already mounted here; to end it:  `cryptofs umount`", errno.EBUSY
         )
     if on:
         raise MountError(
@@ -141,7 +141,8 @@ def prepare_mountpoint(given: Path) -> Path:
         )
     if entries:
         raise MountError(
-            f"{printable(path)}: not empty; choose an empty directory, a mount would hide the files", errno.ENOTEMPTY
+            f"{printable(path)}: not empty; choose an empty directory, because a mount would hide the files",
+            errno.ENOTEMPTY,
         )
     return path
 
@@ -149,7 +150,7 @@ def prepare_mountpoint(given: Path) -> Path:
 def is_stale(path: Path) -> bool:
     """Whether this path has a FUSE mount whose daemon has gone."""
     try:
-        # not stat: the kernel may answer that from its cache
+        # Not stat, because the kernel may answer it from its cache.
         os.listdir(path)
     except OSError as error:
         return error.errno in _DEAD
@@ -157,9 +158,10 @@ def is_stale(path: Path) -> bool:
 
 
 def unmount(given: Path, lazy: bool = False) -> None:
-    """Take the cryptofs mount at this path away; its daemon ends. One without a daemon goes even while it is in use.
+    """Remove the cryptofs mount at this path; its daemon ends. A mount without a daemon is removed even if it is in
+    use.
 
-    lazy: at once, even while files are open. Errors: MountError; anything but cryptofs at this path stays as it is.
+    lazy: at once, even if files are open. Errors: MountError; any other file system at this path stays.
     """
     path = Path(os.fsdecode(location(given)))
     mount = _cryptofs_at(path)
@@ -176,7 +178,7 @@ def unmount(given: Path, lazy: bool = False) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Take a mount away that a daemon has left here without serving it; nothing happens where there is none."""
+    """Remove a mount that a daemon has left here unserved; does nothing if there is none."""
     on = mounts_on(path)
     if on and on[-1].is_cryptofs and is_stale(path):
         unmount(path, lazy=True)
@@ -205,7 +207,8 @@ def _try_unmount(path: Path, lazy: bool) -> MountError | None:
 
 
 def _fusermount(path: Path, lazy: bool) -> tuple[int, str]:
-    """What an ordinary user needs a privileged program for: an errno, 0 if it was done, and what was said."""
+    """The steps for which an ordinary user needs a privileged program: an errno (0: done), and the program's
+    message."""
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_FUSERMOUNT_SECONDS, check=False)
@@ -216,5 +219,5 @@ def _fusermount(path: Path, lazy: bool) -> tuple[int, str]:
     if not done.returncode:
         return 0, ""
     said = done.stderr.decode(errors="backslashreplace").strip() or "fusermount3 failed"
-    # it gives the reason only in words; for a mount of ours that is still there, this is the only reason
+    # It gives the reason only in words. If a mount of ours is still there, this is the only possible reason.
     return errno.EBUSY if mounts_on(path) else errno.EIO, said

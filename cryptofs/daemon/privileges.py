@@ -1,7 +1,7 @@
 """The small privileged steps: mounting for another user, guarding the mount point, and giving up root for good.
 
-Root only opens /dev/fuse and mounts. A process that has no capability and can get none then serves the file system
-through the descriptor.
+Root only opens /dev/fuse and mounts. Then a process without any capability, and without a way to gain one, serves the
+file system through the descriptor.
 """
 
 import ctypes
@@ -42,16 +42,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class PrivilegeError(SystemFault):
-    """A privileged step could not be done, or a privilege not be given up."""
+    """A privileged step failed, or a privilege could not be given up."""
 
 
 class NoSuchUser(PrivilegeError, WrongUsage):
-    """There is no user of this name."""
+    """This user does not exist."""
 
     errno = errno.ENOENT
 
 
-# no dataclass: loading those takes a fifth of a privileged step's time
+# Not a dataclass: loading that module takes a fifth of a privileged step's time.
 class Account(NamedTuple):
     """The account that the daemon becomes: name, uid and primary gid. It keeps no other group."""
 
@@ -61,7 +61,7 @@ class Account(NamedTuple):
 
 
 def find_account(name: str) -> Account:
-    """The account of this name. Errors: NoSuchUser, or PrivilegeError where it is root."""
+    """The account of this name. Errors: NoSuchUser, or PrivilegeError if it is root."""
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):
@@ -75,10 +75,10 @@ def find_account(name: str) -> Account:
 
 
 def join_first_namespace() -> None:
-    """Enter the mount namespace of the first process, where everybody sees what is mounted.
+    """Enter the mount namespace of the first process, whose mounts every process sees.
 
-    systemd gives even the fully privileged commands of a sandboxed service one of their own. Nothing is done where
-    systemd does not run. Errors: PrivilegeError.
+    systemd gives each command of a sandboxed service its own namespace, even a fully privileged one. Without systemd
+    this does nothing. Errors: PrivilegeError.
     """
     if not Path("/run/systemd/system").is_dir():
         return
@@ -96,17 +96,16 @@ def join_first_namespace() -> None:
 
 
 def mounts_at(path: Path) -> int:
-    """The number of cryptofs mounts on this absolute path. The path itself is not touched: a silent mount would
-    hang."""
+    """The number of cryptofs mounts on this absolute path. It does not touch the path: a mount that does not answer
+    would hang."""
     return sum(mount.is_cryptofs for mount in mounts_on(path))
 
 
 def mount_fuse(path: Path, owner: Account, options: Iterable[str] = (), source: str = "cryptofs") -> int:
     """Mount at an existing directory for `owner` and return the descriptor that serves it (close on exec).
 
-    The mount is open to every user, and the kernel checks owner and mode of each file. Needs CAP_SYS_ADMIN.
-    options: any of MOUNT_FLAGS; nosuid and nodev hold always. source: what the list of mounts shows as the device.
-    Errors: PrivilegeError.
+    Every user may use the mount, and the kernel checks owner and mode of each file. Needs CAP_SYS_ADMIN. options: any
+    of MOUNT_FLAGS; nosuid and nodev are always set. source: the device in the list of mounts. Errors: PrivilegeError.
     """
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -127,7 +126,7 @@ def mount_fuse(path: Path, owner: Account, options: Iterable[str] = (), source: 
 
 
 def take_away(path: Path) -> bool:
-    """Take every cryptofs mount off this path at once, even if it is in use: its requests end with an error.
+    """Remove every cryptofs mount from this path at once, even if it is in use: its requests end with an error.
 
     Returns whether there was one. Errors: PrivilegeError.
     """
@@ -138,14 +137,14 @@ def take_away(path: Path) -> bool:
             raise PrivilegeError(
                 f"{printable(path)}: {over[-1].kind} is mounted over cryptofs: unmount that first", errno.EBUSY
             )
-        # by force: that ends the connection even while another process has its descriptor
+        # By force: that ends the connection even if another process has its descriptor.
         if _libc.umount2(os.fsencode(path), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW):
             raise _last(f"{printable(path)}: umount")
     return count > 0
 
 
 def umount(path: Path, lazy: bool) -> tuple[int, str]:
-    """Unmount what is uppermost on this path, as root; gives an errno, 0 if it was done, and the reason in words."""
+    """Unmount the uppermost mount on this path, as root; returns an errno (0: done) and the reason in words."""
     if _libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)):
         number = ctypes.get_errno()
         return number, os.strerror(number)
@@ -153,13 +152,13 @@ def umount(path: Path, lazy: bool) -> tuple[int, str]:
 
 
 def protect_mountpoint(path: Path) -> None:
-    """Make a mount point on which nothing is mounted root's own with mode 0000.
+    """Give a mount point without a mount to root, with mode 0000.
 
-    A program that runs while nothing is mounted then fails, and writes no plaintext into a directory.
-    Errors: PrivilegeError.
+    Then a program that runs while nothing is mounted fails, and writes no plaintext into a directory. Errors:
+    PrivilegeError.
     """
     try:
-        # not through a link: this is done as root
+        # Not through a link, because this runs as root.
         descriptor = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise PrivilegeError.of(error, path) from None
@@ -182,10 +181,10 @@ class _Header(ctypes.Structure):
 def drop_privileges(account: Account) -> None:
     """Become `account` for good: no root id, no other group, no capability in any set, no way to gain one; undumpable.
 
-    It is checked afterwards in /proc/self/status. Errors: PrivilegeError; the process must then end.
+    The result is checked in /proc/self/status. Errors: PrivilegeError; the process must then end.
     """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    # while CAP_SETPCAP is still there
+    # While CAP_SETPCAP is still there.
     for capability in range(last + 1):
         _prctl(_PR_CAPBSET_DROP, capability)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
@@ -199,17 +198,17 @@ def drop_privileges(account: Account) -> None:
     if _libc.capset(ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), ctypes.byref(nothing)):
         raise _last("capset")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # a change of ids resets it to fs.suid_dumpable
+    # A change of ids resets it to fs.suid_dumpable.
     _prctl(_PR_SET_DUMPABLE, 0)
     kept = privileges_left(Path("/proc/self/status").read_text(), account)
     if _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0):
         kept.append("dumpable")
     if kept:
-        raise PrivilegeError(f"privileges are left: {', '.join(kept)}", errno.EPERM)
+        raise PrivilegeError(f"still has privileges: {', '.join(kept)}", errno.EPERM)
 
 
 def privileges_left(status: str, account: Account) -> list[str]:
-    """The privileges of a process beyond `account`, by the text of its /proc/<pid>/status."""
+    """The privileges of a process beyond those of `account`, from the text of its /proc/<pid>/status."""
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     none = "0" * 16
     wanted = {
@@ -232,6 +231,6 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def _last(what: str) -> PrivilegeError:
-    """What the C library's last call failed with."""
+    """The error of the C library's last call."""
     number = ctypes.get_errno()
     return PrivilegeError(f"{what}: {os.strerror(number)}", number)

@@ -1,10 +1,10 @@
-"""Does the mount answer? A separate process asks, never a thread of the daemon.
+"""A separate process tests whether the mount answers. A thread of the daemon must not do it.
 
-A thread that waits for its own process's answer cannot be killed: SIGKILL would leave it, and with it the
-descriptor of /dev/fuse and every client, hanging for good. A child that has no such descriptor gets an error instead.
+A thread that waits for its own process's answer cannot be killed. After SIGKILL it would stay, and with it the
+descriptor of /dev/fuse, and every client would hang for good. A child without that descriptor gets an error instead.
 
-The second child, the keeper, takes the mount away when the daemon has ended, however it ended; where the daemon gives
-up root, the keeper keeps it for that. It reads nothing but that end.
+The second child, the keeper, removes the mount when the daemon has ended for any reason. If the daemon gives up root,
+the keeper stays root for that. Its only input is the daemon's end.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ log = logging.getLogger("cryptofs")
 
 
 class LostMount(Gone):
-    """The mount point leads elsewhere: the mount was taken away, or something was mounted over it."""
+    """The path no longer leads to the mount: it was removed, or something was mounted over it."""
 
 
 class _Child:
-    """A forked process and a socket to it; it ends when this end is closed, which death does as well."""
+    """A forked process and a socket to it. It ends when this end is closed, also by the daemon's death."""
 
     def __init__(self, name: str, live: Callable[[socket.socket], None]) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -52,8 +52,8 @@ class _Child:
     def close(self) -> None:
         """End it and wait until it has ended.
 
-        A process that waits for a lock of the kernel's may never end: a program of the same user can hold one on the
-        files of the mount. Then it is left behind, and nothing that it holds keeps the mount.
+        A process that waits for a lock in the kernel may never end: a program of the same user can hold a lock on the
+        mount's files. Then it is left behind, and holds nothing that keeps the mount.
         """
         if self.socket.fileno() < 0:
             return
@@ -62,7 +62,7 @@ class _Child:
         while not os.waitpid(self._pid, os.WNOHANG)[0]:
             if time.monotonic() > ends:
                 os.kill(self._pid, signal.SIGKILL)
-                log.warning("a helper process, pid %d, does not end: it is left behind", self._pid)
+                log.warning("a helper process, pid %d, does not end: leaving it behind", self._pid)
                 return
             time.sleep(0.002)
 
@@ -70,11 +70,11 @@ class _Child:
 def _be_child(name: str, to_parent: socket.socket, live: Callable[[socket.socket], None]) -> NoReturn:
     status = 1
     try:
-        # a terminal's Ctrl-C goes to all: these end with the daemon, not before it
+        # A terminal's Ctrl-C goes to all processes. These end with the daemon, not before it.
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-        # a command that detaches must not keep its caller's pipes open through these
+        # A detaching command must not keep its caller's pipes open through these.
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nothing, standard)
@@ -88,10 +88,10 @@ def _be_child(name: str, to_parent: socket.socket, live: Callable[[socket.socket
 
 
 class Pulse(_Child):
-    """Asks the mount when told to. Make it before keys are read: it is a copy of this process as it is now."""
+    """Tests the mount on request. Make it before keys are read, because it is a copy of this process."""
 
     def __init__(self, mountpoint: Path, become: Callable[[], None]) -> None:
-        """become: gives up the privileges that the daemon gives up, too."""
+        """become: gives up the same privileges as the daemon."""
 
         def live(to_parent: socket.socket) -> None:
             become()
@@ -110,24 +110,24 @@ class Pulse(_Child):
         self.socket.setblocking(False)
 
     def ask(self, compute: bool) -> None:
-        """Have the mount asked: for a digest, or only for its version. The answer comes on `socket`, if one does."""
+        """Start a test of the mount: a digest, or only its version. The answer comes on `socket`, if at all."""
         self.socket.send(_ASK_CRYPTO if compute else _ASK_VERSION)
 
     def answer(self) -> str:
-        """What came: nothing if the mount answered as it should, else what was wrong.
+        """The result: empty if the mount answered correctly, else the error.
 
-        Errors: LostMount; BlockingIOError while nothing has come.
+        Errors: LostMount; BlockingIOError before the answer.
         """
         told = self.socket.recv(_TEXT_MAX)
         kind, text = told[:1], told[1:].decode(errors="replace")
         if kind == _LOST:
             raise LostMount(text)
-        return "" if kind == _ANSWERED else text or "the asking process has ended"
+        return "" if kind == _ANSWERED else text or "the pulse process has ended"
 
 
 @contextlib.contextmanager
 def _refused_is_answered() -> Iterator[None]:
-    """This watches the daemon, not its policy: a rule may forbid the daemon's own user everything."""
+    """The test concerns the daemon, not its policy: a rule may forbid the daemon's own user everything."""
     try:
         yield
     except OSError as error:
@@ -136,8 +136,8 @@ def _refused_is_answered() -> Iterator[None]:
 
 
 class _Probe:
-    """What asks: the path each time, since the mount may be taken away while a file of it is open; and a digest on one
-    context that is kept open, or no more than `version` where policy forbids that."""
+    """The test: it looks up the path each time, because the mount may be removed while a file of it is open. It
+    computes a digest on one context that stays open, or only reads `version` if policy forbids that."""
 
     def __init__(self, mountpoint: Path) -> None:
         self._mountpoint = mountpoint
@@ -146,7 +146,7 @@ class _Probe:
         self._context: int | None = None
 
     def ask(self, compute: bool) -> None:
-        """Errors: LostMount; OSError and EngineFault for a mount that does not answer as it should."""
+        """Errors: LostMount; OSError and EngineFault for a mount that does not answer correctly."""
         self._look()
         (self._mountpoint / "version").read_bytes()
         if not compute:
@@ -158,10 +158,10 @@ class _Probe:
             self._digest()
 
     def _refuse_copies(self) -> None:
-        """Let the kernel ask for copy_file_range(2) once. It is refused, and the kernel does not ask again.
+        """Make the kernel ask for copy_file_range(2) once. The daemon refuses it, and the kernel does not ask again.
 
-        To ask, the kernel takes the lock of the file that is read. Of a stream, the program that writes it holds that
-        lock while it waits for its reader; a `cat` that copies would wait for the lock and never read.
+        To ask, the kernel takes the lock of the source file. A program that writes to a stream holds that lock while it
+        waits for its reader. A `cat` that copies would wait for the lock and never read.
         """
         with (
             contextlib.suppress(OSError),
@@ -171,7 +171,7 @@ class _Probe:
             os.copy_file_range(source.fileno(), target.fileno(), 1)
 
     def _look(self) -> None:
-        """Is the mount at the path still the first one?"""
+        """Whether the mount at the path is still the first one."""
         try:
             device = os.stat(self._mountpoint).st_dev
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -180,9 +180,7 @@ class _Probe:
             self._device = device
         if device != self._device:
             over = [mount.kind for mount in mounts_on(self._mountpoint)]
-            raise LostMount(
-                f"{over[-1]} is mounted over the mount" if over else "the mount was taken away from its path"
-            )
+            raise LostMount(f"{over[-1]} is mounted over the mount" if over else "the mount was removed from its path")
 
     def _open(self) -> None:
         self._context = -1
@@ -212,13 +210,14 @@ class _Probe:
 
 
 class Keeper(_Child):
-    """A process beside the daemon that clears up after the daemon's end, with the rights that it was made with."""
+    """A process beside the daemon that removes the mount after the daemon's end, with the rights it was created
+    with."""
 
     def __init__(self, clear_away: Callable[[], None]) -> None:
-        """clear_away: what to do then."""
+        """clear_away: the function to call then."""
 
         def live(to_parent: socket.socket) -> None:
-            # nothing is ever sent: this returns when the daemon's end is closed
+            # The daemon sends nothing: this returns when its end of the socket is closed.
             to_parent.recv(1)
             clear_away()
 

@@ -1,4 +1,4 @@
-"""The service's side of `cryptofs reload`: a caller hands over key files and waits for the answer."""
+"""The service's side of `cryptofs reload`: a caller passes key files and waits for the answer."""
 
 import logging
 import socket
@@ -13,11 +13,11 @@ log = logging.getLogger("cryptofs")
 _CALL_TIMEOUT = 3.0
 
 Reload = Callable[[dict[str, Handed] | None], tuple[bool, str]]
-"""Reloads with handed over files, or without any; returns whether that was done, and a line about it."""
+"""Reloads with passed files, or without any; returns whether it succeeded, and a line about it."""
 
 
 async def heed_calls(descriptor: int, reload: Reload) -> None:
-    """Serve the listening socket with this descriptor, one caller after the other, until cancelled."""
+    """Serve the listening socket with this descriptor, one caller after another, until cancelled."""
     with socket.socket(fileno=descriptor) as listener:
         listener.setblocking(False)
         while True:
@@ -25,7 +25,7 @@ async def heed_calls(descriptor: int, reload: Reload) -> None:
             try:
                 caller, _ = listener.accept()
             except OSError as error:
-                # a caller that has gone, or no descriptor left for one
+                # A caller that has gone, or no free descriptor for a caller.
                 log.warning("reload: %s", error.strerror)
                 await trio.sleep(1)
                 continue
@@ -38,7 +38,7 @@ async def heed_calls(descriptor: int, reload: Reload) -> None:
 
 async def _heed(call: ReloadCall, reload: Reload) -> None:
     call.socket.setblocking(False)
-    # a caller that connects and sends nothing must not block others
+    # A caller that connects and sends nothing must not block others.
     with trio.move_on_after(_CALL_TIMEOUT):
         while True:
             await trio.lowlevel.wait_readable(call.socket)

@@ -30,51 +30,51 @@ from .service import CONTROL, FUSE, Handed, forget_stored, stored_descriptors, t
 
 log = logging.getLogger("cryptofs")
 
-# pyfuse3 runs one task a request; fewer tasks than blocked readers would freeze the mount
+# pyfuse3 runs one task for each request. With fewer tasks than blocked readers the mount would freeze.
 _MAX_TASKS = 1_000_000
-# round trips through the mount in the time after which the manager would end the daemon
+# Round trips through the mount within the time after which the manager would end the daemon.
 _BEATS = 3
-# of mallopt(3)
+# Of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve: the mount point, the engines in their order (none: the configuration's), the mount options."""
+    """How to serve: the mount point, the engines in order (empty: the configuration's), the mount options."""
 
     mountpoint: Path
     engines: tuple[str, ...]
     options: MountOptions = NO_OPTIONS
     config: Path | None = None
     account: Account | None = None
-    """The account to become after the privileged steps; None: stay the same user."""
+    """The account to become after the privileged steps; None: keep the user."""
     service: bool = False
-    """The mount was made already and its descriptor is kept by the service manager."""
+    """The mount exists already, and the service manager has its descriptor."""
     config_may_lack: bool = False
-    """The configuration need not be there, now or when it is to be read again."""
+    """The configuration need not exist, now or at a reload."""
     log_file: Path | None = None
     """Where log lines go; None: to standard error."""
     syslog: bool = False
-    """Log to syslog where there is no log file: standard error is not there, or will not be for long."""
+    """Log to syslog if there is no log file, because standard error is missing or will be."""
 
 
 def raise_descriptor_limit() -> None:
-    """AF_ALG takes sockets for every context, so take all the descriptors that are allowed."""
+    """AF_ALG needs sockets for every context, so raise the limit of descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def return_freed_memory() -> None:
-    """Have the C library give large buffers back to the kernel when they are freed.
+    """Make the C library return large freed buffers to the kernel.
 
-    By itself it learns from the first one that such sizes are worth keeping, and a burst of large requests takes its
-    memory for good. Buffers that are used all the time are kept by their pools, which do not free them.
+    By default it learns from the first one to keep such sizes, and after a burst of large requests the daemon would
+    keep the memory. Frequently used buffers stay in their pools, which do not free them.
     """
     with contextlib.suppress(AttributeError):
         set_option = ctypes.CDLL(None).mallopt
         set_option(_M_MMAP_THRESHOLD, 512 * 1024)
-        # the end of the heap stays as it is for smaller ones: to give it back and take it again costs page faults
+        # The end of the heap keeps its threshold, because to return and fetch it again costs page faults.
         set_option(_M_TRIM_THRESHOLD, 4 * 1024 * 1024)
 
 
@@ -83,7 +83,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     Errors: MountError, PrivilegeError, those of the configuration and its keys.
     """
-    # it would take a third of the start's time, and find nothing
+    # The collector would take a third of the start's time, and find nothing.
     gc.disable()
     harden(stays_root=settings.account is None)
     raise_descriptor_limit()
@@ -95,7 +95,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         prepare_mountpoint(settings.mountpoint)
     account = settings.account
     with contextlib.ExitStack() as at_end:
-        # both are made before there is a key, and before there is a mount that could keep them
+        # Both start before there is a key, and before there is a mount that they could keep.
         pulse = Pulse(settings.mountpoint, partial(_become, account))
         at_end.callback(pulse.close)
         if os.geteuid() == 0 and not settings.service:
@@ -114,7 +114,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         at_end.callback(transport.close)
         _become(account)
         _init(transport, assembly, settings)
-        # after the last fork and the last step that may fail
+        # After the last fork and the last step that may fail.
         logs = Logs(log_file or (Syslog() if settings.syslog else Standard()))
         logs.start(logging.getLogger().level, settings.service if assembly.with_audit is None else assembly.with_audit)
         at_end.callback(logs.stop)
@@ -122,12 +122,12 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         at_end.callback(leave)
         at_end.callback(transport.close)
         at_end.callback(pyfuse3.close, unmount=False)
-        # first of all: a session that is gone must wake nobody
+        # First, because a closed session must not wake any program.
         at_end.callback(assembly.close)
         if settings.service:
-            # kept by the manager it would keep the mount alive when this process is not
+            # In the manager's store, it would keep the mount alive after this process's end.
             forget_stored()
-        # what is there now stays: the collector need not look at it again with every few hundred requests
+        # Objects that exist now stay, so the collector need not check them again every few hundred requests.
         gc.freeze()
         gc.enable()
         gc.set_threshold(10_000, 20, 20)
@@ -146,7 +146,7 @@ def _become(account: Account | None) -> None:
 def _log_file(settings: Settings) -> LogFile | None:
     if settings.log_file is None:
         return None
-    # by the thread that writes it would be opened again through this very daemon
+    # The writing thread would open it again through this very daemon.
     if settings.log_file.resolve().is_relative_to(settings.mountpoint):
         raise MountError(f"log file {settings.log_file}: not below the mount point", errno.EINVAL)
     owner = settings.account and (settings.account.uid, settings.account.gid)
@@ -163,24 +163,24 @@ def _clear_away(mountpoint: Path) -> None:
 
 
 def _device_at(mountpoint: Path) -> int | None:
-    """The device number of the mount, by which it is known from another at the same path."""
+    """The device number of the mount, which distinguishes it from another one at the same path."""
     on = mounts_on(mountpoint)
     return on[-1].device if on and on[-1].is_cryptofs else None
 
 
 def _leave(mount: OwnMount, mountpoint: Path, device: int | None) -> None:
-    """Take the mount away, unless that was done or something else is mounted over it by now."""
+    """Remove the mount, unless it is already gone or something else is mounted over it."""
     if device is not None and _device_at(mountpoint) == device:
         mount.take_away()
     elif any(other.device == device for other in mounts_on(mountpoint)):
-        log.warning("%s: the mount is left as it is: something else is mounted over it", mountpoint)
+        log.warning("%s: the mount stays, because something else is mounted over it", mountpoint)
 
 
 def _device(settings: Settings, handed_over: dict[str, int]) -> tuple[int, Callable[[], None]]:
-    """The descriptor that serves the mount, and what takes the mount away in the end.
+    """The descriptor that serves the mount, and the object that removes the mount at the end.
 
-    The mount is made here, unless the service manager kept it; the manager's, and one that root makes for somebody
-    else, is taken away by another process.
+    The mount is made here, unless the service manager has it. Another process removes the manager's mount, and a mount
+    that root makes for another user.
     """
     if settings.service:
         return handed_over[FUSE], _nothing
@@ -204,7 +204,7 @@ def _only(settings: Settings) -> int | None:
 
 def _init(transport: Transport, assembly: Assembly, settings: Settings) -> None:
     try:
-        # the mount has its options already
+        # The mount has its options already.
         pyfuse3.init(Operations(assembly.tree), transport.mountpoint, {"debug"} & settings.options.own)
     except RuntimeError as error:
         raise MountError(f"{settings.mountpoint}: {error}", errno.EIO) from None
@@ -231,7 +231,7 @@ async def _serve(
         try:
             await transport.serve()
         finally:
-            # it returns by itself only when somebody else has unmounted
+            # It returns by itself only after an unmount from outside.
             nursery.cancel_scope.cancel()
     tell("STOPPING")
     if silent:
@@ -246,13 +246,13 @@ async def _show_life(
     silent: list[str],
     scope: trio.CancelScope,
 ) -> None:
-    """Say that the mount answers, once it does; then, if somebody watches, each time that it does.
+    """Report once that the mount answers; with a watchdog, report each further answer.
 
-    If it does not at first, or if its path leads elsewhere later, the reason goes to `silent`, and the serving ends.
+    If it does not answer at first, or its path leads elsewhere later, the reason goes to `silent`, and serving ends.
     """
     wrong, _ = await _asked(pulse, compute=False)
     if wrong:
-        # not raised in here, where it would come out in a group with a trace
+        # Not raised here, because it would appear in an exception group with a traceback.
         silent.append(f"the mount does not answer: {wrong}")
         scope.cancel()
         return
@@ -269,7 +269,7 @@ async def _show_life(
         if wrong:
             log.error("%s: the mount does not answer as it should: %s", mountpoint, wrong)
         if lost:
-            # no client can find it any more, and the manager makes a new one
+            # No client can find it any more, and the manager makes a new one.
             silent.append(wrong)
             scope.cancel()
             return
@@ -280,7 +280,7 @@ async def _show_life(
 
 
 async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
-    """What is wrong, if anything, and whether the path no longer leads to the mount."""
+    """The error, if any, and whether the path no longer leads to the mount."""
     try:
         pulse.ask(compute)
         while True:
@@ -290,11 +290,11 @@ async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
     except LostMount as lost:
         return lost.message, True
     except OSError as error:
-        return f"the asking process: {error.strerror}", False
+        return f"the pulse process: {error.strerror}", False
 
 
 def status(assembly: Assembly) -> str:
-    """One line for people: the engines, and the number of open contexts."""
+    """One line for the user: the engines, and the number of open contexts."""
     engines = ", ".join(engine.name for engine in assembly.table.engines)
     return f"engines {engines}; {len(assembly.table)} contexts open"
 
@@ -310,7 +310,8 @@ async def _heed_signals(assembly: Assembly, logs: Logs, scope: trio.CancelScope)
 
 
 def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = None) -> tuple[bool, str]:
-    """Reload, and go on in the log file that has the name now; whether the reload was done, and a line about it."""
+    """Reload, and continue in the log file that has the name now; returns whether the reload succeeded, and a line
+    about it."""
     logs.reopen()
     tell("RELOADING")
     done = True
@@ -320,7 +321,7 @@ def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = N
     except Exception as error:
         done = False
         kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
-        line = f"reload failed, the old configuration holds: {kind}{error}"
+        line = f"reload failed, the old configuration stays: {kind}{error}"
         log.error("%s", line)
     tell("STATUS", f"{line}; {status(assembly)}")
     tell("READY")

@@ -1,7 +1,7 @@
-"""What a service and its manager (systemd) tell each other: readiness, status, and descriptors that are kept.
+"""Communication between a service and its manager (systemd): readiness, status, and stored descriptors.
 
-The manager keeps descriptors for a service by name. A privileged step before the start stores the one of /dev/fuse
-there, and the service, which has no privilege, finds it at its start.
+The manager stores descriptors for a service by name. A privileged step before the start stores the one of /dev/fuse.
+The unprivileged service finds it at its start.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from ..errors import SystemFault, printable
 FUSE = "fuse"
 """The name of the descriptor that serves the mount."""
 KEY_PREFIX = "key-"
-"""Before the device's name: the descriptor of the file that holds its key."""
+"""Prefix of the device's name: the descriptor of the file with its key."""
 PIN_PREFIX = "pin-"
-"""Before the device's name: the descriptor of the file that holds its token's PIN."""
+"""Prefix of the device's name: the descriptor of the file with its token's PIN."""
 CONTROL = "control"
-"""The name of the listening socket on which the service is told to reload; its path is `control_path`."""
+"""The name of the listening socket for `cryptofs reload`; its path is `control_path`."""
 _FIRST = 3
 _STORED_MAX = 200
 _BARRIER_TIMEOUT = 5.0
@@ -32,7 +32,7 @@ _taken: dict[str, int] | None = None
 
 
 class Handed(NamedTuple):
-    """A file that a step with more rights has opened. path: by which it was found."""
+    """A file that a step with more rights has opened. path: its path at that time."""
 
     descriptor: int
     path: Path
@@ -41,11 +41,11 @@ class Handed(NamedTuple):
 
 
 class ServiceError(SystemFault):
-    """The service manager could not be reached, or has not handed over what is needed."""
+    """The service manager could not be reached, or did not pass what is needed."""
 
 
 def _about_socket(path: Path, error: OSError, more: str) -> ServiceError:
-    # a path that is too long for a socket has no errno, and the interpreter's own words
+    # A path that is too long for a socket has no errno, only the interpreter's own words.
     number = error.errno or errno.ENAMETOOLONG
     return ServiceError(f"{printable(path)}: {os.strerror(number)}{more}", number)
 
@@ -56,9 +56,9 @@ def managed() -> bool:
 
 
 def stored_descriptors() -> dict[str, int]:
-    """The descriptors that were handed over, by name; of two with one name, the later. Empty without a manager.
+    """The descriptors that were passed, by name; of two with one name, the later one. Empty without a manager.
 
-    They are marked close-on-exec, and the environment forgets them. Every call gives the same.
+    This marks them close-on-exec, and removes the variables from the environment. Every call returns the same.
     """
     global _taken  # noqa: PLW0603 (descriptors of the process, taken once)
     if _taken is None:
@@ -78,7 +78,7 @@ def stored_descriptors() -> dict[str, int]:
 
 
 def tell(name: str, value: str = "1") -> None:
-    """Send the manager one `NAME=value`; without a manager nothing happens. Errors: ServiceError."""
+    """Send the manager one `NAME=value`; does nothing without a manager. Errors: ServiceError."""
     if not managed():
         return
     try:
@@ -87,7 +87,7 @@ def tell(name: str, value: str = "1") -> None:
         _send(f"{name}={value}")
         return
     try:
-        # a constant's value is the library's own
+        # A constant's value is the library's own.
         constant = Notification[name].value.constant is not None
         notify(Notification[name], "" if constant else value, return_exceptions=False)
     except (OSError, RuntimeError, ValueError) as error:
@@ -95,9 +95,9 @@ def tell(name: str, value: str = "1") -> None:
 
 
 def store(descriptors: Mapping[str, int]) -> None:
-    """Have the manager keep descriptors until the service takes them; those of the same names go first.
+    """Store descriptors in the manager until the service takes them; they replace those of the same names.
 
-    Returns when it has them. Errors: ServiceError.
+    Returns when the manager has them. Errors: ServiceError.
     """
     if not managed():
         raise ServiceError(
@@ -108,13 +108,13 @@ def store(descriptors: Mapping[str, int]) -> None:
         raise ServiceError(f"{len(descriptors)} descriptors to hand over, at most {_STORED_MAX}", errno.EMSGSIZE)
     for name, descriptor in descriptors.items():
         _send(f"FDSTOREREMOVE=1\nFDNAME={name}")
-        # FDPOLL=0: it would drop /dev/fuse as soon as that is not served
+        # FDPOLL=0: otherwise the manager would drop /dev/fuse as soon as no daemon serves it.
         _send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
     _barrier()
 
 
 def forget_stored() -> None:
-    """Have the manager release what was handed over: if the service dies, its mount must die too.
+    """Make the manager release the passed descriptors: if the service dies, its mount must die too.
 
     Errors: ServiceError.
     """
@@ -123,7 +123,7 @@ def forget_stored() -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """The seconds of silence after which the manager ends this process; None if it does not watch."""
+    """The watchdog's time in seconds, after which the manager ends this process; None without a watchdog."""
     usec = os.environ.get("WATCHDOG_USEC", "")
     if not usec.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -131,7 +131,7 @@ def watchdog_seconds() -> float | None:
 
 
 def _send(text: str, *descriptors: int) -> None:
-    # the library cannot pass descriptors, nor say several lines at once, as storing by name needs
+    # The library cannot pass descriptors or send several lines at once, and storing by name needs both.
     address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):
         address = "\0" + address[1:]
@@ -147,7 +147,7 @@ def _send(text: str, *descriptors: int) -> None:
 
 
 def _barrier() -> None:
-    # the manager closes its end once it has read all that was sent before
+    # The manager closes its end once it has read everything before.
     ours, theirs = os.pipe()
     try:
         try:
@@ -171,12 +171,13 @@ _RELOAD, _DONE, _REFUSED = b"reload", b"done ", b"refused "
 
 
 def control_path(mountpoint: Path) -> Path:
-    """The path of the socket of the service at this mount point. It is beside it, and only root may connect."""
+    """The path of the socket of the service at this mount point. It is beside the mount point, and only root may
+    connect."""
     return mountpoint.with_name(f"{mountpoint.name}.control")
 
 
 def listen(mountpoint: Path) -> int:
-    """A listening socket at `control_path`, for the service to take over. Errors: ServiceError."""
+    """A listening socket at `control_path`, which the service takes over. Errors: ServiceError."""
     path = control_path(mountpoint)
     before = os.umask(0o177)
     try:
@@ -192,16 +193,16 @@ def listen(mountpoint: Path) -> int:
 
 
 def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
-    """Have the service of this mount point reload, with these files for its keys; returns what it says.
+    """Make the service of this mount point reload, with these files for its keys; returns its answer.
 
-    Errors: ServiceError with the reason of a refusal; the service goes on with what it has then.
+    Errors: ServiceError with the reason of a refusal; the service then keeps its configuration.
     """
     path = control_path(mountpoint)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as to_service:
             to_service.settimeout(_ANSWER_TIMEOUT)
             to_service.connect(str(path))
-            # keys are only for the service: a socket's credentials are those of the process that made it listen
+            # Keys are only for the service: a socket's credentials are those of the process that made it listen.
             _, uid, _ = _PEER.unpack(to_service.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             if uid not in (0, os.geteuid()):
                 raise ServiceError(f"{printable(path)}: uid {uid} listens there, not the service", errno.EPERM)
@@ -221,7 +222,7 @@ def ask_to_reload(mountpoint: Path, files: Mapping[str, Handed]) -> str:
 
 
 class ReloadCall:
-    """One caller on the listening socket. It is `close`d in every case."""
+    """One caller on the listening socket. Always `close` it."""
 
     def __init__(self, caller: socket.socket) -> None:
         self.socket = caller
@@ -230,7 +231,7 @@ class ReloadCall:
     def take(self) -> bool:
         """Take one available message; returns whether it was the caller's last.
 
-        Errors: ServiceError for what is no such message, BlockingIOError.
+        Errors: ServiceError for an invalid message, BlockingIOError.
         """
         data, descriptors, flags, _ = socket.recv_fds(self.socket, _MESSAGE_MAX, 4, socket.MSG_CMSG_CLOEXEC)
         if data == _RELOAD and not descriptors:
@@ -241,23 +242,23 @@ class ReloadCall:
         if not whole or stored in self.files or len(self.files) >= _STORED_MAX:
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise ServiceError("no call to reload")
+            raise ServiceError("not a call to reload")
         self.files[stored] = Handed(descriptors[0], Path(os.fsdecode(path)))
         return False
 
     def give_files(self) -> dict[str, Handed]:
-        """What was handed over; the receiver closes it."""
+        """The passed files; the receiver closes them."""
         files, self.files = self.files, {}
         return files
 
     def answer(self, done: bool, line: str) -> None:
-        """Answer the caller; nothing happens if it has gone."""
+        """Answer the caller; does nothing if it has gone."""
         text = line.encode(errors="backslashreplace")[: _MESSAGE_MAX - len(_REFUSED)]
         with contextlib.suppress(OSError):
             self.socket.send((_DONE if done else _REFUSED) + text)
 
     def close(self) -> None:
-        """Close the connection, and what the caller handed over."""
+        """Close the connection, and the files that the caller passed."""
         self.socket.close()
         for file in self.give_files().values():
             os.close(file.descriptor)

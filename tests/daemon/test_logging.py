@@ -76,7 +76,7 @@ def test_a_log_file_of_an_unprivileged_daemon(tmp_path: Path) -> None:
     done = in_shell(script, private=True)
     mode, *lines = done.stdout.splitlines()
     assert mode == "640 nobody", done.stderr
-    assert any("error: /mnt/log: the log file is not opened again: Permission denied" in line for line in lines), lines
+    assert any("error: /mnt/log: cannot open the log file again: Permission denied" in line for line in lines), lines
 
 
 @pytest.mark.parametrize(

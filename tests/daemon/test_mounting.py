@@ -94,7 +94,7 @@ def test_a_busy_mount_says_what_to_do(own_daemon: Daemon) -> None:
         ends_with_one_line(run("umount", str(own_daemon.mountpoint)), "EBUSY", "close the files", "--lazy")
         assert kinds_on(own_daemon.mountpoint) == ["fuse.cryptofs"]
         again = run("mount", "--allow-root", str(own_daemon.mountpoint))
-        ends_with_one_line(again, "EBUSY", "cryptofs is mounted here already")
+        ends_with_one_line(again, "EBUSY", "cryptofs is already mounted here")
         assert run("umount", "--lazy", str(own_daemon.mountpoint)).returncode == 0
         assert kinds_on(own_daemon.mountpoint) == []
 
@@ -370,7 +370,7 @@ def test_mount_all_can_be_repeated(helper: Path, source: str) -> None:
         "cryptofs",
         "refused:32",
     ]
-    assert "cryptofs is mounted here already" in done.stderr
+    assert "cryptofs is already mounted here" in done.stderr
 
 
 @as_root
@@ -430,7 +430,7 @@ def test_mount_in_another_namespace(helper: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (("umount", "-l", "{top}/m"), "the mount was taken away from its path"),
+        (("umount", "-l", "{top}/m"), "the mount was removed from its path"),
         (("mount", "-t", "tmpfs", "none", "{top}/m"), "tmpfs is mounted over the mount"),
         (("mount", "-t", "tmpfs", "none", "{top}"), "the mount point is gone"),
     ],

@@ -612,7 +612,7 @@ def test_a_mount_that_was_taken_away_is_made_again(service: int) -> None:
         wait_until(lambda: show("MainPID") not in (str(service), "0"), 30)
     wait_until(lambda: show("ActiveState") == "active", 30)
     assert digest_as_nobody() == EMPTY
-    assert "the mount was taken away from its path" in journal(begun)
+    assert "the mount was removed from its path" in journal(begun)
     assert "watchdog timeout" not in journal(begun).lower()
 
 

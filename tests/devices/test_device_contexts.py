@@ -741,7 +741,7 @@ def test_a_reload_that_breaks_is_told(
 
     monkeypatch.setattr(made, "_load", broken)
     daemon._reload(made, Logs(Standard()))
-    assert "the old configuration holds: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
+    assert "the old configuration stays: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
     assert made.table.policy.everybody.contexts == 3
 
 
@@ -756,7 +756,7 @@ def test_a_configuration_that_comes_later(tmp_path: Path) -> None:
     assert made.reload() == "configuration: 0 devices, 0 rules of users and groups"
     assert made.with_audit is False
     config.unlink()
-    assert "what held before holds on" in made.reload()
+    assert "the old configuration stays" in made.reload()
     assert made.table.policy.everybody.contexts == 3
     with pytest.raises(ConfigError, match="No such file"):
         Assembly(("openssl",), config)

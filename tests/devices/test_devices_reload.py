@@ -183,7 +183,7 @@ def test_a_key_that_went_bad_keeps_everything(reloaded: Reloaded) -> None:
     write_private(one, bytes([3]) * 32)
 
     def refused_as_a_whole(why: str) -> None:
-        said = reloaded.reload(text + "[policy]\ncontexts = 0\n", "reload failed, the old configuration holds")
+        said = reloaded.reload(text + "[policy]\ncontexts = 0\n", "reload failed, the old configuration stays")
         assert f"{reloaded.config}:9: devices.bad.key.file: " in said
         assert why in said
         with reloaded.device("good") as good, reloaded.device("bad") as bad:
@@ -210,7 +210,7 @@ def test_a_key_that_went_bad_keeps_everything(reloaded: Reloaded) -> None:
 def test_what_a_reload_does_not_take(reloaded: Reloaded) -> None:
     """[daemon] is for the start: the line says so, and a wrong engine there is refused before a start fails by it."""
     reloaded.start("")
-    assert "[daemon] has changed: restart for that\n" in reloaded.reload("[daemon]\naudit = false\n")
+    assert "[daemon] has changed: restart the daemon to apply it\n" in reloaded.reload("[daemon]\naudit = false\n")
     said = reloaded.reload('[daemon]\nengines = ["quantum"]\n', "reload failed")
     assert ":2: daemon.engines: engine 'quantum'" in said
 
@@ -283,7 +283,7 @@ def test_a_bad_file_keeps_the_old_one(reloaded: Reloaded, wrong: str, why: str) 
     good = declare("d", "aead", "gcm(aes)", key, f"user = {os.getuid()}")
     reloaded.start(good)
     with reloaded.device("d") as context:
-        said = reloaded.reload(wrong.replace('"KEY"', f'"{key}"'), "reload failed, the old configuration holds")
+        said = reloaded.reload(wrong.replace('"KEY"', f'"{key}"'), "reload failed, the old configuration stays")
         assert why.replace("KEY", str(key)) in said
         with reloaded.device("d") as another:
             assert another.decrypt(context.encrypt(b"x")) == b"x"
