@@ -30,7 +30,7 @@ def _keyctl() -> Engine:
     return KeyctlEngine()
 
 
-# in the order in which they are asked unless the user says otherwise
+# The default order in which they are asked.
 ENGINES: dict[str, Callable[[], Engine]] = {
     "af_alg": _af_alg,
     "openssl": _openssl,
@@ -40,7 +40,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 
 
 def check_engines(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as given. Errors: NotOffered naming those there are."""
+    """The names as given. Errors: NotOffered naming the existing ones."""
     for name in names:
         if name not in ENGINES:
             raise NotOffered(f"engine {name!r}: one of {', '.join(ENGINES)}")
@@ -50,5 +50,5 @@ def check_engines(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_engines(names: Sequence[str] = tuple(ENGINES)) -> tuple[Engine, ...]:
-    """The engines by name, in this order. Errors: NotOffered naming those there are."""
+    """The engines by name, in this order. Errors: NotOffered naming the existing ones."""
     return tuple(ENGINES[name]() for name in check_engines(names))

@@ -1,7 +1,7 @@
 """The four kinds of transforms, so that parts behave the same on every engine.
 
-An engine supplies the arithmetic (`RunningHash`, `RunningCipher`, an AEAD's `crypt`, a generator's `fill`);
-how parts are cut, gathered and bounded is decided here.
+An engine supplies the arithmetic (`RunningHash`, `RunningCipher`, an AEAD's `crypt`, a generator's `fill`). This module
+decides how parts are cut, gathered and bounded.
 """
 
 from abc import abstractmethod
@@ -13,7 +13,7 @@ from .base import Message, Transform
 
 
 class RunningHash(Protocol):
-    """A hash that is being computed."""
+    """A running hash."""
 
     def update(self, data: Buffer, /) -> None: ...
 
@@ -28,7 +28,7 @@ class RunningCipher(Protocol):
     """A cipher that chains from part to part."""
 
     def update(self, data: Buffer, last: bool, out: memoryview, /) -> int:
-        """Cipher whole chunks, or, if last, any length the mode can end with; returns len(data)."""
+        """Encrypt or decrypt whole chunks, or, if last, any length at which the mode can end; returns len(data)."""
 
     def close(self) -> None: ...
 
@@ -59,7 +59,7 @@ class HashMessage(Message):
 
 
 class ChunkedMessage(Message):
-    """A cipher message whose output comes part by part: whole chunks, then the rest with the last part."""
+    """A cipher message whose output comes part by part: whole chunks, and the rest with the last part."""
 
     def __init__(self, running: RunningCipher, chunk_size: int, block_size: int) -> None:
         self._running = running
@@ -99,7 +99,7 @@ class ChunkedMessage(Message):
 
 
 class WholeMessage(Message):
-    """A message that can only be computed whole: its parts are gathered up to PAYLOAD_MAX bytes."""
+    """A message that must be computed as a whole: its parts are gathered up to PAYLOAD_MAX bytes."""
 
     def __init__(self, transform: "WholeTransform", operation: Operation, iv: Buffer | None, assoclen: int) -> None:
         self._transform = transform
@@ -140,7 +140,7 @@ class HashTransform(Transform):
 
     @abstractmethod
     def begin_hash(self) -> RunningHash:
-        """A hash that has seen nothing yet."""
+        """A hash without data yet."""
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         return HashMessage(self.begin_hash(), self.description.digest_size)
@@ -160,11 +160,12 @@ class CipherTransform(Transform):
 
 
 class WholeTransform(Transform):
-    """An AEAD, or a skcipher that AF_ALG or the standard takes whole (xts, cts)."""
+    """An AEAD, or a skcipher that AF_ALG or the standard takes as a whole (xts, cts)."""
 
     @abstractmethod
     def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
-        """The whole message at once; the output leaves the associated data out. Returns bytes written."""
+        """The whole message at once; the output does not contain the associated data. Returns the number of bytes
+        written."""
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         return WholeMessage(self, operation, iv, assoclen)
@@ -190,16 +191,16 @@ class AeadTransform(WholeTransform):
 
     @abstractmethod
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
-        """Write ciphertext and tag of the text after `assoclen` bytes; returns bytes written."""
+        """Write ciphertext and tag of the text after `assoclen` bytes; returns the number of bytes written."""
 
     @abstractmethod
     def unseal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
-        """Write the plaintext if the tag is right; returns bytes written. Errors: BadTag, with `out` untouched
-        or overwritten with zeros."""
+        """Write the plaintext if the tag is right; returns the number of bytes written. Errors: BadTag; `out` is then
+        untouched or overwritten with zeros."""
 
 
 class RngTransform(Transform):
-    """A random number generator: it takes nothing and fills what it is given."""
+    """A random number generator: it takes no input and fills the given buffer."""
 
     @abstractmethod
     def fill(self, out: memoryview) -> None:

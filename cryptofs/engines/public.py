@@ -1,4 +1,4 @@
-"""Public key transforms: what the types akcipher, sig and kpp have in common on every engine."""
+"""Public key transforms: the common part of the types akcipher, sig and kpp on every engine."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from .kinds import WholeMessage, WholeTransform
 
 RAW, DER = "raw", "der"
 FORMATS = (RAW, DER)
-"""What key-format may be: the kernel's own encoding of a public key, or DER of a SubjectPublicKeyInfo."""
+"""Allowed values of key-format: the kernel's own encoding of a public key, or DER of a SubjectPublicKeyInfo."""
 
 OUTPUT_MAX = 5120
 """Most bytes of an answer: an ML-DSA-87 signature has 4,627."""
@@ -32,8 +32,8 @@ _FIRST_COST = 5e5
 class PublicKeyTransform(WholeTransform):
     """One public key algorithm, with a key pair or the public half of one.
 
-    operations: what it does. streamed: those of them that a raw stream may ask for, which is computed in the event
-    loop: what takes longer than some milliseconds is not among them.
+    operations: those it serves. streamed: those of them that a raw stream may ask for. Streams are computed in the
+    event loop, so operations that take longer than some milliseconds are left out.
     """
 
     operations: frozenset[Operation] = frozenset()
@@ -63,11 +63,11 @@ class PublicKeyTransform(WholeTransform):
             raise InvalidValue(f"{operation.word}: {description.name} has neither iv nor associated data")
 
     def keyless(self, operation: Operation) -> bool:
-        """Whether an operation may go without a key of the context's own."""
+        """Whether an operation works without a key of the context."""
         return False
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
-        """The pace says nothing here: `costs` do."""
+        """The pace does not apply; `costs` does."""
 
     def room(self, operation: Operation, size: int) -> int:
         return OUTPUT_MAX
@@ -96,7 +96,7 @@ class PublicKeyTransform(WholeTransform):
         return answer
 
     def _generate_once(self, operands: Operands, data: Buffer) -> Answer:
-        # two workers may be here at once, and a key that somebody uses must not be exchanged under them
+        # Two workers may be here at once, and a key in use must not be replaced.
         with self._generating:
             if self.keyed:
                 raise Busy(f"generate-key: {self.description.name} has a key already")
@@ -110,9 +110,9 @@ class PublicKeyTransform(WholeTransform):
 
 
 def operand(operation: Operation, operands: Mapping[int, object], attribute: Attr, data: Buffer = b"") -> bytes:
-    """The operand that an attribute carries, or else the payload does: a stream has nothing but its payload.
+    """The operand from its attribute, or else from the payload: a stream has only a payload.
 
-    Errors: InvalidValue if neither or both are there.
+    Errors: InvalidValue if neither or both are given.
     """
     value = operands.get(attribute)
     if value is None:
@@ -126,7 +126,7 @@ def operand(operation: Operation, operands: Mapping[int, object], attribute: Att
 
 
 def wants_der(operands: Mapping[int, object]) -> bool:
-    """Whether a public key is to be given as DER. Errors: InvalidValue for an unknown key-format."""
+    """Whether the public key is requested as DER. Errors: InvalidValue for an unknown key-format."""
     format_ = operands.get(Attr.KEY_FORMAT, RAW)
     if format_ not in FORMATS:
         raise InvalidValue(f"key-format {format_!r}: one of {', '.join(FORMATS)}")

@@ -22,12 +22,13 @@ T = TypeVar("T")
 __all__ = ["AfAlgEngine", "KernelDescription"]
 
 CACHE_MAX = 1024
-"""Descriptions that are remembered, and as many refusals: those of random names must not displace the others."""
+"""Descriptions that are remembered, and the same number of refusals. They are separate, so that refusals of random
+names do not displace descriptions."""
 NAMES_MAX = 8
-"""Most templates and algorithms in a name that the kernel is asked for: it may run modprobe for each of them, 5 to 200
-ms. `essiv(authenc(hmac(sha256),cbc(aes)),sha256)` has 7, and the kernel itself ends at some depth."""
+"""Most templates and algorithms in a name for which the kernel is asked: it may run modprobe for each of them, 5 to 200
+ms. `essiv(authenc(hmac(sha256),cbc(aes)),sha256)` has 7, and the kernel itself stops at some depth."""
 MISS_SECONDS = 10.0
-"""How long a name stays refused unasked: each unknown one makes the kernel run modprobe."""
+"""How long a refused name is not asked for again: each unknown one makes the kernel run modprobe."""
 
 WARM_UP: tuple[tuple[Type, str], ...] = (
     (Type.AEAD, "gcm(aes)"),
@@ -44,7 +45,7 @@ WARM_UP: tuple[tuple[Type, str], ...] = (
     (Type.HASH, "crc32c"),
     (Type.AEAD, "ccm(aes)"),
 )
-"""Names with accelerated implementations of their own, before those that are built from templates."""
+"""Names with their own accelerated implementations, before those that are built from templates."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,22 @@ class KernelDescription(Description):
 
 
 class AfAlgEngine(Engine):
-    """Transforms of the kernel. available: whether there is AF_ALG at all."""
+    """Transforms of the kernel. available: whether the kernel has AF_ALG."""
 
     name = "af_alg"
 
     def __init__(self) -> None:
-        """Errors: OutOfResources, EngineFault where sockets fail in a way that does not mean 'not here'."""
+        """Errors: OutOfResources, EngineFault if sockets fail for another reason than a missing AF_ALG."""
         self.available = _available()
         self._known: dict[tuple[Type, str], KernelDescription] = {}
-        self._refused: dict[tuple[Type, str], float] = {}  # until when
+        self._refused: dict[tuple[Type, str], float] = {}  # The time until which it is refused.
         self._lock = threading.Lock()
 
     def describe(self, type_: Type, name: str) -> KernelDescription | None:
         """See Engine. Errors: OutOfResources, EngineFault.
 
-        Descriptions are remembered until `open` finds the name gone, refusals for MISS_SECONDS. A driver of higher
-        priority that is registered later serves what is opened from then on, while the description still names the
-        old one.
+        Descriptions are remembered until `open` finds that the name has gone, refusals for MISS_SECONDS. If a driver of
+        higher priority is registered later, it serves new transforms, while the description still names the old one.
         """
         if not self.available or type_ not in _OPENERS:
             return None
@@ -83,7 +83,7 @@ class AfAlgEngine(Engine):
         return description
 
     def is_slow(self, type_: Type, name: str) -> bool:
-        """A name that is not remembered: the kernel may run modprobe for it, and self-tests."""
+        """A name that is not remembered: the kernel may run modprobe and self-tests for it."""
         key = (type_, name)
         return self.available and type_ in _OPENERS and key not in self._known and not self._is_refused(key)
 
@@ -126,7 +126,7 @@ class AfAlgEngine(Engine):
         return KernelDescription.of(type_, canonical, self.name, driver, facts, bind_name=name)
 
     def open(self, description: Description, authsize: int | None) -> Transform:
-        """See Engine. Errors: also NotOffered where the name is gone, which then is remembered; OutOfResources,
+        """See Engine. Errors: also NotOffered if the name has gone, which is then remembered; OutOfResources,
         EngineFault."""
         type_ = description.type
         if authsize and type_ is not Type.AEAD:
@@ -137,7 +137,7 @@ class AfAlgEngine(Engine):
         try:
             bound = Bound(type_, name, wanted)
         except NotOffered:
-            # forbidden since it was described: the next engine may serve it
+            # Forbidden since it was described: the next engine may serve it.
             self._remember((type_, name), None)
             raise
         try:
@@ -147,7 +147,7 @@ class AfAlgEngine(Engine):
             raise
 
     def names(self) -> Iterable[tuple[Type, str]]:
-        """The catalogue's names and those that are registered in the kernel now; none where there is no AF_ALG."""
+        """The catalogue's names and those that are now registered in the kernel; none without AF_ALG."""
         if not self.available:
             return []
         registered = ((entry.type, entry.name) for entry in proc_crypto.read() if not entry.name.startswith("__"))
@@ -155,10 +155,10 @@ class AfAlgEngine(Engine):
         return dict.fromkeys((*published, *registered))
 
     def warm_up(self) -> None:
-        """Have the kernel load the modules of accelerated implementations, where there are any.
+        """Make the kernel load the modules of accelerated implementations, if it has any.
 
-        To be called before anything else is bound: a generic implementation in use keeps the accelerated
-        one's module from being loaded. Errors: OutOfResources, EngineFault.
+        Call it before anything else is bound: a generic implementation in use prevents the kernel from loading the
+        module of the accelerated one. Errors: OutOfResources, EngineFault.
         """
         if not self.available:
             return

@@ -10,7 +10,7 @@ from .transform import KernelTransform
 
 
 class AfAlgAead(KernelTransform, AeadTransform):
-    """An AEAD of the kernel; every message goes whole."""
+    """An AEAD of the kernel. Every message goes to it as a whole."""
 
     def __init__(self, description: Description, bound: Bound, authsize: int) -> None:
         super().__init__(description, bound, authsize)
@@ -23,7 +23,7 @@ class AfAlgAead(KernelTransform, AeadTransform):
         return self._exchange(Operation.ENCRYPT, iv, assoclen, data, out[: size + self.authsize])
 
     def _check_count(self, iv: Buffer, size: int) -> None:
-        """Refuse the one length that CCM's nonce cannot count and the kernel accepts all the same."""
+        """Refuse the one length that CCM's nonce cannot count but the kernel accepts."""
         if iv[0] == 1 and size == 1 << 16:
             raise Overflow(f"text of {size} bytes: a nonce of 13 bytes leaves a count of at most {size - 1}")
 
@@ -34,7 +34,7 @@ class AfAlgAead(KernelTransform, AeadTransform):
         try:
             return self._exchange(Operation.DECRYPT, iv, assoclen, data, text)
         except BaseException:
-            # the kernel writes the text before it has compared the tag
+            # The kernel writes the text before it compares the tag.
             text[:] = bytes(len(text))
             raise
 
@@ -43,12 +43,12 @@ class AfAlgAead(KernelTransform, AeadTransform):
         expected = len(out)
         into: tuple[bytearray | memoryview, ...]
         if assoclen:
-            # the output repeats the associated data
+            # The output repeats the associated data.
             into = (bytearray(assoclen), out)
         elif expected:
             into = (out,)
         else:
-            # receiving into nothing would not compare the tag
+            # Receiving into an empty buffer would not compare the tag.
             into = (bytearray(1),)
         received = self._bound.exchange(data, parameters, into, self._subject)
         if received != assoclen + expected:

@@ -10,7 +10,7 @@ from .transform import KernelTransform
 
 
 class KernelHash:
-    """A hash that is being computed on an operation socket of its own."""
+    """A running hash on its own operation socket."""
 
     def __init__(self, bound: Bound, operation: socket.socket, digest_size: int) -> None:
         self._bound = bound

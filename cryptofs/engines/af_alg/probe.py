@@ -1,6 +1,6 @@
-"""Find out what an algorithm is that the catalogue does not know: which keys it takes, and whether it needs one.
+"""Examine an algorithm that the catalogue does not know: which keys it takes, and whether it needs one.
 
-/proc/crypto gives key sizes for skciphers alone, and of those only the smallest and the largest.
+/proc/crypto gives key sizes only for skciphers, and of those only the smallest and the largest.
 """
 
 import errno
@@ -11,13 +11,13 @@ from .proc_crypto import Entry
 from .sockets import set_key, system_fault
 
 _LARGEST_TRIED = 136
-"""The largest key size tried where the kernel names none, bytes: past the block of every SHA-2."""
+"""The largest key size to try if the kernel names none, bytes: more than the block of every SHA-2."""
 _LARGEST_LISTED = 256
 _LONGEST_KEY = ANY_KEY.largest
 
 
 def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None) -> KeySizes:
-    """The key sizes of what is bound, bytes, by trying them; the socket is left with an arbitrary key.
+    """The key sizes of a bound socket, bytes, by trying them; the socket is left with an arbitrary key.
 
     Errors: OutOfResources, EngineFault.
     """
@@ -30,10 +30,10 @@ def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None)
     needs = _needs_key(bound, type_, name)
     if _has_no_setkey(bound):
         return NO_KEY
-    # counting bytes: some refuse a key whose halves are equal
+    # Bytes that count up, because some algorithms refuse a key with equal halves.
     accepted = [size for size in tried if set_key(bound, bytes(range(size)), name)]
     if not accepted:
-        # an AEAD's key may be a structure that no plain bytes fit
+        # An AEAD's key may be a structure that no plain bytes match.
         return ANY_KEY if needs else NO_KEY
     smallest, largest = accepted[0], accepted[-1]
     required = needs and not (type_ is Type.RNG and smallest == 0)
@@ -45,7 +45,7 @@ def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None)
 
 
 def _has_no_setkey(bound: socket.socket) -> bool:
-    """True of a hash without keys, and of old kernels' poly1305, whose key is the first part of its message."""
+    """True for a hash without keys, and for poly1305 in old kernels, whose key is the first part of its message."""
     try:
         bound.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, bytes(16))
     except OSError as error:
@@ -54,7 +54,7 @@ def _has_no_setkey(bound: socket.socket) -> bool:
 
 
 def _needs_key(bound: socket.socket, type_: Type, name: str) -> bool:
-    """Whether nothing can be computed before a key is set; all but hashes need one, if they take any."""
+    """Whether the algorithm computes nothing before a key is set. All except hashes need one, if they take any."""
     if type_ is not Type.HASH:
         return True
     try:

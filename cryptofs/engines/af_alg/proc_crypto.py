@@ -1,6 +1,6 @@
-"""What /proc/crypto says of the algorithms that are registered now.
+"""The algorithms that are registered now, from /proc/crypto.
 
-An algorithm is listed only after something has asked for it, so a name is to be bound before it is looked up.
+An algorithm is listed only after a program has asked for it, so bind a name before you look it up.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One implementation; sizes in bytes, 0 where it has no such thing or the kernel does not tell."""
+    """One implementation; sizes in bytes, 0 if it has no such size or the kernel does not report it."""
 
     type: Type
     name: str
@@ -37,7 +37,7 @@ class Entry:
     max_authsize: int = 0
 
 
-# field of Entry: its tag in the file; a block size of 0 (an rng has none) stays the default
+# Field of Entry: its tag in the file. A block size of 0 (an rng) stays the default.
 _NUMBERS = {
     "priority": "priority",
     "block_size": "blocksize",
@@ -50,7 +50,8 @@ _NUMBERS = {
 
 
 def parse(text: str) -> list[Entry]:
-    """The usable implementations of the types that AF_ALG has: no internal ones, none that failed its self-test."""
+    """The usable implementations of the types that AF_ALG has. It leaves out internal ones, and those that failed their
+    self-test."""
     entries = []
     for paragraph in text.split("\n\n"):
         tags = {}
@@ -67,15 +68,15 @@ def parse(text: str) -> list[Entry]:
 
 
 def read() -> list[Entry]:
-    """The implementations that are registered now; none where the file is not there or not readable."""
+    """The implementations that are registered now; none if the file is missing or not readable."""
     try:
-        # bytes.decode knows latin-1 without importing it, which a daemon that has dropped its rights may not do
+        # bytes.decode knows latin-1 without an import. A daemon that has dropped its rights may not be able to import.
         return parse(PATH.read_bytes().decode("latin-1"))
     except OSError:
         return []
 
 
 def find(entries: Iterable[Entry], type_: Type, name: str) -> Entry | None:
-    """The implementation the kernel chooses for a name: the driver of that name, else the highest priority."""
+    """The implementation that the kernel chooses for a name: the driver of that name, else the highest priority."""
     candidates = [entry for entry in entries if entry.type is type_ and name in (entry.driver, entry.name)]
     return max(candidates, key=lambda entry: (entry.driver == name, entry.priority), default=None)

@@ -7,11 +7,11 @@ from .sockets import Bound, data_fault
 from .transform import KernelTransform
 
 PIECE = 128
-"""The most that one receive gives, bytes."""
+"""Most bytes that one receive gives."""
 
 
 class AfAlgRng(KernelTransform, RngTransform):
-    """A generator of the kernel. Its key is a seed; where an empty one does, the kernel seeds it from its own."""
+    """A generator of the kernel. Its key is a seed. If it accepts an empty one, the kernel uses its own seed."""
 
     def __init__(self, description: Description, bound: Bound) -> None:
         super().__init__(description, bound)

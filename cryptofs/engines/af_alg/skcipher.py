@@ -1,4 +1,4 @@
-"""Symmetric ciphers: those that chain from part to part, and those that a message goes through whole."""
+"""Symmetric ciphers: those that chain from part to part, and those that take whole messages."""
 
 import socket
 from typing import Any
@@ -22,7 +22,7 @@ def number(operation: Operation) -> int:
 
 
 def subject(size: int, assoclen: int) -> str:
-    """What messages of errors call a message."""
+    """The name of a message in errors."""
     return f"message of {size} bytes"
 
 
@@ -34,10 +34,10 @@ def parameters(operation: Operation, iv: Buffer | None) -> dict[str, Any]:
 
 
 class KernelCipher:
-    """A cipher message on an operation socket of its own, in pieces that each go in and out at once.
+    """A cipher message on its own operation socket, in pieces that each go in and out at once.
 
-    A send beyond the socket's buffer would wait for a receive, so every piece is received before the next is
-    sent; the kernel keeps the chain, because each but the last is sent with MSG_MORE.
+    A send beyond the socket's buffer would wait for a receive, so every piece is received before the next is sent. The
+    kernel keeps the chain, because each piece except the last is sent with MSG_MORE.
     """
 
     def __init__(self, bound: Bound, operation: Operation, iv: Buffer | None, block_size: int) -> None:
@@ -57,7 +57,7 @@ class KernelCipher:
         view = memoryview(data)
         size = len(view)
         if self._ended:
-            # a new operation socket would go on with the IV of whatever ran on it before
+            # A new operation socket would continue with the IV of the previous message.
             raise EngineFault(f"{self._bound.name}: the message has ended")
         if size:
             if self._operation is None:
@@ -77,7 +77,7 @@ class KernelCipher:
                 self._operation = None
                 self._ended = True
         elif last:
-            # the kernel still awaits more on it
+            # The kernel still expects more data on it.
             self.close()
         return size
 
@@ -131,7 +131,7 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
     """A cipher of the kernel that chains from part to part: ecb, cbc, ctr, chacha20."""
 
     def begin_cipher(self, operation: Operation, iv: Buffer | None) -> RunningCipher:
-        # a copy, for the message may go on after the request that brought its IV
+        # A copy, because the message may continue after the request with its IV.
         held = None if iv is None else bytes(iv)
         counter_at = self.description.counter_at
         if held is not None and counter_at is not None:
@@ -141,7 +141,7 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         size = len(data)
         if not 0 < size <= PIECE or size > self._bound.limit:
-            # no or many pieces, or the limit is not known yet
+            # No piece or many pieces, or the limit is not known yet.
             return super().once(operation, iv, assoclen, data, out)
         self.check(operation, iv, assoclen)
         block_size = self.description.block_size
@@ -164,11 +164,11 @@ class AfAlgStreamCipher(KernelTransform, CipherTransform):
 
 
 class AfAlgWholeCipher(KernelTransform, WholeTransform):
-    """A cipher of the kernel whose message goes whole: xts, cts, adiantum, and any that is not known to chain."""
+    """A cipher of the kernel that takes whole messages: xts, cts, adiantum, and any that is not known to chain."""
 
     def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         size = len(data)
-        # Receiving into nothing would not compute: xts and its like refuse a message of less than a block.
+        # Receiving into an empty buffer would not compute: xts and similar modes refuse a message of less than a block.
         into = out[:size] if size else bytearray(1)
         received = self._bound.exchange(data, parameters(operation, iv), (into,), self._subject)
         if received != size:

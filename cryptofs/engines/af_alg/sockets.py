@@ -1,8 +1,8 @@
-"""AF_ALG sockets: opening and binding, keys, operation sockets, and what their errors mean.
+"""AF_ALG sockets: opening and binding, keys, operation sockets, and the meaning of their errors.
 
-A bound socket is the kernel's transform, an operation socket accepted on it is one message at a time. An
-accept doubles the cost of a small message, so operation sockets of finished messages are kept for the next.
-All of them are non-blocking: nothing here may ever make the daemon wait.
+A bound socket is the kernel's transform. An operation socket accepted on it is one message at a time. An accept doubles
+the cost of a small message, so operation sockets of finished messages are kept for the next one. All of them are
+non-blocking, because nothing here may make the daemon wait.
 """
 
 import errno
@@ -32,17 +32,17 @@ from ...errors import (
 from ...records import PAYLOAD_MAX, Buffer
 
 PIECE = 131_072
-"""Largest piece that a message in parts hands to the kernel at once, bytes."""
+"""Largest piece of a message in parts that goes to the kernel at once, bytes."""
 WHOLE = PAYLOAD_MAX + 4096
-"""What the buffers of a message that must go whole are raised to, bytes: the largest message and its tag."""
+"""Size of the buffers for a message that must go as a whole, bytes: the largest message and its tag."""
 OPTMEM_ENOUGH = 131_072
-"""The net.core.optmem_max that does for every message, bytes."""
+"""The net.core.optmem_max that suffices for every message, bytes."""
 KEPT_MAX = 4
-"""Operation sockets kept for the next message, per bound socket."""
+"""Operation sockets kept for the next message, for each bound socket."""
 
 _PAGE = 4096
 _OPTMEM_MAX = Path("/proc/sys/net/core/optmem_max")
-# include/uapi/asm-generic/socket.h; the socket module does not name them
+# From include/uapi/asm-generic/socket.h; the socket module does not have them.
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
@@ -54,7 +54,7 @@ NOT_OFFERED = frozenset(
         errno.EPERM,  # a container's seccomp filter
         errno.EACCES,
         errno.ENOENT,  # no such type or name
-        errno.EINVAL,  # a template that does not fit its argument: gcm(des)
+        errno.EINVAL,  # a template that does not accept its argument: gcm(des)
         errno.EEXIST,  # a name whose instance is registered under another one: xts(ecb(aes))
         errno.ELOOP,  # templates nested too deep for the kernel: cbc(cbc(aes))
         errno.ELIBBAD,  # failed its self-test
@@ -79,19 +79,19 @@ _MEANINGS: dict[int, type[CryptofsError]] = {
 }
 _SHORTAGES = frozenset(number for number, kind in _MEANINGS.items() if kind is OutOfResources)
 _KEY_REFUSED = frozenset({errno.EINVAL, errno.EKEYREJECTED, errno.ENOSYS, errno.ENOPROTOOPT})
-# include/uapi/linux/if_alg.h, since Linux 6.2; the socket module does not name it
+# From include/uapi/linux/if_alg.h, since Linux 6.2; the socket module does not have it.
 _ALG_SET_KEY_BY_KEY_SERIAL = 7
 _KEY_GONE = frozenset({errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED, errno.EACCES})
 
 
 def system_fault(error: OSError, call: str, name: str) -> CryptofsError:
-    """The error for a call that the request has no part in: OutOfResources for a shortage, else EngineFault."""
+    """The error for a failure that the request did not cause: OutOfResources for a shortage, else EngineFault."""
     kind = OutOfResources if error.errno in _SHORTAGES else EngineFault
     return kind(f"{name}: {call} fails with {symbol(error.errno)}")
 
 
 def data_fault(error: OSError, subject: str, name: str) -> CryptofsError:
-    """The error for a message that the kernel did not take; subject: what it was, its sizes named."""
+    """The error for a message that the kernel did not take; subject: the message with its sizes."""
     number = error.errno or 0
     kind = _MEANINGS.get(number, EngineFault)
     return kind(f"{subject}: {name} refuses it with {symbol(error.errno)}")
@@ -103,7 +103,7 @@ def open_socket() -> socket.socket:
 
 
 def bind(type_: Type, name: str) -> socket.socket | None:
-    """A socket bound to a name, or None where the kernel does not offer it. Errors: OutOfResources, EngineFault."""
+    """A socket bound to a name, or None if the kernel does not offer it. Errors: OutOfResources, EngineFault."""
     if not name.isascii() or not name.isprintable() or not 0 < len(name) <= NAME_MAX:
         return None
     bound = None
@@ -120,7 +120,7 @@ def bind(type_: Type, name: str) -> socket.socket | None:
 
 
 def set_key(bound: socket.socket, key: Buffer, name: str) -> bool:
-    """Set the key of a bound socket; False where the kernel refuses it, which leaves the socket without a key.
+    """Set the key of a bound socket; False if the kernel refuses it, which leaves the socket without a key.
 
     Errors: Busy while operation sockets are open, OutOfResources, EngineFault.
     """
@@ -136,10 +136,10 @@ def set_key(bound: socket.socket, key: Buffer, name: str) -> bool:
 
 
 def set_key_serial(bound: socket.socket, serial: int, name: str) -> bool:
-    """Set the key of a bound socket to a key of the kernel's keyring, by its number; False where it does not fit.
+    """Set the key of a bound socket to a key of the kernel's keyring, by its number; False if its size is wrong.
 
-    Errors: NotSupported where the kernel cannot do this, or not for keys of this type; KeyUnavailable where the key is
-    gone or the process may not use it; Busy, OutOfResources, EngineFault.
+    Errors: NotSupported if the kernel cannot do this, or not for keys of this type; KeyUnavailable if the key has gone
+    or the process may not use it; Busy, OutOfResources, EngineFault.
     """
     try:
         bound.setsockopt(socket.SOL_ALG, _ALG_SET_KEY_BY_KEY_SERIAL, struct.pack("i", serial))
@@ -157,7 +157,7 @@ def set_key_serial(bound: socket.socket, serial: int, name: str) -> bool:
 
 
 def set_authsize(bound: socket.socket, authsize: int, name: str) -> bool:
-    """Set the tag size of a bound socket; False where the kernel refuses it. Errors: EngineFault."""
+    """Set the tag size of a bound socket; False if the kernel refuses it. Errors: EngineFault."""
     try:
         bound.setsockopt(socket.SOL_ALG, socket.ALG_SET_AEAD_AUTHSIZE, None, authsize)
     except OSError as error:
@@ -168,26 +168,26 @@ def set_authsize(bound: socket.socket, authsize: int, name: str) -> bool:
 
 
 def _raise_buffer(operation: socket.socket, option: int, force: int, wanted: int) -> int:
-    """Raise one buffer of an operation socket to `wanted` bytes if that is permitted; returns what it is now."""
+    """Raise one buffer of an operation socket to `wanted` bytes, as far as permitted; returns its new size."""
     size = operation.getsockopt(socket.SOL_SOCKET, option)
     if size >= wanted:
         return size
-    # the kernel doubles what it is given
+    # The kernel doubles the given value.
     try:
         operation.setsockopt(socket.SOL_SOCKET, force, (wanted + 1) // 2)
     except PermissionError:
-        # without CAP_NET_ADMIN: as far as net.core.wmem_max and rmem_max go
+        # Without CAP_NET_ADMIN: up to net.core.wmem_max and rmem_max.
         with suppress(OSError):
             operation.setsockopt(socket.SOL_SOCKET, option, (wanted + 1) // 2)
     return operation.getsockopt(socket.SOL_SOCKET, option)
 
 
 def raise_buffers(operation: socket.socket, wanted: int) -> int:
-    """Make room for messages of `wanted` bytes, as far as permitted; returns the largest message that fits, bytes.
+    """Make room for messages of `wanted` bytes, as far as permitted; returns the size of the largest message that fits.
 
-    A bound socket's buffers do not count, each operation socket starts with the default. The receive buffer
-    needs a page to spare: with less the kernel computes a message in two pieces, which for xts gives wrong
-    output without an error.
+    A bound socket's buffers do not count, because each operation socket starts with the default. The receive buffer
+    needs a spare page: with less the kernel computes a message in two pieces, and for xts that gives wrong output
+    without an error.
     """
     send = _raise_buffer(operation, socket.SO_SNDBUF, _SO_SNDBUFFORCE, wanted)
     receive = _raise_buffer(operation, socket.SO_RCVBUF, _SO_RCVBUFFORCE, wanted + _PAGE)
@@ -197,8 +197,8 @@ def raise_buffers(operation: socket.socket, wanted: int) -> int:
 class Bound:
     """A bound socket with its operation sockets.
 
-    Safe for several threads: `kept` is only used by append and pop. limit: the largest message that one
-    operation socket takes at once, bytes; known after the first `take`.
+    Safe for several threads: `kept` is only used by append and pop. limit: the largest message that one operation
+    socket takes at once, bytes; known after the first `take`.
     """
 
     def __init__(self, type_: Type, name: str, wanted: int) -> None:
@@ -234,7 +234,7 @@ class Bound:
         return set_authsize(self._socket, authsize, self.name)
 
     def take(self) -> socket.socket:
-        """An operation socket that has no message. Errors: OutOfResources, EngineFault."""
+        """An operation socket without a message. Errors: OutOfResources, EngineFault."""
         try:
             return self._kept.pop()
         except IndexError:
@@ -259,13 +259,13 @@ class Bound:
         return operation
 
     def keep(self, operation: socket.socket) -> None:
-        """Give back an operation socket whose message is finished."""
+        """Return an operation socket whose message is finished."""
         if self._closed or len(self._kept) >= KEPT_MAX:
             operation.close()
             return
         self._kept.append(operation)
         if self._closed:
-            # closed meanwhile, perhaps after `close` looked at the list
+            # Closed in the meantime, perhaps after `close` read the list.
             self._drop_kept()
 
     def exchange(
@@ -275,10 +275,10 @@ class Bound:
         into: Iterable[bytearray | memoryview],
         subject: Callable[[int, int], str],
     ) -> int:
-        """Send a message whole and receive its output; returns the bytes received.
+        """Send a message as a whole and receive its output; returns the number of bytes.
 
-        parameters: those of sendmsg_afalg; subject: what messages of errors call a message of so many bytes with
-        so many of associated data. Errors: TooLarge over the limit, and what `data_fault` tells.
+        parameters: those of sendmsg_afalg; subject: the name of the message in errors, by its size and that of its
+        associated data. Errors: TooLarge over the limit, and those of `data_fault`.
         """
         operation = self.take()
         size = len(data)
@@ -292,7 +292,7 @@ class Bound:
             sent = operation.sendmsg_afalg((data,), **parameters)
             received = operation.recvmsg_into(into)[0] if sent == size else 0
         except OSError as error:
-            # a wrong tag has used the message up, anything else leaves it in the socket
+            # A wrong tag has used up the message. After any other error it is still in the socket.
             if error.errno == errno.EBADMSG:
                 self.keep(operation)
             else:
@@ -305,14 +305,15 @@ class Bound:
             operation.close()
             raise
         if sent != size:
-            # a shortage after the first page shows as a short send
+            # A shortage after the first page appears as a short send.
             operation.close()
             raise self._over_optmem(subject(size, parameters.get("assoclen", 0)))
         self.keep(operation)
         return received
 
     def short(self, data: bytes, iv: bytes | None, operation: int) -> bytes | None:
-        """A small cipher message in the fewest steps, or None if it did not go through; `exchange` then tells why."""
+        """A small cipher message in the fewest steps, or None if it did not go through; `exchange` then finds the
+        reason."""
         taken = self.take()
         try:
             if iv is None:
@@ -333,7 +334,8 @@ class Bound:
         return out
 
     def _over_optmem(self, message: str) -> TooLarge:
-        # Lists of pages count against it: 20,480 bytes, the default before Linux 6.9, do for about half a megabyte.
+        # Lists of pages count against it: 20,480 bytes, the default before Linux 6.9, suffice for about half a
+        # megabyte.
         try:
             allowed = _OPTMEM_MAX.read_bytes().strip().decode("latin-1")
         except OSError:
@@ -344,7 +346,7 @@ class Bound:
         )
 
     def close(self) -> None:
-        """Close all but the operation sockets that are taken; calling it twice is allowed."""
+        """Close all sockets except operation sockets in use; you may call it twice."""
         self._closed = True
         self._socket.close()
         self._drop_kept()

@@ -1,4 +1,4 @@
-"""What the transforms of all types share: the bound socket and its key."""
+"""The common part of the transforms of all types: the bound socket and its key."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from .sockets import Bound
 
 
 class KernelTransform(Transform):
-    """A transform whose algorithm and key are held by the kernel alone."""
+    """A transform whose algorithm and key are only in the kernel."""
 
     def __init__(self, description: Description, bound: Bound, authsize: int = 0) -> None:
         super().__init__(description, authsize)
@@ -22,11 +22,11 @@ class KernelTransform(Transform):
         self._replace(lambda bound: bound.set_key(key), lambda: self.refuse_key(key))
 
     def set_key_serial(self, serial: int) -> None:
-        """Replace the key by one of the kernel's keyring, by its serial number: it never comes into this process.
+        """Replace the key by one of the kernel's keyring, by its serial number: it never enters this process.
 
-        Errors: NotSupported where the kernel cannot do this (before Linux 6.2, or a key of another type than user,
-        logon, encrypted and trusted), KeyUnavailable for a key that is gone or that the process may not use,
-        InvalidValue for its size. Only while no message is open.
+        Errors: NotSupported if the kernel cannot do this (before Linux 6.2, or a key of another type than user, logon,
+        encrypted and trusted), KeyUnavailable for a key that has gone or that the process may not use, InvalidValue for
+        its size. Only while no message is open.
         """
         description = self.description
         if not description.key_sizes.takes_key:
@@ -43,8 +43,8 @@ class KernelTransform(Transform):
             if not give(bound):
                 raise refused()
             return
-        # A refused key would take the old one away, and kept operation sockets make the kernel answer EBUSY:
-        # the new key gets a new bound socket.
+        # A refused key would remove the old one, and for kept operation sockets the kernel answers EBUSY. So the new
+        # key gets a new bound socket.
         fresh = bound.again()
         try:
             if (self.authsize and not fresh.set_authsize(self.authsize)) or not give(fresh):

@@ -1,8 +1,8 @@
 """The library engine: the kernel's compressions, by zlib, lz4, lzo and zstandard, in the kernel's formats.
 
-User space reaches the kernel's own compressors by no way, so this engine is the only one for the type. Not offered:
+The kernel's compressors are not reachable from user space, so only this engine serves the type. Not offered:
 - lzo-rle: the kernel's own variant of lzo; no library reads or writes its run lengths.
-- 842: no library has it, and in Python it would hold the interpreter, and with it every other client, for about a
+- 842: no library has it, and Python code would hold the interpreter, and so delay every other client, for about a
   second a megabyte.
 """
 
@@ -16,7 +16,7 @@ from .lz4 import Lz4Transform
 from .lzo import LzoTransform
 from .zstd import ZstdTransform
 
-# name: the library, and what opens it
+# By name: the library, and the function that opens it.
 _FAMILIES: dict[str, tuple[str, Callable[[Description], Transform]]] = {
     "deflate": ("zlib", DeflateTransform),
     "zlib-deflate": ("zlib", DeflateTransform),
@@ -37,7 +37,7 @@ _DRIVERS = {_driver_of(name): name for name in _FAMILIES}
 
 
 class LibraryEngine(Engine):
-    """Offers the catalogue's compressions that there is a library for."""
+    """Offers the catalogue's compressions for which a library exists."""
 
     name = "library"
 

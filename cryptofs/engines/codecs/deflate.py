@@ -6,12 +6,12 @@ from ...algorithms import Description
 from ...records import Buffer, Operation
 from .messages import InputQueue, Packer, Running, StreamedTransform, cut_short, damaged, followed
 
-# what the kernel's crypto/deflate.c has: window bits, negative for raw, and memory level
+# The values of the kernel's crypto/deflate.c: window bits, negative for raw, and memory level.
 _PARAMETERS = {"deflate": (-11, 9), "zlib-deflate": (15, 8)}
 _PACES = {1: 40.0, 4: 80.0, 6: 150.0}
 _READ_WINDOW = {"deflate": -15, "zlib-deflate": 15}
-"""What is taken: raw deflate of any window. With the kernel's 11 bits zlib refuses a distance that is too far only
-where it happens to leave the buffer, so the same input would pass or fail by how it is cut into parts."""
+"""Raw deflate of any window is accepted. With the kernel's 11 bits, zlib refuses a distance that is too far only if it
+leaves the buffer. So the same input would pass or fail depending on how it is cut into parts."""
 
 
 class DeflateTransform(StreamedTransform):
@@ -41,7 +41,7 @@ class DeflateTransform(StreamedTransform):
 
 
 class Inflater:
-    """A decompression that never makes zlib give more than there is room for."""
+    """A decompression that never lets zlib give more than fits."""
 
     # likewise: a window, and tables
     state = (1 << 15) + 7168
@@ -54,7 +54,7 @@ class Inflater:
 
     @property
     def held(self) -> int:
-        """Bytes of output that are left: 1 stands for any number."""
+        """Bytes of output that are left: 1 means any number."""
         return len(self._next)
 
     @property
@@ -71,7 +71,7 @@ class Inflater:
             if len(output) < room:
                 output += self._inflate(room - len(output))
         if not self._next:
-            # one byte tells whether there is more, and has zlib look at the end
+            # One byte shows whether there is more, and makes zlib look at the end.
             self._next = self._inflate(1)
         if last and not self._next and not self._zlib.eof:
             raise cut_short(self._name)

@@ -1,4 +1,4 @@
-"""lz4 and lz4hc: single blocks without a frame, as the kernel's, by the lz4 package."""
+"""lz4 and lz4hc: single blocks without a frame, as in the kernel, by the lz4 package."""
 
 import lz4.block
 from lz4.block import LZ4BlockError
@@ -13,7 +13,7 @@ _MINIMAL_MATCH = 4
 
 
 class Lz4Transform(BlockTransform):
-    """lz4, or lz4hc where the description has levels."""
+    """lz4, or lz4hc if the description has levels."""
 
     def __init__(self, description: Description) -> None:
         super().__init__(description)
@@ -38,7 +38,7 @@ class Lz4Transform(BlockTransform):
         try:
             output: bytes = lz4.block.decompress(data, uncompressed_size=room)
         except LZ4BlockError:
-            # the library does not tell which of the two it is
+            # The library does not say which of the two it is.
             if fits(data, room):
                 raise damaged(self.description.name, "no block of it") from None
             raise TooLarge(f"decompress: the block holds more than {room} bytes, which is all that it may") from None
@@ -46,7 +46,7 @@ class Lz4Transform(BlockTransform):
 
 
 def fits(block: Buffer, room: int) -> bool:
-    """Whether a block that does not decompress would hold at most `room` bytes, as far as its lengths tell."""
+    """Whether a block that does not decompress would have at most `room` bytes, according to its lengths."""
     data = bytes(block)
     end = len(data)
     at = size = 0

@@ -1,4 +1,4 @@
-"""lzo: raw LZO1X-1 as the kernel's, by the lzo package, an optional one."""
+"""lzo: raw LZO1X-1 as in the kernel, by the optional lzo package."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ except ImportError:
 AVAILABLE = _lzo is not None
 _LEVEL = 1
 _NO_ROOM = "-5"
-"""LZO_E_OUTPUT_OVERRUN, as the package's messages end with it."""
+"""LZO_E_OUTPUT_OVERRUN, as it appears at the end of the package's messages."""
 
 
 class LzoTransform(BlockTransform):
-    """lzo. The package takes and gives blocks without its own header, and checks every copy it makes."""
+    """lzo. The package handles blocks without its own header, and checks every copy operation."""
 
     def __init__(self, description: Description) -> None:
         super().__init__(description)

@@ -1,6 +1,6 @@
-"""How compressions behave: what comes out part by part, and what is gathered and done whole.
+"""The behaviour of compressions: which output comes part by part, and which is gathered and computed as a whole.
 
-A family supplies the running codecs; how much comes out at a time, and how much may, is decided here.
+A family supplies the running codecs. This module decides how much output comes at a time, and its maximum.
 """
 
 from abc import abstractmethod
@@ -12,33 +12,33 @@ from ..base import OUT_SLACK, Message, Transform
 from ..kinds import WholeTransform
 
 _HELD = 262_144
-"""Bytes of earlier parts that a library may keep to itself: more than zlib or zstd do."""
+"""Bytes of earlier parts that a library may hold back: more than zlib or zstd do."""
 
 
 INPUT_WAITING = PAYLOAD_MAX + 262_144
-"""Bytes of input of a decompression that wait for room for their output: a part, and a block that is not whole."""
+"""Bytes of input of a decompression that wait for room for their output: a part, and an incomplete block."""
 
 
 class Running(Protocol):
-    """A compression or decompression that is under way."""
+    """A running compression or decompression."""
 
     state: int
     """Bytes that its windows and tables take, by what its library says of them."""
 
     @property
     def held(self) -> int:
-        """Bytes of output that the last `push` had no room for, as far as they are known; 0 only if there are none."""
+        """Bytes of output that the last `push` had no room for, as far as they are known; 0 only if none are left."""
 
     @property
     def waiting(self) -> int:
         """Bytes of input that wait for room for their output."""
 
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
-        """Take a part and give at most `room` bytes of what is ready."""
+        """Take a part and give at most `room` bytes of the available output."""
 
 
 class Compressor(Protocol):
-    """What zlib and zstandard call a compressobj."""
+    """An object that zlib and zstandard call a compressobj."""
 
     def compress(self, data: Buffer, /) -> bytes: ...
 
@@ -46,7 +46,7 @@ class Compressor(Protocol):
 
 
 class Packer:
-    """A compression in parts: all that the library gives, as much of it at a time as there is room for."""
+    """A compression in parts: all output of the library, as much at a time as fits."""
 
     def __init__(self, compressor: Compressor, state: int) -> None:
         self.state = state
@@ -60,7 +60,7 @@ class Packer:
 
     @property
     def waiting(self) -> int:
-        """None: the library takes all that comes."""
+        """None: the library takes all input."""
         return 0
 
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
@@ -132,22 +132,22 @@ class StreamedMessage(Message):
 
 
 class _Paced:
-    """A transform whose pace is known beforehand: the first message of a slow level must not hold up the event loop."""
+    """A transform whose pace is known in advance: the first message of a slow level must not block the event loop."""
 
     pace: float
     _slowest = 1.0
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
-        """Never less than what compressing takes, whatever was seen of decompressing."""
+        """Never less than compressing takes, whatever was measured for decompressing."""
         self.pace = max(self._slowest, self.pace + (nanoseconds / size - self.pace) / 4)
 
     def expect(self, nanoseconds: float) -> None:
-        """What compressing a byte takes."""
+        """Time to compress a byte."""
         self._slowest = self.pace = nanoseconds
 
 
 class StreamedTransform(_Paced, Transform):
-    """A compression whose format has no end of its own: deflate, zlib, zstd."""
+    """A compression whose format has no end: deflate, zlib, zstd."""
 
     @abstractmethod
     def begin_codec(self, operation: Operation) -> Running:
@@ -172,7 +172,7 @@ class BlockTransform(_Paced, WholeTransform):
 
     @abstractmethod
     def decompress(self, data: Buffer, room: int) -> bytes:
-        """What is in the block, never more than `room` bytes. Errors: InvalidValue, TooLarge."""
+        """The content of the block, never more than `room` bytes. Errors: InvalidValue, TooLarge."""
 
     def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         if operation is Operation.COMPRESS:
@@ -187,7 +187,7 @@ class BlockTransform(_Paced, WholeTransform):
 
 
 def room_for(operation: Operation, size: int) -> int:
-    """Bytes of output that a whole message of `size` bytes may have: as many as a request could bring back.
+    """Bytes of output that a whole message of `size` bytes may have: as many as a request could carry back.
 
     Every format has less than one byte in 8 more than the input, and 128 bytes.
     """
@@ -205,7 +205,7 @@ def give(output: Buffer, out: memoryview) -> int:
 
 
 def damaged(name: str, what: str) -> InvalidValue:
-    """The error for input that is not of the format."""
+    """The error for input in another format."""
     return InvalidValue(f"decompress: not {name}, or damaged: {what}")
 
 
@@ -215,5 +215,5 @@ def cut_short(name: str) -> InvalidValue:
 
 
 def followed(name: str, count: int) -> InvalidValue:
-    """The error for bytes behind the end."""
+    """The error for bytes after the end."""
     return InvalidValue(f"decompress: {count} bytes or more follow the end of the {name}")

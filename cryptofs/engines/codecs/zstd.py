@@ -1,7 +1,7 @@
 """zstd: one frame, by the zstandard package.
 
-The frame is given to the library block by block (RFC 8878): a block makes 128 KiB of output at most, so a frame of a
-few bytes that would make gigabytes is stopped at the first block that is too many.
+The library gets the frame block by block (RFC 8878). A block makes at most 128 KiB of output, so a frame of a few bytes
+that would make gigabytes is stopped at the first block that exceeds the bound.
 """
 
 from enum import Enum, auto
@@ -14,9 +14,9 @@ from ...records import Buffer, Operation
 from .messages import InputQueue, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed, give
 
 MADE_WINDOW = 1 << 18
-"""Largest window of the frames that are made, bytes: newer kernels read no larger one in pieces."""
+"""Largest window of the frames that it makes, bytes: newer kernels read no larger one in pieces."""
 ZSTD_WINDOW = 1 << 21
-"""Largest window of a frame that is taken, bytes: what level 3 makes of input of unknown size."""
+"""Largest accepted window of a frame, bytes: that of level 3 for input of unknown size."""
 
 _NAME = "zstd"
 _MAGIC = b"\x28\xb5\x2f\xfd"
@@ -71,7 +71,7 @@ class _Stage(Enum):
 
 
 class Unpacker:
-    """A decompression that follows the frame's structure and gives the library no more than there is room for."""
+    """A decompression that follows the frame's structure and gives the library only blocks whose output fits."""
 
     # the window of a frame is not known before its header comes
     state = zstandard.estimate_decompression_context_size() + ZSTD_WINDOW + 2 * _BLOCK_MAX
@@ -98,7 +98,7 @@ class Unpacker:
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: InvalidValue, TooLarge."""
         self._input.add(data)
-        # a byte more than there is room for tells that there is more
+        # A byte more than fits shows that there is more.
         while len(self._ready) <= room:
             units = self._take(room + 1 - len(self._ready))
             if not units:
@@ -118,7 +118,7 @@ class Unpacker:
         return output
 
     def _take(self, room: int) -> bytes:
-        """The next parts of the frame that are there whole: blocks that may make `room` bytes, at least one."""
+        """The next complete parts of the frame: blocks that may make `room` bytes, at least one."""
         data = self._input.data
         at = 0
         while room > 0 and self._stage is not _Stage.END:
@@ -140,7 +140,7 @@ class Unpacker:
         return cut(data, at)
 
     def _header(self) -> int:
-        """Size of the frame's header, 0 if it is not all there."""
+        """Size of the frame's header, 0 if it is incomplete."""
         data = self._input.data
         if not data.startswith(_MAGIC[: len(data)]):
             raise damaged(_NAME, "it does not begin as a frame does")
@@ -169,7 +169,7 @@ class Unpacker:
         return content_at + content_bytes
 
     def _block(self, at: int) -> int:
-        """Where the block that begins at `at` ends, 0 if it is not all there."""
+        """The end of the block that begins at `at`, 0 if it is incomplete."""
         data = self._input.data
         if len(data) < at + _BLOCK_HEADER:
             return 0

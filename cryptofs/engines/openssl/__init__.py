@@ -1,6 +1,6 @@
 """The OpenSSL engine: the catalogue's algorithms by pyca/cryptography, hashlib, zlib and crc32c.
 
-It gives the bytes and the errnos that the kernel's AF_ALG gives for the same calls. Differences that are known:
+It gives the bytes and the errnos that the kernel's AF_ALG gives for the same calls. Known differences:
 - xts(aes) refuses a key whose halves are equal (EINVAL); the kernel does so in FIPS mode only.
 - the state of poly1305 cannot be cloned.
 - a refused key leaves a transform with the key it had.
@@ -22,7 +22,7 @@ from .trial import pair_works
 
 
 class OpensslEngine(Engine):
-    """Offers what the catalogue lists and this build of OpenSSL has."""
+    """Offers the catalogue's algorithms that this build of OpenSSL has."""
 
     name = "openssl"
 
@@ -43,7 +43,7 @@ class OpensslEngine(Engine):
         return self._described[type_, name]
 
     def warm_up(self) -> None:
-        """Try every name, and compute the finite fields: later `describe` only looks up."""
+        """Try every name, and compute the finite fields. After that `describe` only looks up."""
         groups.known_primes()
         for type_, name in self.names():
             self.describe(type_, name)
@@ -87,12 +87,12 @@ _SERVED = _TRIALS.keys() | _PUBLIC.keys()
 
 
 def _works(description: Description) -> bool:
-    """Whether a first message goes through: what a build of OpenSSL leaves out shows only then."""
+    """Whether a first message goes through. Only that shows what a build of OpenSSL leaves out."""
     if description.type in _PUBLIC:
         return pair_works(lambda: _PUBLIC[description.type](description, parse_name(description.name)))
     assoclen = 16 if description.type is Type.AEAD else 0
     data = b"" if description.type is Type.RNG else bytes(32)
-    iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm takes
+    iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm accepts.
     out = memoryview(bytearray(128))
     try:
         transform = _build(description, description.max_authsize)

@@ -1,7 +1,7 @@
 """Authenticated encryption, apart from authenc.
 
-A box seals under one key with a nonce and associated data; the classes after them say how each of the kernel's
-algorithms gets those from the IV, the end of the key (the salt) and the associated data.
+A box seals under one key with a nonce and associated data. The classes after the boxes define how each of the kernel's
+algorithms gets these from the IV, the end of the key (the salt) and the associated data.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class Box(Protocol):
         """Write ciphertext and tag."""
 
     def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
-        """Write the `size` bytes of text. Errors: pyca's InvalidTag, after which `out` may hold what must not be
-        given out."""
+        """Write the `size` bytes of text. Errors: pyca's InvalidTag; `out` may then contain text that must not be given
+        out."""
 
 
 class GcmBox:
@@ -44,7 +44,7 @@ class GcmBox:
         self._authsize = authsize
 
     def seal(self, nonce: Buffer, assoc: memoryview, text: memoryview, out: memoryview) -> None:
-        # a shorter tag is the beginning of the full one
+        # A shorter tag is the beginning of the full one.
         self.aead.encrypt_into(nonce, text, assoc, out[: len(text) + _FULL_TAG])
 
     def unseal(self, nonce: Buffer, assoc: memoryview, sealed: memoryview, size: int, out: memoryview) -> None:
@@ -81,7 +81,7 @@ class Sm4GcmBox:
 
 
 class CcmBox:
-    """CCM: what the nonce leaves of 15 bytes counts the text."""
+    """CCM: the bytes of 15 that the nonce leaves count the text."""
 
     def __init__(self, secret: bytearray, authsize: int) -> None:
         self._ccm = AESCCM(secret, authsize)
@@ -116,7 +116,7 @@ class ChachaBox:
 
 
 class OpensslAead(AeadTransform):
-    """The short way to `crypt` that all of this engine's AEADs take."""
+    """The fast path to `crypt`, common to all of this engine's AEADs."""
 
     def __init__(self, description: Description, authsize: int) -> None:
         super().__init__(description, authsize)
@@ -133,7 +133,7 @@ class OpensslAead(AeadTransform):
 
 
 class BoxTransform(Keyed[Box], OpensslAead):
-    """A box whose nonce is the IV, and whose tag covers all associated data, unless a subclass says otherwise."""
+    """A box whose nonce is the IV, and whose tag covers all associated data, unless a subclass overrides that."""
 
     def __init__(self, description: Description, authsize: int, box: Callable[[bytearray, int], Box]) -> None:
         super().__init__(description, authsize)
@@ -147,7 +147,7 @@ class BoxTransform(Keyed[Box], OpensslAead):
         return iv
 
     def covered(self, assoclen: int) -> int:
-        """How many bytes of the associated data the tag covers. Errors: InvalidValue."""
+        """Number of bytes of the associated data that the tag covers. Errors: InvalidValue."""
         return assoclen
 
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
@@ -173,7 +173,7 @@ class PlainTransform(BoxTransform):
     _core: GcmBox | ChachaBox
 
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
-        # the common case in as few steps as there can be, 1 us instead of 2.5; all errors take the long way
+        # The common case in the fewest steps, 1 us instead of 2.5. All errors take the general path.
         size = len(data) - assoclen
         if operation is _DECRYPT:
             size -= _FULL_TAG
@@ -207,7 +207,8 @@ class PlainTransform(BoxTransform):
 
 
 class CcmTransform(BoxTransform):
-    """ccm: the IV is the first counter block. Its first byte is the counter's length less one, its end the counter."""
+    """ccm: the IV is the first counter block. Its first byte is the counter's length minus one; its end is the
+    counter."""
 
     def nonce(self, iv: Buffer) -> Buffer:
         if not 1 <= iv[0] <= 7:
@@ -216,7 +217,7 @@ class CcmTransform(BoxTransform):
 
 
 class SaltedTransform(BoxTransform):
-    """What IPsec uses: the key ends with a salt that begins the nonce, and the associated data is 16 or 20 bytes."""
+    """The form of IPsec: the key ends with a salt that begins the nonce, and the associated data has 16 or 20 bytes."""
 
     salt_size: int
 
@@ -261,7 +262,7 @@ class EspCcmTransform(EspTransform):
 
 
 class GmacTransform(SaltedTransform):
-    """rfc4543: all is authenticated and nothing encrypted."""
+    """rfc4543: everything is authenticated and nothing is encrypted."""
 
     salt_size = 4
 

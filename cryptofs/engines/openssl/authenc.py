@@ -1,7 +1,7 @@
 """authenc(hmac(…),…): encrypt, then authenticate the associated data and the ciphertext.
 
-The IV is authenticated only where the caller puts it into the associated data, as IPsec does; the kernel leaves it
-to the caller too.
+The IV is authenticated only if the caller puts it into the associated data, as IPsec does. The kernel leaves that to
+the caller, too.
 """
 
 import hmac
@@ -26,7 +26,8 @@ _AES_KEYS = (16, 24, 32)
 
 
 class _Cipher(NamedTuple):
-    """A cipher of authenc: the sizes of its key, how much of that is a nonce, and what makes it of both."""
+    """A cipher of authenc: the sizes of its key, the size of the nonce in it, and the function that makes the
+    cipher."""
 
     key_sizes: tuple[int, ...]
     nonce_size: int
@@ -45,11 +46,11 @@ _CIPHERS = {
     "rfc3686(ctr(aes))": _Cipher((20, 28, 36), 4, lambda secret, nonce: Rfc3686(Ctr(AES(secret)), nonce)),
 }
 
-# struct rtattr in the machine's byte order, whose value is the size of the cipher key, big-endian
+# struct rtattr in the machine's byte order; its value is the size of the cipher key, big-endian.
 _ATTRIBUTE = struct.Struct("=HH")
 _SIZE = struct.Struct(">I")
 PREFIX = _ATTRIBUTE.size + _SIZE.size
-"""How much of a key blob says how it is cut, bytes."""
+"""Size of the part of a key blob that defines its structure, bytes."""
 _TYPE = 1
 
 
@@ -60,7 +61,7 @@ def pack_keys(hmac_key: Buffer, cipher_key: Buffer) -> bytearray:
 
 
 class Pair(NamedTuple):
-    """The two keyed halves: what copies of the kept HMAC do, and the cipher."""
+    """The two keyed halves: a kept HMAC, of which copies are used, and the cipher."""
 
     mac: FinalState
     cipher: WholeMode
@@ -111,7 +112,7 @@ class Authenc(Keyed[Pair], OpensslAead):
     def unseal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
         view = memoryview(data)
         cut = len(view) - self.authsize
-        # the tag comes first, as in the kernel: a forged message of a wrong length is EBADMSG, not EINVAL
+        # The tag comes first, as in the kernel: a forged message of a wrong length is EBADMSG, not EINVAL.
         if not hmac.compare_digest(self._tag(view[:assoclen], view[assoclen:cut]), view[cut:]):
             raise self.bad_tag()
         whole_blocks(cut - assoclen, self.description.block_size)
@@ -125,5 +126,5 @@ class Authenc(Keyed[Pair], OpensslAead):
 
 
 def build(description: Description, name: Name, authsize: int) -> Authenc:
-    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    """A transform for a parsed generic name. Errors: KeyError if the name is not served."""
     return Authenc(description, authsize, name.arguments[0].arguments[0].template, str(name.arguments[1]))

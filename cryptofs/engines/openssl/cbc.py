@@ -1,11 +1,12 @@
-"""CBC on kept contexts: what cbc, cts and authenc share.
+"""CBC on reused contexts: the common part of cbc, cts and authenc.
 
-A new pyca context costs about 4 us, an update of a kept one 0.2 us, and pyca cannot give a CBC context another IV. But
-a CBC context has no state except the last ciphertext block it saw, C, and the first block of the next message goes
-through it as E(P ^ C) or D(X) ^ C. So xoring that block with C ^ IV, before encrypting or after decrypting, gives
-exactly what a new context with IV gives; all later blocks chain to the one before them anyway. A message takes a
-context out of the pool, so that no two threads share one, and gives it back only if all went well: after an error
-nobody knows its last block.
+A new pyca context costs about 4 us, an update of a reused one 0.2 us, and pyca cannot give a CBC context another IV.
+But a CBC context has no state except the last ciphertext block C, and the first block of the next message goes through
+it as E(P ^ C) or D(X) ^ C. So xoring that block with C ^ IV, before encrypting or after decrypting, gives the same as a
+new context with IV. All later blocks chain to the block before them anyway.
+
+A message takes a context out of the pool, so that no two threads share one. It returns the context only after success,
+because after an error the last block is unknown.
 """
 
 from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, CipherContext, modes
@@ -22,12 +23,12 @@ class Cbc:
     def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
         self._algorithm = algorithm
         self._block = algorithm.block_size // 8
-        # each context with the last ciphertext block that it saw
+        # Each context with its last ciphertext block.
         self._encryptors: list[tuple[CipherContext, int]] = []
         self._decryptors: list[tuple[CipherContext, int]] = []
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
-        """Encrypt a whole message; returns bytes written."""
+        """Encrypt a whole message; returns the number of bytes written."""
         size = len(data)
         if not size:
             return 0
@@ -36,7 +37,7 @@ class Cbc:
             context, chain = self._encryptors.pop()
         except IndexError:
             context, chain = self._new(bytes(block), True), 0
-        # xored as integers: 0.4 us in all
+        # Xored as integers: 0.4 us in all.
         context.update_into((_int(data[:block]) ^ _int(iv) ^ chain).to_bytes(block), out)
         if size > block:
             context.update_into(memoryview(data)[block:], out[block:])
@@ -44,7 +45,7 @@ class Cbc:
         return size
 
     def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
-        """Decrypt a whole message; returns bytes written."""
+        """Decrypt a whole message; returns the number of bytes written."""
         size = len(data)
         if not size:
             return 0
@@ -53,14 +54,14 @@ class Cbc:
             context, chain = self._decryptors.pop()
         except IndexError:
             context, chain = self._new(bytes(block), False), 0
-        seen = _int(data[size - block :])  # before the update: `out` may be the same buffer
+        seen = _int(data[size - block :])  # Before the update, because `out` may be the same buffer.
         context.update_into(data, out)
         out[:block] = (_int(out[:block]) ^ _int(iv) ^ chain).to_bytes(block)
         self._decryptors.append((context, seen))
         return size
 
     def short(self, encrypt: bool, iv: bytes, data: bytes) -> bytes:
-        """A whole message, not empty, whose copying costs less than making views of it."""
+        """A whole message, not empty. Copying it costs less than making views of it."""
         block = self._block
         contexts = self._encryptors if encrypt else self._decryptors
         try:

@@ -1,4 +1,4 @@
-"""Modes that OpenSSL does not have, made of those that it has, under one key each."""
+"""Modes that OpenSSL does not have, built from modes that it has, under one key each."""
 
 import struct
 from hashlib import sha256
@@ -25,7 +25,7 @@ def _xor(first: Buffer, second: Buffer, size: int) -> bytes:
 
 
 class Counter:
-    """CTR of a cipher that OpenSSL has no CTR of: counter blocks, big-endian, through ECB."""
+    """CTR of a cipher for which OpenSSL has no CTR: counter blocks, big-endian, through ECB."""
 
     def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
         self._ecb = Ecb(algorithm)
@@ -41,7 +41,7 @@ class Counter:
 
 
 class CounterRun:
-    """A message in parts, each but the last of whole blocks."""
+    """A message in parts, each of whole blocks except the last."""
 
     def __init__(self, ecb: Ecb, block: int, counter: int) -> None:
         self._ecb = ecb
@@ -69,7 +69,7 @@ class CounterRun:
 
 
 class Rfc3686:
-    """CTR as IPsec has it: the end of the key, the IV, and a count that begins with 1 make the counter block."""
+    """CTR as in IPsec: the end of the key, the IV, and a count from 1 form the counter block."""
 
     def __init__(self, ctr: StreamMode, nonce: bytearray) -> None:
         self._ctr = ctr
@@ -82,13 +82,13 @@ class Rfc3686:
 
 
 def whole_blocks(size: int, block: int = 16) -> None:
-    """Errors: InvalidValue for a text that is no multiple of the block."""
+    """Errors: InvalidValue for a text that is not a multiple of the block."""
     if size % block:
         raise InvalidValue(f"text of {size} bytes: a multiple of {block}")
 
 
 def essiv_salt(key: Buffer) -> bytearray:
-    """The key under which IVs are encrypted."""
+    """The key that encrypts IVs."""
     digest = sha256(key).digest()
     salt = keep(digest)
     wipe_immutable(digest)
@@ -96,7 +96,7 @@ def essiv_salt(key: Buffer) -> bytearray:
 
 
 class Essiv:
-    """essiv(cbc(aes),sha256): the IV is encrypted under the digest of the key, then it is CBC."""
+    """essiv(cbc(aes),sha256): the IV is encrypted under the digest of the key; then it is CBC."""
 
     def __init__(self, secret: bytearray, salt: bytearray) -> None:
         self._cbc = Cbc(AES(secret))
@@ -117,7 +117,8 @@ class Essiv:
 
 
 class Pcbc:
-    """PCBC: CBC over the differences of neighbouring blocks of text, since each chains to text and ciphertext."""
+    """PCBC: CBC over the differences of neighbouring blocks of text, because each block chains to text and
+    ciphertext."""
 
     def __init__(self, secret: bytearray) -> None:
         self._cbc = Cbc(AES(secret))
@@ -147,7 +148,7 @@ _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
 class Xchacha:
     """XChaCha20 with the kernel's IV: 24 bytes of nonce, then a 64-bit block count, little-endian.
 
-    HChaCha20 is the ChaCha20 block function without its last addition, which is undone here.
+    HChaCha20 is the ChaCha20 block function without its last addition, which is subtracted here.
     """
 
     def __init__(self, secret: bytearray) -> None:
@@ -165,7 +166,7 @@ class Xchacha:
     def start(self, iv: Buffer, encrypt: bool) -> ChachaRun:
         subkey = self._subkey(bytes(iv[:16]))
         try:
-            # its context has a key of its own and belongs to this message
+            # Its context has its own key and belongs to this message.
             return Chacha(subkey).start(bytes(iv[24:32]) + bytes(iv[16:24]), encrypt)
         finally:
             wipe(subkey)

@@ -1,7 +1,7 @@
 """Digests, checksums and MACs.
 
-Each transform keeps one object that has its key and has seen no data; a message is a copy of it. A copy costs less
-than a new object, sets no key again, and may be taken by several threads at once.
+Each transform keeps one object that has its key and no data. A message is a copy of it. A copy costs less than a new
+object, sets no key again, and several threads may take one at once.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _DIGEST = Operation.DIGEST
 
 
 class State(Protocol):
-    """A hash in the manner of hashlib."""
+    """A hash with hashlib's interface."""
 
     def update(self, data: Buffer, /) -> None: ...
     def digest(self) -> bytes: ...
@@ -34,7 +34,7 @@ class State(Protocol):
 
 
 class FinalState(Protocol):
-    """A hash in the manner of pyca: its digest ends it."""
+    """A hash with pyca's interface: its digest ends it."""
 
     def update(self, data: Buffer, /) -> None: ...
     def finalize(self) -> bytes: ...
@@ -48,7 +48,7 @@ class Checksum:
     """The kernel's crc32 or crc32c: `value` is its register, `inverted` whether the digest inverts it."""
 
     def __init__(self, advance: Callable[[Buffer, int], int], value: int, inverted: bool) -> None:
-        # zlib and crc32c take and give the register inverted
+        # zlib and crc32c take and give the register inverted.
         self._advance = advance
         self._value = value ^ 0xFFFFFFFF
         self._inverted = inverted
@@ -114,7 +114,7 @@ def _new_crc32c(key: Buffer | None) -> State:
     return Checksum(_advance_crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
 
 
-# usedforsecurity=False: what a FIPS build of OpenSSL would refuse, the kernel gives
+# usedforsecurity=False: the kernel gives digests that a FIPS build of OpenSSL would refuse.
 _HASHLIB: dict[str, Callable[[], State]] = {
     name: partial(getattr(hashlib, name.replace("-", "_")), usedforsecurity=False)
     for name in (
@@ -139,7 +139,7 @@ _HMAC: dict[str, hashes.HashAlgorithm] = {
     "sm3": hashes.SM3(),
 }
 _BLAKE2B_BLOCK = 128
-# Any: their annotations want bytes, they take any buffer
+# Any: their annotations want bytes, but they take any buffer.
 _CMAC: dict[str, Any] = {"aes": AES, "camellia": Camellia, "des3_ede": TripleDES}
 
 
@@ -168,7 +168,7 @@ class KeptHash(HashTransform, Generic[AnyState]):
 
 
 class OpensslHash(KeptHash[State]):
-    """Hashes whose objects are used as hashlib's are."""
+    """Hashes whose objects have hashlib's interface."""
 
     def begin_hash(self) -> RunningHash:
         return _Run(self._copy())
@@ -190,7 +190,7 @@ class OpensslHash(KeptHash[State]):
 
 
 class PycaHash(KeptHash[FinalState]):
-    """Hashes whose objects are used as pyca's are."""
+    """Hashes whose objects have pyca's interface."""
 
     def begin_hash(self) -> RunningHash:
         return _FinalRun(self._copy())
@@ -262,7 +262,7 @@ def _new_cmac(cipher: Any, key: Buffer | None) -> FinalState:
 
 
 def build(description: Description, name: Name) -> OpensslHash | PycaHash | Xcbc | Poly:
-    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    """A transform for a parsed generic name. Errors: KeyError if the name is not served."""
     if description.name in MACS:
         return MACS[description.name](description)
     inner = name.arguments[0].template if name.arguments else ""

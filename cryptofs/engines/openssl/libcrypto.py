@@ -1,9 +1,8 @@
-"""The C library's OpenSSL, for the two things that pyca/cryptography does not give.
+"""The C library's OpenSSL, for the two things that pyca/cryptography does not have.
 
-They are textbook RSA, which it never had, and finite-field Diffie-Hellman, which it is about to drop. Python's own
-ssl and hashlib modules use the same library, so it is there in nearly every Python; where it is not, these names are
-not offered. Its arithmetic on private numbers takes the same time whatever they are, and RSA is blinded. Calls let go
-of the interpreter lock.
+They are textbook RSA, which it never had, and finite-field Diffie-Hellman, which it is about to drop. Python's own ssl
+and hashlib modules use the same library, so nearly every Python has it. Without it, these names are not offered. Its
+arithmetic on private numbers takes constant time, and RSA is blinded. Calls release the interpreter's lock.
 """
 
 import ctypes
@@ -17,7 +16,7 @@ _NO_PADDING = 3
 _Pointer = c_void_p
 _Bytes = POINTER(c_char)
 
-# function: what it returns, what it takes
+# By function: its result and its arguments.
 _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "d2i_AutoPrivateKey": (_Pointer, (c_void_p, POINTER(_Bytes), c_long)),
     "d2i_PUBKEY": (_Pointer, (c_void_p, POINTER(_Bytes), c_long)),
@@ -56,7 +55,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @functools.cache
 def library() -> Any:
-    """The library with its prototypes, or None where there is none of version 3 or later."""
+    """The library with its prototypes, or None if version 3 or later is missing."""
     for name in _NAMES:
         try:
             loaded = ctypes.CDLL(name)
@@ -70,7 +69,7 @@ def library() -> Any:
 
 
 class NativeKey:
-    """A key within the library, which wipes it when this object goes. Safe to use from several threads."""
+    """A key within the library, which wipes it when this object is freed. Safe to use from several threads."""
 
     def __init__(self, pointer: Any) -> None:
         self._library = library()
@@ -167,9 +166,9 @@ class _Operation:
 
 
 class Arithmetic:
-    """Large numbers within the library, which zeroes them and what it computed on the way when this is left.
+    """Large numbers within the library. When the block ends, it zeroes them and all intermediate results.
 
-    A number is a pointer that is good until then. Errors: ValueError where the library refuses.
+    A number is a pointer that is valid until then. Errors: ValueError if the library refuses.
     """
 
     def __init__(self) -> None:
@@ -198,7 +197,7 @@ class Arithmetic:
             raise ValueError("the library refused it")
 
     def number(self, magnitude: memoryview) -> Any:
-        """A number of big-endian bytes, which must be writable: it is read where it lies."""
+        """A number from big-endian bytes, which must be writable, because they are read in place."""
         view = (c_char * len(magnitude)).from_buffer(magnitude)
         return self._kept(self._library.BN_bin2bn(view, len(magnitude), None))
 

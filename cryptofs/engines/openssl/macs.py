@@ -1,4 +1,4 @@
-"""MACs that neither pyca nor hashlib has as the kernel has them: XCBC of AES, and Poly1305 keyed by its message."""
+"""MACs that neither pyca nor hashlib has in the kernel's form: XCBC of AES, and Poly1305 keyed by its message."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ _STEP = 65_536
 
 
 class XcbcKeys(NamedTuple):
-    """The cipher of the chain, and what is added to a last block that is whole, or padded."""
+    """The cipher of the chain, and the values to add to a last block that is whole, or padded."""
 
     cbc: Cbc
     whole: bytearray
@@ -25,7 +25,7 @@ class XcbcKeys(NamedTuple):
 
 
 class XcbcRun:
-    """AES-XCBC-MAC, RFC 3566: a CBC whose last block is treated apart, so up to one block is held back."""
+    """AES-XCBC-MAC, RFC 3566: a CBC whose last block is different, so up to one block is held back."""
 
     def __init__(self, keys: XcbcKeys, chain: bytes = bytes(_BLOCK), held: bytes = b"") -> None:
         self._keys = keys
@@ -95,7 +95,7 @@ _POLY_KEY = 32
 
 
 class PolyRun:
-    """Poly1305 as AF_ALG has it: the first 32 bytes of the message are the key, the rest is authenticated."""
+    """Poly1305 as in AF_ALG: the first 32 bytes of the message are the key, the rest is authenticated."""
 
     def __init__(self) -> None:
         self._key = bytearray()
@@ -119,7 +119,7 @@ class PolyRun:
         return self._state.finalize()
 
     def copy(self) -> "PolyRun":
-        raise NotSupported("clone: OpenSSL copies no state of poly1305")
+        raise NotSupported("clone: OpenSSL cannot copy the state of poly1305")
 
     def close(self) -> None:
         wipe(self._key)

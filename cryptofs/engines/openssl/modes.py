@@ -1,7 +1,7 @@
 """The cipher modes under one key each, apart from CBC.
 
-Where pyca lets a context be used again (ecb, ctr, chacha20), contexts are kept in pools: `list.pop` and `append` are
-atomic, so each message has one of its own. The other modes take a new context, about 4 us, for each message.
+If pyca can reuse a context (ecb, ctr, chacha20), contexts are kept in pools. `list.pop` and `append` are atomic, so
+each message has its own context. The other modes need a new context for each message, about 4 us.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from .run import Run
 
 
 class WholeMode(Protocol):
-    """A mode that takes messages whole; `out` has 16 bytes more than the message."""
+    """A mode that takes whole messages; `out` has 16 bytes more than the message."""
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int: ...
     def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int: ...
 
 
 class StreamMode(WholeMode, Protocol):
-    """A mode that takes messages in parts as well."""
+    """A mode that also takes messages in parts."""
 
     def start(self, iv: Buffer, encrypt: bool) -> RunningCipher: ...
 
 
 class Ecb:
-    """ECB: contexts have no state at all."""
+    """ECB: contexts have no state."""
 
     def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
         self._cipher = Cipher(algorithm, modes.ECB())
@@ -57,12 +57,12 @@ class Ecb:
         return written
 
     def start(self, iv: Buffer, encrypt: bool) -> Run:
-        # a pool is not worth it here: a message that was given up midway may leave bytes in its context
+        # A pool is not worth it here: an abandoned message may leave bytes in its context.
         return Run(self._cipher.encryptor() if encrypt else self._cipher.decryptor())
 
 
 class Ctr:
-    """CTR: a context can be given another counter block, and encrypting is decrypting."""
+    """CTR: a context can get another counter block, and encrypting is the same as decrypting."""
 
     def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
         self._algorithm = algorithm
@@ -91,8 +91,7 @@ class Ctr:
 class Chacha:
     """ChaCha20 with the kernel's IV: a 32-bit block counter, little-endian, then the 12-byte nonce.
 
-    The kernel's counter wraps to 0 and leaves the nonce as it is; pyca refuses to go that far, so a message is cut
-    there.
+    The kernel's counter wraps to 0 and does not change the nonce. pyca refuses that, so a message is cut there.
     """
 
     def __init__(self, secret: bytearray) -> None:
@@ -125,7 +124,7 @@ class Chacha:
 
 
 def _until_wrap(iv: Buffer) -> int:
-    """How many bytes the counter of an IV can still count."""
+    """Number of bytes until the counter of an IV wraps."""
     return (0x1_0000_0000 - int.from_bytes(iv[:4], "little")) * 64
 
 
@@ -177,7 +176,7 @@ class Fresh:
 
 
 class Xts(Fresh):
-    """XTS: as `Fresh`, but a message is at least one block."""
+    """XTS: as `Fresh`, but a message has at least one block."""
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
         _at_least_a_block(data)
@@ -189,8 +188,8 @@ class Xts(Fresh):
 
 
 class Cts:
-    """CBC with ciphertext stealing as the kernel has it: CS3 of SP 800-38A's addendum, where the last two blocks
-    always change places; a message of one block is plain CBC."""
+    """CBC with ciphertext stealing as in the kernel: CS3 of SP 800-38A's addendum, where the last two blocks always
+    change places. A message of one block is plain CBC."""
 
     def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
         self._cbc = Cbc(algorithm)
@@ -215,7 +214,7 @@ class Cts:
         cut = (size - 1) // _BLOCK * _BLOCK
         head = cut - _BLOCK
         scratch = memoryview(bytearray(3 * _BLOCK))
-        # the last block but one decrypts to the end of its predecessor's ciphertext, which was stolen for it
+        # The second to last block decrypts to the end of its predecessor's ciphertext, which was stolen for it.
         final = bytes(data[head:cut])
         self._cbc.decrypt(bytes(_BLOCK), final, scratch)
         stolen = bytes(data[cut:]) + bytes(scratch[size - cut : _BLOCK])

@@ -9,8 +9,8 @@ from ..kinds import RngTransform
 class OsRandom(RngTransform):
     """The operating system's generator.
 
-    A seed is taken, because the kernel's generators want one, and makes no difference: the kernel has seeded its own
-    better than a caller could, and what a caller gives can neither weaken nor repeat it.
+    It accepts a seed, because the kernel's generators take one, and ignores it. The kernel has seeded its own generator
+    better than a caller could.
     """
 
     def replace_key(self, key: Buffer) -> None:

@@ -6,7 +6,7 @@ from ...records import Buffer
 
 
 class Run:
-    """A message in parts on a context of its own; a context that came from a pool goes back there at the end."""
+    """A message in parts on its own context. At the end, a context from a pool returns there."""
 
     __slots__ = ("_context", "_pool")
 
@@ -18,7 +18,7 @@ class Run:
         context = self._context
         if context is None or not len(data):
             return 0
-        self._context = None  # a context that failed must not reach the pool
+        self._context = None  # A context that failed must not reach the pool.
         written = context.update_into(data, out)
         self._context = context
         return written

@@ -22,13 +22,13 @@ _ENCRYPT = Operation.ENCRYPT
 _DECRYPT = Operation.DECRYPT
 _BOTH = (_ENCRYPT, _DECRYPT)
 
-# Any: some are annotated to want bytes; they take and keep a bytearray
+# Any: some are annotated to want bytes; they take and keep a bytearray.
 _CIPHERS: dict[str, Callable[[Any], BlockCipherAlgorithm]] = {
     "aes": AES,
     "camellia": Camellia,
     "sm4": SM4,
     "des3_ede": TripleDES,
-    "des": TripleDES,  # with one key three times
+    "des": TripleDES,  # With one key three times.
     "blowfish": Blowfish,
     "cast5": CAST5,
     "seed": SEED,
@@ -44,7 +44,7 @@ class StreamedCipher(Keyed[StreamMode], CipherTransform):
     """A cipher that takes parts."""
 
     def __init__(self, description: Description, make: Callable[[bytearray], StreamMode], copies: int = 1) -> None:
-        """copies: how often the cipher wants the key."""
+        """copies: the number of copies of the key that the cipher needs."""
         super().__init__(description)
         self._make = make
         self._copies = copies
@@ -77,7 +77,7 @@ class StreamedCipher(Keyed[StreamMode], CipherTransform):
 
 
 class CbcCipher(StreamedCipher):
-    """CBC, with a short way for small messages."""
+    """CBC, with a fast path for small messages."""
 
     _core: Cbc
 
@@ -90,7 +90,7 @@ class CbcCipher(StreamedCipher):
 
 
 class WholeCipher(Keyed[WholeMode], WholeTransform):
-    """A cipher that takes messages whole."""
+    """A cipher that takes whole messages."""
 
     def __init__(self, description: Description, make: Callable[..., WholeMode]) -> None:
         super().__init__(description)
@@ -109,8 +109,8 @@ def _make_xts(secret: bytearray) -> Xts:
     half = len(secret) // 2
     view = memoryview(secret)
     if hmac.compare_digest(view[:half], view[half:]):
-        # OpenSSL would refuse at the first encryption; the kernel takes such keys outside FIPS mode
-        raise InvalidValue(f"key of {len(secret)} bytes: xts(aes) on this engine takes no equal halves")
+        # OpenSSL would refuse it at the first encryption. The kernel accepts such keys outside FIPS mode.
+        raise InvalidValue(f"key of {len(secret)} bytes: xts(aes) on this engine does not take equal halves")
     return Xts(AES(secret), modes.XTS)
 
 
@@ -123,7 +123,7 @@ class SaltedCipher(WholeCipher):
 
 
 class EssivCipher(WholeCipher):
-    """essiv: a second key follows from the first."""
+    """essiv: a second key is derived from the first."""
 
     def split(self, key: Buffer) -> tuple[bytearray, ...]:
         return keep(key), essiv_salt(key)
@@ -150,7 +150,7 @@ _STREAMED: dict[str, Callable[[bytearray], StreamMode]] = {"chacha20": Chacha, "
 
 
 def build(description: Description, name: Name) -> StreamedCipher | WholeCipher:
-    """A transform for a parsed generic name. Errors: KeyError for a name that is not served."""
+    """A transform for a parsed generic name. Errors: KeyError if the name is not served."""
     if description.name in _WHOLE:
         kind, make = _WHOLE[description.name]
         return kind(description, make)

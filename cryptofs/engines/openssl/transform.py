@@ -1,4 +1,5 @@
-"""What akcipher, sig and kpp transforms of this engine share: a key pair, and how it is set, made and given out."""
+"""The common part of this engine's akcipher, sig and kpp transforms: a key pair, and how it is set, made and
+returned."""
 
 from typing import Any
 
@@ -15,7 +16,7 @@ KEY_OPERATIONS = frozenset({Operation.GENERATE_KEY, Operation.PUBLIC_KEY})
 
 
 class PairTransform(PublicKeyTransform):
-    """A transform whose key is a pair of `keys`. quick: a new key takes microseconds."""
+    """A transform whose key is a pair of `keys`. quick: making a new key takes microseconds."""
 
     def __init__(self, description: Description, keys: Keys, operations: frozenset[Operation], quick: bool) -> None:
         self.operations = operations | KEY_OPERATIONS
@@ -49,7 +50,7 @@ class PairTransform(PublicKeyTransform):
         return self.compute(operation, operands, data)
 
     def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
-        """One of the operations besides those on the key itself."""
+        """One of the operations other than those on the key itself."""
         raise NotImplementedError
 
     @property
@@ -66,7 +67,7 @@ class PairTransform(PublicKeyTransform):
         return self._pair.private
 
     def peer(self, operation: Operation, operands: Operands, data: Buffer) -> Any:
-        """The peer's public key, which an attribute or the payload carries. Errors: InvalidValue."""
+        """The peer's public key, from an attribute or the payload. Errors: InvalidValue."""
         key = operand(operation, operands, Attr.PEER_KEY, data)
         try:
             return self.keys.load_public(key)

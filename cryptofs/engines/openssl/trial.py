@@ -1,4 +1,4 @@
-"""Whether this build of OpenSSL does a public key algorithm: the cheapest operation that shows it."""
+"""Whether this build of OpenSSL has a public key algorithm: the cheapest operation that shows it."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ _SIZES = {digest: algorithm.digest_size for digest, algorithm in PKCS1_DIGESTS.i
 
 
 def pair_works(build: Callable[[], PairTransform]) -> bool:
-    """Whether a transform goes through its first operation."""
+    """Whether a transform completes its first operation."""
     try:
         transform = build()
         if isinstance(transform.keys, RsaKeys):
             _try_rsa(transform)
         elif transform.operations & {Operation.AGREE} and not transform.streamed:
-            # a finite field: its keys take long, and the library is there
+            # A finite field: its keys take long, and the library exists.
             return True
         else:
             _try_new_key(transform)
@@ -32,7 +32,7 @@ def pair_works(build: Callable[[], PairTransform]) -> bool:
 
 
 def _try_rsa(transform: PairTransform) -> None:
-    # a new key takes a tenth of a second; nobody knows the factors of this modulus, and nobody has to
+    # A new key would take a tenth of a second. Nobody knows the factors of this modulus, and no operation needs them.
     public = rsa.RSAPublicNumbers(65537, (1 << 2047) + 1).public_key()
     transform.set_key(RsaKeys().export(public, False))
     if Operation.ENCRYPT in transform.operations:
