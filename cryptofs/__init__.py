@@ -2,7 +2,7 @@
 
 
 def __getattr__(name: str) -> str:
-    # found when it is asked for: most starts never do
+    # Computed on request, because most starts never need it.
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pathlib import Path

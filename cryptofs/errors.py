@@ -1,7 +1,7 @@
-"""What can go wrong, one class for each meaning; every class knows its errno.
+"""All errors, one class for each meaning; every class has its errno.
 
-Messages name the value and the bound it broke. They never hold a key or data: what a client sent as a
-secret is described by its length alone.
+Messages name the value and the bound. They never contain a key or data: for a secret from a client, they give only its
+length.
 """
 
 import errno
@@ -9,18 +9,17 @@ import os
 from typing import Self
 
 _NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK", errno.EAGAIN: "EAGAIN"}
-"""Where a number has two names, Python may know it by the rarer one."""
+"""If a number has two names, Python may know it by the rarer one."""
 
 
 def symbol(number: int | None) -> str:
-    """An errno's name, as in errno(3); its digits where it has none."""
+    """An errno's name, as in errno(3); its digits if it has none."""
     return _NAMES.get(number or 0, str(number))
 
 
 def printable(name: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """A file's name as it can be shown in one line of any locale: bytes that are no text and control characters are
-    escaped (`\\xe9`, `\\n`), everything else stays. For messages only: it does not lead back to the file.
-    """
+    """A file's name in a form that every locale can show in one line. Bytes that are not text, and control characters,
+    are escaped (`\xe9`, `\n`). It is only for messages, and cannot be converted back."""
     text = os.fsdecode(name)
     return text if text.isprintable() else "".join(map(_shown, text))
 
@@ -29,7 +28,7 @@ def _shown(character: str) -> str:
     if character.isprintable():
         return character
     if "\udc80" <= character <= "\udcff":
-        # a byte that os.fsdecode could not decode
+        # A byte that os.fsdecode could not decode.
         return f"\\x{ord(character) & 0xFF:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
@@ -37,11 +36,11 @@ def _shown(character: str) -> str:
 class CryptofsError(Exception):
     """Base of all errors that a client may see.
 
-    No OSError: the engines turn a system call's OSError into one of these, and an `except OSError` around that must
-    not catch them. Where they leave the client's code they become its own errors, which are OSErrors.
+    Not an OSError: the engines turn a system call's OSError into one of these, and an `except OSError` around that must
+    not catch them. The client turns them into its own errors, which are OSErrors.
 
-    errno: the number the client gets. message: one short sentence for people, at most 200 characters of
-    what the client named itself.
+    errno: the client's errno. message: one short sentence for people, with at most 200 characters of names from the
+    client.
     """
 
     errno: int = errno.EIO
@@ -56,7 +55,7 @@ class CryptofsError(Exception):
         return symbol(self.errno)
 
     def again(self) -> Self:
-        """The same error again: without the traceback, whose frames would keep a request's data."""
+        """The same error without its traceback, because its frames would keep a request's data."""
         return type(self)(self.message)
 
     def __str__(self) -> str:
@@ -64,7 +63,7 @@ class CryptofsError(Exception):
 
 
 class SystemFault(CryptofsError):
-    """A system call failed, or was not made because it would: the errno is that call's."""
+    """A system call failed, or was not made because it would fail: the errno is that call's."""
 
     def __init__(self, message: str, number: int | None = None) -> None:
         """number: the errno; None: the one of the class."""
@@ -74,7 +73,7 @@ class SystemFault(CryptofsError):
 
     @classmethod
     def of(cls, error: OSError, subject: str | os.PathLike[str]) -> Self:
-        """What the system says of `subject`, which is a path or says what was tried."""
+        """The system's error for `subject`, which is a path or describes the attempt."""
         number = error.errno or cls.errno
         return cls(f"{printable(subject)}: {os.strerror(number)}", number)
 
@@ -83,7 +82,7 @@ class SystemFault(CryptofsError):
 
 
 class WrongUsage(CryptofsError):
-    """The command line asks for something impossible, like an unknown user: exit status 2 instead of 1."""
+    """The command line asks for something impossible, such as an unknown user: exit status 2 instead of 1."""
 
     errno = errno.EINVAL
 
@@ -95,7 +94,7 @@ class MalformedRecord(CryptofsError):
 
 
 class InvalidValue(CryptofsError):
-    """A value is outside what the format, the operation or the algorithm takes."""
+    """A value is outside the bounds of the format, the operation or the algorithm."""
 
     errno = errno.EINVAL
 
@@ -107,7 +106,7 @@ class TooLarge(CryptofsError):
 
 
 class StreamTooLong(CryptofsError):
-    """A device's stream holds as much output as it may, and the one program that could read it writes."""
+    """A device's stream holds the maximum of output, and the only program that could read it is writing."""
 
     errno = errno.EFBIG
 
@@ -131,13 +130,13 @@ class KeyMissing(CryptofsError):
 
 
 class KeyRejected(CryptofsError):
-    """A signature is not that of this message under this key."""
+    """A signature does not match this message under this key."""
 
     errno = errno.EKEYREJECTED
 
 
 class SignatureMalformed(CryptofsError):
-    """A signature has no form that any message's could have under this key."""
+    """A signature is malformed: no message has such a signature under this key."""
 
     errno = errno.EBADMSG
 
@@ -149,7 +148,7 @@ class KeyUnavailable(CryptofsError):
 
 
 class PinRefused(KeyUnavailable):
-    """A token refuses the PIN. Each further try may lock it, so nothing tries again automatically."""
+    """A token refuses the PIN. Each further try may lock it, so the daemon never tries again automatically."""
 
 
 class NotConfigured(CryptofsError):
@@ -165,7 +164,7 @@ class Busy(CryptofsError):
 
 
 class BadTag(CryptofsError):
-    """Authentication failed; nothing of the message is given out."""
+    """Authentication failed; no part of the message is given out."""
 
     errno = errno.EBADMSG
 
@@ -183,7 +182,7 @@ class Cancelled(CryptofsError):
 
 
 class WouldBlock(CryptofsError):
-    """Nothing is ready, or there is no room, on a context that must not wait."""
+    """Nothing is ready, or the queue has no room, on a context that must not wait."""
 
     errno = errno.EAGAIN
 
@@ -219,7 +218,7 @@ class Gone(CryptofsError):
 
 
 class EngineFault(CryptofsError):
-    """An engine failed, and the request is not the cause."""
+    """An engine failed, and the request is not the reason."""
 
     errno = errno.EIO
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from .errors import symbol
 
 GROUP_AND_OTHERS = 0o077
-"""Bits that the mode of a key file may not have."""
+"""Bits that the mode of a key file must not have."""
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # non-blocking: a fifo must not hold the start up
+_FLAGS = (
+    os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+)  # Non-blocking, because a FIFO must not delay the start.
 _WHY = {
     errno.ENOENT: "no such file",
     errno.ENOTDIR: "no such file",
@@ -27,7 +29,7 @@ _WHY = {
 def open_key_file(path: Path) -> int:
     """A descriptor of the file, close-on-exec; a symbolic link is not followed. Errors: OSError."""
     if "\0" in str(path):
-        # as the system would, had the interpreter let it see this
+        # As the system would, if the interpreter passed it on.
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     return os.open(path, _FLAGS)
 
@@ -42,7 +44,7 @@ def why_unopened(error: OSError) -> str:
 def why_not(status: os.stat_result, owners: Collection[int], forbidden: int = GROUP_AND_OTHERS) -> str:
     """The reason why an opened file must not hold a key; empty if it may.
 
-    owners: uids that may own it, besides root. forbidden: bits that its mode may not have.
+    owners: uids that may own it, besides root. forbidden: bits that its mode must not have.
     """
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""The mounts, read from the kernel's list. No path is touched: a silent mount would hang.
+"""The mounts, read from the kernel's list. It accesses no path, because a mount that does not answer would hang.
 
 A path is bytes here: it need not be text in any locale, and any user may mount at such a path.
 """
@@ -23,9 +23,9 @@ class Mount(NamedTuple):
     kind: str
     """The file system's type: `fuse.cryptofs`, `tmpfs`."""
     source: bytes
-    """What was given as its device: `cryptofs`, `none`, `/dev/sda1`."""
+    """The device that was given: `cryptofs`, `none`, `/dev/sda1`."""
     device: int
-    """What `st_dev` is of a file in it. No two file systems have the same at the same time."""
+    """`st_dev` of its files. No two file systems have the same at the same time."""
     options: frozenset[str]
     """Options of this mount: `ro`, `nosuid`."""
     shared: frozenset[str]
@@ -57,7 +57,7 @@ def mounts_on(path: str | bytes | os.PathLike[str]) -> list[Mount]:
 def location(path: str | bytes | os.PathLike[str]) -> bytes:
     """The absolute path without symlinks under which the kernel lists a mount at `path`.
 
-    It never calls the mounted file system, whose daemon may be gone or stopped.
+    It never calls the mounted file system, whose daemon may have gone or be stopped.
     """
     points = {mount.point for mount in mounts()}
     found = os.fsencode(path)
@@ -77,9 +77,9 @@ def location(path: str | bytes | os.PathLike[str]) -> bytes:
 
 
 def _parsed(text: bytes) -> Iterator[Mount]:
-    # not splitlines: the kernel escapes a newline in a path, and leaves a carriage return as it is
+    # Not splitlines: the kernel escapes a newline in a path, but not a carriage return.
     for line in text.split(b"\n")[:-1]:
-        # fields of unknown number and meaning stand before the hyphen
+        # An unknown number of fields comes before the hyphen.
         front, _, back = line.partition(b" - ")
         _, _, device, _, point, options, *_ = front.split(b" ")
         kind, source, shared = back.split(b" ", 2)

@@ -1,9 +1,9 @@
-"""Which version this is: the one that the build found in git, or the commit of the checkout that it is run from."""
+"""The version: the one that the build found in git, or the commit of the current checkout."""
 
 from pathlib import Path
 
 UNKNOWN = "0.1.dev0"
-"""Of sources that were never built, on a machine that does not say which commit they are."""
+"""For sources that were never built, on a machine where their commit is unknown."""
 _SHOWN = 9
 
 
@@ -24,14 +24,14 @@ def find_version(package: Path) -> str:
 
 
 def checked_out(directory: Path) -> str | None:
-    """The commit that is checked out here, in hexadecimal; None where this is no checkout, or one we may not read.
+    """The current commit, in hexadecimal; None if this is not a checkout, or not a readable one.
 
-    The files are read, as git itself may be missing, and refuses the checkouts of other users.
+    It reads the files, because git may be missing, and refuses the checkouts of other users.
     """
     git = directory / ".git"
     try:
         if git.is_file():
-            # of `git worktree` and of a submodule
+            # For `git worktree` and submodules.
             git = directory / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref:"):

@@ -1,15 +1,15 @@
-"""Zeroing what held a key.
+"""Zeroing memory that held a key.
 
-What a client writes lies in a buffer of the transport's and is wiped where it lies. One library call that a key goes
-through gives `bytes`, which cannot be changed by any means of the language; left alone, they would stay in freed memory
-until something else is written over them.
+A client's write is in a buffer of the transport, and is wiped in place. One library call for a key returns `bytes`,
+which Python code cannot change. Without this module they would stay in freed memory until something else overwrites
+them.
 """
 
 import binascii
 import ctypes
 import re
 
-# one-byte and empty objects are shared by the whole interpreter
+# The whole interpreter shares one-byte and empty objects.
 _SMALLEST = 2
 
 
@@ -45,7 +45,7 @@ def wipe(*buffers: bytearray | memoryview) -> None:
 
 
 def wipe_immutable(digest: bytes) -> None:
-    """Zero a digest of a key, which a library gives as `bytes`. No other code may have the object."""
+    """Zero a digest of a key, which a library returns as `bytes`. No other code may have the object."""
     view = _View()
     _get(digest, ctypes.byref(view), 0)
     try:
@@ -59,9 +59,9 @@ _NO_DIGIT = re.compile(rb"[^0-9A-Fa-f]")
 
 
 def from_hexadecimal(digits: bytearray | memoryview) -> bytearray:
-    """The bytes that hexadecimal digits stand for, made without a copy that stays.
+    """The bytes of hexadecimal digits, made without a copy that stays.
 
-    Errors: ValueError with the position of what is no digit, or for an odd number of them.
+    Errors: ValueError with the position of a wrong digit, or for an odd number of digits.
     """
     wrong = _NO_DIGIT.search(digits)
     if wrong is not None or len(digits) % 2:

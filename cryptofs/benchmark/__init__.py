@@ -1,1 +1,1 @@
-"""`cryptofs benchmark`: how fast a mount is, as ratios to floors that are measured in the same run."""
+"""`cryptofs benchmark`: the speed of a mount, as ratios to floors that are measured in the same run."""

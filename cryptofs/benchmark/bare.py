@@ -18,7 +18,7 @@ PAYLOAD_MAX = 1 << 20
 
 LOOKUP, FORGET, GETATTR, OPEN, READ, WRITE, INIT = 1, 2, 3, 14, 15, 16, 26
 OPENDIR, INTERRUPT, BATCH_FORGET = 27, 36, 42
-# the kernel waits for no answer to these
+# The kernel expects no answer to these.
 UNANSWERED = {FORGET, INTERRUPT, BATCH_FORGET}
 
 _REQUEST = struct.Struct("<IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, extensions, padding
@@ -40,9 +40,9 @@ _PAYLOAD_AT = _REQUEST.size + _TRANSFER_SIZE
 
 
 def mount(mountpoint: str) -> int:
-    """Have fusermount3 mount at an existing directory, and return the descriptor of /dev/fuse that it sends back.
+    """Make fusermount3 mount at an existing directory, and return the descriptor of /dev/fuse that it sends back.
 
-    Errors: OSError where it refuses; its own message is on standard error.
+    Errors: OSError if it refuses; its own message is on standard error.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -74,7 +74,7 @@ def answer(opcode: int, node: int, body: memoryview) -> bytes:
         return _ATTRIBUTES_REPLY.pack(_LASTING, 0, 0) + _attributes(node)
     if opcode in (OPEN, OPENDIR):
         return _OPEN_REPLY.pack(0, _DIRECT_IO, 0)
-    # RELEASE and RELEASEDIR among them: nobody waits for those, so what they get does not matter
+    # Also for RELEASE and RELEASEDIR: no program waits for those, so their answer does not matter.
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     unmounting: list[subprocess.Popen[bytes]] = []
 
     def unmount(*_: object) -> None:
-        # not waited for here: it may look at the mount, which this process serves; the loop ends with ENODEV
+        # Not waited for here, because it may look at the mount, which this process serves. The loop ends with ENODEV.
         unmounting.append(subprocess.Popen(["fusermount3", "-u", "-z", "--", mountpoint]))
 
     signal.signal(signal.SIGTERM, unmount)

@@ -1,7 +1,7 @@
-"""The operations that are compared: round trips through a mount, and the floors that need none.
+"""The compared operations: round trips through a mount, and the floors that need none.
 
-A client's own work is kept as small as can be: requests are built before, and answers are checked once before they are
-measured, so that no error can pass for a quick success.
+The client's own work is minimal: requests are built in advance, and answers are checked once before the measurement, so
+that an error is never mistaken for a quick success.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def opened(file: Path, kind: str | None = None) -> Iterator[int]:
 
 
 def checked(answers: bytes | bytearray | memoryview) -> int:
-    """How many bytes of whole answers there are. Errors: CannotMeasure where one of them tells of a failure."""
+    """The number of whole answers in some bytes. Errors: CannotMeasure if one of them reports a failure."""
     for answer in parse_responses(answers):
         if answer.status:
             message = answer.attributes.get(Attr.MESSAGE, "")
@@ -73,7 +73,7 @@ def checked(answers: bytes | bytearray | memoryview) -> int:
 
 
 def round_trip(descriptor: int, *writes: bytes) -> Call:
-    """A call that makes these writes and reads all that is answered; the answers are checked once, now."""
+    """A call that makes these writes and reads all answers. The answers are checked once, now."""
     for data in writes:
         os.pwrite(descriptor, data, 0)
     expected = pieces = 0
@@ -81,18 +81,18 @@ def round_trip(descriptor: int, *writes: bytes) -> Call:
         expected += checked(data)
         pieces += 1
     if not expected:
-        raise CannotMeasure("the records were not answered")
+        raise CannotMeasure("the daemon did not answer the records")
     return _exchange(descriptor, list(writes), expected, expected + _EXTRA if pieces == 1 else 2 * MIB)
 
 
 def empty_round_trip(descriptor: int, size: int) -> Call:
-    """A write of so many bytes to an empty file system, and a read that returns them."""
+    """A write of this many bytes to an empty file system, and a read that returns them."""
     return _exchange(descriptor, [bytes(size)], size, size + _EXTRA)
 
 
 def _exchange(descriptor: int, writes: list[bytes], expected: int, room: int) -> Call:
     pread, pwrite, preadv = os.pread, os.pwrite, os.preadv
-    # as a program that cares does it, a large answer is read into a buffer that is used again
+    # A large answer is read into a reused buffer, as in a program that cares about speed.
     buffers = [bytearray(room)]
     big = expected >= _BIG
 
@@ -119,19 +119,19 @@ def _exchange(descriptor: int, writes: list[bytes], expected: int, room: int) ->
 
 
 def ioctl_number(size: int) -> int:
-    """CRYPTOFS_CALL for a buffer of so many bytes, as C's _IOWR('c', 0xC0, char[size]) gives it."""
+    """CRYPTOFS_CALL for a buffer of this size, as C's _IOWR('c', 0xC0, char[size]) gives it."""
     if size > _IOCTL_MAX:
         raise CannotMeasure(f"{size} bytes: an ioctl carries at most {_IOCTL_MAX}")
     return 3 << 30 | size << 16 | ord("c") << 8 | 0xC0
 
 
 def _ioctl_buffer(data: bytes) -> bytes:
-    # room for the answer, too: what is measured has answers no larger than their request, or small ones
+    # Room for the answer, too: the measured operations have answers no larger than their request, or small ones.
     return data.ljust(_IOCTL_LEAST, b"\0")
 
 
 def ioctl_call(descriptor: int, data: bytes) -> Call:
-    """One record by CRYPTOFS_CALL. Errors: CannotMeasure where the daemon has no such ioctl, or the answer fails."""
+    """One record by CRYPTOFS_CALL. Errors: CannotMeasure if the daemon has no such ioctl, or the answer is an error."""
     fresh = _ioctl_buffer(data)
     number = ioctl_number(len(fresh))
     buffer = bytearray(fresh)
@@ -145,7 +145,7 @@ def ioctl_call(descriptor: int, data: bytes) -> Call:
     ioctl = fcntl.ioctl
 
     def call() -> None:
-        # the answer has taken the request's place
+        # The answer has replaced the request.
         buffer[:] = fresh
         ioctl(descriptor, number, buffer)
 
@@ -174,11 +174,11 @@ def one_shot(file: Path, kind: str, size: int) -> Call:
 
 
 def one_shot_by_ioctl(file: Path, kind: str, size: int) -> Call:
-    """The same by two ioctl calls. Errors: CannotMeasure where the daemon has none."""
+    """The same by two ioctl calls. Errors: CannotMeasure if the daemon has none."""
     records = [configuration(kind), request(kind, size)]
     with opened(file) as descriptor:
         for record in records:
-            # this checks the answer
+            # This checks the answer.
             ioctl_call(descriptor, record)
     buffers = [_ioctl_buffer(record) for record in records]
     (configure, first), (data, second) = ((buffer, ioctl_number(len(buffer))) for buffer in buffers)
@@ -207,7 +207,7 @@ def repeated(call: Call, count: int) -> Call:
 
 
 def new_cipher(size: int) -> Call:
-    """AES-CBC by pyca, with a Cipher made each time."""
+    """AES-CBC by pyca, with a new Cipher each time."""
     data = bytes(size)
 
     def call() -> bytes:
@@ -218,7 +218,7 @@ def new_cipher(size: int) -> Call:
 
 
 def cipher_into(size: int) -> Call:
-    """AES-CBC by pyca into a buffer that is used again: the cipher at its fastest."""
+    """AES-CBC by pyca into a reused buffer: the cipher at its fastest."""
     data = bytes(size)
     out = bytearray(size + 16)
 
@@ -230,7 +230,7 @@ def cipher_into(size: int) -> Call:
 
 @contextlib.contextmanager
 def direct_af_alg(size: int) -> Iterator[Call]:
-    """AES-CBC by AF_ALG on an operation socket that is kept."""
+    """AES-CBC by AF_ALG on one operation socket."""
     data = bytes(size)
     with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET, 0) as bound:
         bound.bind(("skcipher", "cbc(aes)"))
@@ -246,7 +246,7 @@ def direct_af_alg(size: int) -> Iterator[Call]:
 
 
 def openssl_process(size: int) -> Callable[[], bytes]:
-    """`openssl enc` as a process. Errors: CannotMeasure where it is not installed."""
+    """`openssl enc` as a process. Errors: CannotMeasure if it is not installed."""
     program = shutil.which("openssl")
     if program is None:
         raise CannotMeasure("no openssl")

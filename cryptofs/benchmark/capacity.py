@@ -1,4 +1,4 @@
-"""How much a daemon holds at once: contexts, and requests in flight."""
+"""How many contexts, and requests in flight, a daemon can hold at once."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from .mounts import CannotMeasure, Mount
 
 @contextlib.contextmanager
 def contexts(mount: Mount, count: int) -> Iterator[float]:
-    """Keep `count` contexts for sha256 open; gives the daemon's resident memory for each, in bytes.
+    """Keep `count` contexts for sha256 open; returns the daemon's resident memory for each, in bytes.
 
-    Errors: CannotMeasure where this process may not open so many files.
+    Errors: CannotMeasure if this process may not open so many files.
     """
     _allow_files(count + 200)
     configure = calls.configuration("sha256")

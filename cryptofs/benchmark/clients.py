@@ -1,4 +1,4 @@
-"""Client processes that make round trips of their own, all at the same time, turn by turn."""
+"""Client processes that each make round trips, all at the same time, in turns."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ _PATIENCE = 120
 
 
 class Clients:
-    """`count` processes with a context each. They work from `begin` for so many seconds, and rest in between.
+    """`count` processes with a context each. They work for some seconds from `begin`, and rest in between.
 
-    Use it by `with`. Forks: the process must have no other thread.
+    Use it with `with`. It forks: the process must have no other thread.
     """
 
     def __init__(self, file: Path, count: int, kind: str, size: int) -> None:
@@ -32,7 +32,7 @@ class Clients:
             if child == 0:
                 status = 1
                 try:
-                    # a copy here would keep the others from seeing the end
+                    # A copy here would hide the end of the connection from the others.
                     for other in (*self._sockets, ours):
                         other.close()
                     _work(theirs, file, kind, size)
@@ -47,7 +47,7 @@ class Clients:
             self._children.append(child)
         for ours in self._sockets:
             with contextlib.suppress(ConnectionError):
-                # each says so once its context is open
+                # Each process reports once its context is open.
                 ours.recv(_REPORT.size)
 
     def __enter__(self) -> "Clients":
@@ -60,13 +60,13 @@ class Clients:
             os.waitpid(child, 0)
 
     def begin(self, seconds: float) -> None:
-        """Let all of them work for so many seconds."""
+        """Let all of them work for this many seconds."""
         for ours in self._sockets:
             with contextlib.suppress(BrokenPipeError):
                 ours.send(_ORDER.pack(seconds))
 
     def rates(self) -> list[float]:
-        """Round trips a second of each, once their time is over; 0 for one that failed."""
+        """Round trips a second of each, after their time is over; 0 for a process that failed."""
         rates = []
         for ours in self._sockets:
             report = b""

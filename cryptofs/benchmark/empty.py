@@ -1,4 +1,4 @@
-"""The floor of every file interface: a pyfuse3 file system that does nothing but give back what was written.
+"""The floor of every file interface: a pyfuse3 file system that only returns what was written.
 
 Run as `python -m cryptofs.benchmark.empty MOUNTPOINT`; SIGTERM unmounts.
 """

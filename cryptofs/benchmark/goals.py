@@ -1,7 +1,7 @@
-"""The goals: each a ratio of operations that were measured turn by turn in one run.
+"""The goals: each is a ratio of operations that were measured in turns in one run.
 
-A goal that this machine or this run cannot measure (AF_ALG where the kernel has none, a peer that is not installed, an
-ioctl that the daemon does not have) is reported as not measured, never as held.
+A goal that this machine or this run cannot measure is reported as not measured, never as held. Examples are AF_ALG if
+the kernel has none, a peer that is not installed, and an ioctl that the daemon does not have.
 """
 
 import functools
@@ -31,11 +31,11 @@ _STREAMS = 4
 
 
 class Goals:
-    """The measurements, on mounts of their own that live as long as the object's `with`.
+    """The measurements, on separate mounts that exist as long as the object's `with`.
 
-    seconds: for each comparison, in PASSES_LEAST passes. where: the placements that small requests are measured in; the
-    first one serves for what is measured in one only. commit: another commit to compare with. with_peers: start other
-    programs. Errors on entering: CannotMeasure where a mount or the commit cannot be had.
+    seconds: for each comparison, in PASSES_LEAST passes. where: the placements in which small requests are measured;
+    measurements in one placement use the first. commit: another commit to compare with. with_peers: start other
+    programs. Errors on entering: CannotMeasure if a mount or the commit is not available.
     """
 
     def __init__(self, seconds: float, where: Sequence[Placement], commit: str | None, with_peers: bool) -> None:
@@ -70,7 +70,7 @@ class Goals:
         self._stack.close()
 
     def stages(self) -> list[Stage[Result]]:
-        """What there is to measure, in order. Each call of a stage is one pass of it."""
+        """The measurements in order. Each call of a stage is one pass of it."""
         found: list[Stage[Result]] = []
         for placement in self._where:
             for kind in KINDS:
@@ -310,7 +310,7 @@ class Goals:
             four = timed(calls.repeated(calls.empty_round_trip(floor, MIB), _STREAMS))
 
             def beside(seconds: float) -> float:
-                # they begin a little earlier and end a little later
+                # They begin a little earlier and end a little later.
                 streams.begin(seconds + 0.2)
                 times_of(small, 0.1)
                 times = times_of(small, seconds)
@@ -356,17 +356,17 @@ class Goals:
 
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-"""A key for measuring, known to everybody."""
+"""A key for measuring; it is public."""
 
 
 def pkcs8(key: Ed25519PrivateKey) -> bytes:
-    """A private key as a device takes it."""
+    """A private key in the form that a device takes."""
     form = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return key.private_bytes(*form)
 
 
 def _or_why_not(name: str, measure: Callable[[], Iterable[Result]]) -> list[Result]:
-    # one part that cannot be measured must not cost the results of all others
+    # One part that cannot be measured must not cost the results of all others.
     try:
         return list(measure())
     except CannotMeasure as error:

@@ -1,4 +1,4 @@
-"""The machine that figures were taken on: what it is, and how busy it was. A ratio means little without."""
+"""The machine on which the figures were taken: what it is, and how busy it was. A ratio means little without that."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ _REST = 0.001
 
 
 def description() -> dict[str, object]:
-    """What the machine is."""
+    """A description of the machine."""
     return {
         "kernel": platform.release(),
         "processor": _processor(),
@@ -49,7 +49,7 @@ def _idle_governor() -> str:
 
 
 def wake_ups() -> dict[str, float]:
-    """What two wake-ups take, in microseconds: a byte to another process and back, at once and after a rest."""
+    """The time of two wake-ups, in microseconds: a byte to another process and back, at once and after a rest."""
     return {
         f"{placement.value}{what}": round(_ping_seconds(placement, rest) * 1e6, 1)
         for placement in placements()
@@ -94,13 +94,13 @@ def _ping_seconds(placement: Placement, rest: float) -> float:
 
 
 class Business:
-    """What the processors did between its making and `report`."""
+    """The processors' work between its creation and `report`."""
 
     def __init__(self) -> None:
         self._before = _ticks()
 
     def report(self) -> dict[str, float]:
-        """Per cent of all processors' time: at work, and stolen by the host for other machines."""
+        """Per cent of all processors' time: busy, and stolen by the host for other machines."""
         spent = [now - then for now, then in zip(_ticks(), self._before, strict=True)]
         total = sum(spent) or 1
         # user, nice, system, idle, iowait, irq, softirq, steal
@@ -114,7 +114,7 @@ def _ticks() -> list[int]:
 
 
 def condition(seconds: float = 1.0) -> dict[str, object]:
-    """How busy the machine is, by watching it for so many seconds while this process sleeps."""
+    """How busy the machine is, measured for this many seconds while this process sleeps."""
     business = Business()
     time.sleep(seconds)
     report = business.report()
@@ -124,7 +124,7 @@ def condition(seconds: float = 1.0) -> dict[str, object]:
 
 @contextlib.contextmanager
 def busy() -> Iterator[None]:
-    """Keep every processor at work with a process each. They end with the block, with this process, or in an hour."""
+    """Keep every processor busy with one process each. They end with the block, with this process, or in an hour."""
     children = []
     try:
         for processor in sorted(os.sched_getaffinity(0)):
@@ -149,7 +149,7 @@ def _work(processor: int, parent: int) -> None:
     os.sched_setaffinity(0, {processor})
     data = bytes(4096)
     end = time.monotonic() + _LOAD_SECONDS_MAX
-    # the parent may have ended before the call above
+    # The parent may have ended before the call above.
     while time.monotonic() < end and os.getppid() == parent:
         for _ in range(100):
             hashlib.sha256(data).digest()

@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: two empty file systems, and cryptofs of this or another commit."""
+"""The measured file systems, each in its own process: two empty ones, and cryptofs of this or another commit."""
 
 import contextlib
 import os
@@ -89,14 +89,14 @@ def devices_mount(mac_key: bytes, signing_key: bytes) -> Iterator[Mount]:
 
 @contextlib.contextmanager
 def checkout_of(commit: str) -> Iterator[Checkout]:
-    """The tree of a commit, unpacked beside the repository that this package runs from.
+    """The tree of a commit, unpacked beside the repository from which this package runs.
 
-    Its daemon runs with this interpreter and its packages. Errors: CannotMeasure where there is no such commit.
+    Its daemon runs with this interpreter and its packages. Errors: CannotMeasure if the commit does not exist.
     """
     repository = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="cryptofs-benchmark.") as name:
         root = Path(name)
-        # an archive, not a work tree: nothing has to be tidied up in the repository after a crash
+        # An archive, not a work tree: after a crash the repository needs no cleanup.
         archive = _ran(["git", "-C", str(repository), "archive", "--format=tar", commit, "cryptofs"])
         _ran(["tar", "-x", "-C", name], archive)
         checkout = Checkout(commit, root)
@@ -120,7 +120,7 @@ def _ran(command: list[str], data: bytes = b"", checkout: Checkout | None = None
     return done.stdout
 
 
-# `python -m` puts the current directory before PYTHONPATH, so both name the checkout
+# `python -m` puts the current directory before PYTHONPATH, so both name the checkout.
 def _directory(checkout: Checkout | None) -> Path | None:
     return None if checkout is None else checkout.root
 

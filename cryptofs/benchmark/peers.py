@@ -1,4 +1,4 @@
-"""Other ways to use a key that lives in another process: what people would take in place of a device."""
+"""Other ways to use a key in another process: alternatives to a device."""
 
 import base64
 import contextlib
@@ -62,7 +62,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _server(command: list[str], environment: dict[str, str], endpoint: Path) -> Iterator[int]:
-    """A server in the foreground, from its socket's appearance on."""
+    """A server in the foreground, from the moment its socket appears."""
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
@@ -84,7 +84,7 @@ def _server(command: list[str], environment: dict[str, str], endpoint: Path) -> 
 def pkcs11_hmac(key: bytes, size: int) -> Iterator[Peer]:
     """HMAC-SHA-256 of `size` bytes by SoftHSM in p11-kit's server, called as any program calls it, through PKCS #11.
 
-    Errors: CannotMeasure where p11-kit, SoftHSM or python-pkcs11 is missing.
+    Errors: CannotMeasure if p11-kit, SoftHSM or python-pkcs11 is missing.
     """
     server = _program("p11-kit", "p11-kit")
     utility = _program("softhsm2-util", "softhsm2")
@@ -104,7 +104,7 @@ def pkcs11_hmac(key: bytes, size: int) -> Iterator[Peer]:
         endpoint = directory / "socket"
         command = [server, "server", "--foreground", "--name", str(endpoint), "--provider", str(module)]
         with _server([*command, f"pkcs11:token={_LABEL}"], environment, endpoint) as pid:
-            # the client library looks it up when it is loaded
+            # The client library looks it up when it is loaded.
             os.environ["P11_KIT_SERVER_ADDRESS"] = f"unix:path={endpoint}"
             try:
                 library = pkcs11.lib(str(client))
@@ -113,7 +113,7 @@ def pkcs11_hmac(key: bytes, size: int) -> Iterator[Peer]:
             except pkcs11.PKCS11Error as error:
                 raise CannotMeasure(f"p11-kit server: {type(error).__name__}") from None
             finally:
-                # it keeps its connection to the server otherwise
+                # Otherwise it keeps its connection to the server.
                 pkcs11.unload(str(client))
                 del os.environ["P11_KIT_SERVER_ADDRESS"]
 

@@ -1,8 +1,8 @@
-"""Which processor the two ends of a round trip run on.
+"""Which processor each end of a round trip runs on.
 
-A round trip through a file system is two processes that wake each other. Left alone, the scheduler runs them on one
-processor for a while, then on two, and each way has a price of its own (a switch, or waking an idle processor). That
-choice alone moved the ratio of two equal operations between 0.6 and 1.8. So we fix it, measure both, and say which.
+A round trip through a file system is two processes that wake each other. The scheduler runs them on one processor for a
+while, then on two. Each placement has its own cost (a switch, or waking an idle processor). That choice alone moved the
+ratio of two equal operations between 0.6 and 1.8. So we fix it, measure both, and report which.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ class Placement(Enum):
 
 
 def placements() -> list[Placement]:
-    """The fixed placements that this machine has processors for."""
+    """The fixed placements for which this machine has processors."""
     if len(os.sched_getaffinity(0)) > 1:
         return [Placement.APART, Placement.TOGETHER]
     return [Placement.TOGETHER]
@@ -29,9 +29,10 @@ def placements() -> list[Placement]:
 
 @contextlib.contextmanager
 def placed(placement: Placement, servers: Iterable[int]) -> Iterator[None]:
-    """Fix this process and the servers (process ids, with their threads and children) to processors, and let go after.
+    """Fix this process and the servers (process ids, with their threads and children) to processors, and release them
+    after.
 
-    Threads and processes that a server starts meanwhile inherit its place.
+    Threads and processes that a server starts in the meantime inherit its placement.
     """
     processors = os.sched_getaffinity(0)
     if placement is Placement.FREE:
@@ -71,6 +72,6 @@ def _tasks(pid: int) -> list[int]:
 
 
 def _move(task: int, processors: set[int]) -> None:
-    # a thread may end at any time, and then there is nothing to move
+    # A thread may end at any time; then this has nothing to move.
     with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(task, processors)

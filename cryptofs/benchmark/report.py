@@ -1,4 +1,4 @@
-"""What a run says: tables for people, JSON for programs, and a plot."""
+"""The output of a run: tables for people, JSON for programs, and a plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .table import Row
 
 
 def print_goals(results: Sequence[Result]) -> None:
-    """The goals as a table, and after it what was not measured and why."""
+    """The goals as a table, and then what was not measured, with the reasons."""
     table = Table("goal", "figure", "halves", "wanted", "holds", "figures", box=None, pad_edge=False)
     for result in results:
         if result.figure is None:
@@ -56,7 +56,7 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 
 def print_machine(machine: Mapping[str, object]) -> None:
-    """What the figures were taken on."""
+    """The machine of the figures."""
     console = _console()
     console.print()
     for line in _lines(machine, ""):
@@ -79,7 +79,7 @@ def _console() -> Console:
 
 
 def write_json(file: IO[bytes], machine: Mapping[str, object], rows: Sequence[Row], results: Sequence[Result]) -> None:
-    """Everything, for programs; times in seconds, sizes in bytes."""
+    """All results, for programs; times in seconds, sizes in bytes."""
     goals = [{**asdict(result), "holds": result.holds, "verdict": result.verdict} for result in results]
     measurements = [{**asdict(row), "throughput": row.throughput} for row in rows]
     text = json.dumps({"machine": machine, "goals": goals, "rows": measurements}, indent=1) + "\n"

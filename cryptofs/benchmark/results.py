@@ -1,4 +1,4 @@
-"""What a measured goal says: its figure, the bound, and whether it holds."""
+"""The result of a measured goal: its figure, the bound, and whether it holds."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from .turns import Comparison, Ratio
 class Result:
     """One goal's figure.
 
-    figure None: not measured, and `detail` says why. halves: the figure of the first and the second half of the time,
-    where it was taken turn by turn. bound None: told for information, no goal.
+    figure None: not measured; `detail` has the reason. halves: the figures of the first and the second half of the
+    time, if measured in turns. bound None: for information, not a goal.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Result:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the goal is reached. None: not measured, no goal, or so noisy that the halves disagree."""
+        """Whether the goal is reached. None: not measured, not a goal, or so noisy that the halves disagree."""
         if self.figure is None or self.bound is None:
             return None
         bound = self.bound
@@ -33,12 +33,12 @@ class Result:
 
     @property
     def wanted(self) -> str:
-        """The bound, as people write it."""
+        """The bound, in people's notation."""
         return "" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
     @property
     def verdict(self) -> str:
-        """The result in a word or three."""
+        """The result in one to three words."""
         if self.figure is None:
             return "NOT MEASURED"
         word = {True: "yes", False: "NO", None: "undecided"}[self.holds] if self.bound is not None else ""
@@ -54,12 +54,12 @@ class Goal:
     at_most: bool
 
     def by_time(self, comparison: Comparison, pair: tuple[int, int]) -> Result:
-        """The time of one operation of a comparison to another's."""
+        """The ratio of one operation's time to another's."""
         one, other = (f"{comparison.seconds(operation) * 1e6:,.1f} us" for operation in pair)
         return self._by_ratio(comparison.ratio(*pair), f"{one} to {other}")
 
     def by_rate(self, comparison: Comparison, amount: float, unit: str) -> Result:
-        """The rate of operation 0 to that of operation 1, where each handles `amount` of the unit in one call."""
+        """The ratio of operation 0's rate to operation 1's, if each handles `amount` of the unit in one call."""
         rates = (amount / comparison.seconds(operation) for operation in (0, 1))
         ours, floor = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}" for rate in rates)
         return self._by_ratio(comparison.ratio(1, 0), f"{ours} to {floor} {unit}")
@@ -73,17 +73,17 @@ class Goal:
         return Result(self.name, self.bound, self.at_most, figure, None, False, detail)
 
     def not_measured(self, why: str) -> Result:
-        """The result where this machine or this run cannot measure it."""
+        """The result if this machine or this run cannot measure it."""
         return Result(self.name, self.bound, self.at_most, None, None, False, why)
 
 
 def at_most(name: str, bound: float) -> Goal:
-    """A goal that a figure stays at or below the bound."""
+    """A goal: the figure is at most the bound."""
     return Goal(name, bound, True)
 
 
 def at_least(name: str, bound: float) -> Goal:
-    """A goal that a figure reaches the bound."""
+    """A goal: the figure is at least the bound."""
     return Goal(name, bound, False)
 
 

@@ -1,4 +1,4 @@
-"""The table: latency and throughput against record size, batch and clients, for each engine, beside the floors."""
+"""The table: latency and throughput against record size, batch and clients, for each engine, with the floors."""
 
 import functools
 import shutil
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def floor(self) -> bool:
-        """Whether this is something to compare with, and not cryptofs."""
+        """Whether this is a floor to compare with, and not cryptofs."""
         return not self.what.startswith(("af_alg", "openssl engine"))
 
     @property
@@ -52,9 +52,10 @@ class Row:
 
 
 class Measurements:
-    """All rows, on mounts of their own that live as long as the object's `with`.
+    """All rows, on separate mounts that exist as long as the object's `with`.
 
-    seconds: for each figure, in PASSES_LEAST passes. where: the placement of client and daemon for all with one client.
+    seconds: for each figure, in PASSES_LEAST passes. where: the placement of client and daemon for all rows with one
+    client.
     """
 
     def __init__(self, seconds: float, where: Placement, kinds: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ class Measurements:
             try:
                 self._bare = stack.enter_context(mounts.bare_mount())
             except CannotMeasure:
-                # the table has no row for what is not there; the goals say why
+                # The table has no row for a missing floor; the goals give the reason.
                 self._bare = None
             if mounts.has_af_alg():
                 self._engines["af_alg"] = stack.enter_context(mounts.cryptofs_mount("af_alg"))
@@ -84,7 +85,7 @@ class Measurements:
         self._stack.close()
 
     def stages(self) -> list[Stage[Row]]:
-        """What there is to measure, in order. Each call of a stage is one pass of it."""
+        """The measurements in order. Each call of a stage is one pass of it."""
         found: list[Stage[Row]] = []
         for size in SIZES:
             found.append((f"{size} B", functools.partial(self.one_record, size)))
@@ -127,7 +128,7 @@ class Measurements:
                         try:
                             measured.append((f"{engine}, ioctl", kind, calls.ioctl_call(descriptor, data)))
                         except CannotMeasure:
-                            # a daemon without ioctl; the goals say so
+                            # A daemon without ioctl; the goals report that.
                             continue
             yield from self._rows(measured, size, 1, 1, pids)
 
@@ -158,7 +159,7 @@ class Measurements:
             yield Row(what, kind, size, batch, in_flight, 1, took, 1 / took, ratio.all, ratio.noisy)
 
     def clients(self, count: int) -> Iterator[Row]:
-        """Client processes that stream records of 1 MiB, wherever the scheduler puts them."""
+        """Client processes that stream records of 1 MiB, placed by the scheduler."""
         for engine, mount in self._engines.items():
             for kind in self._kinds:
                 with Clients(mount.crypto, count, kind, calls.MIB) as clients:

@@ -1,7 +1,7 @@
-"""Compare operations turn by turn, so that whatever the machine does meanwhile happens to all of them.
+"""Compare operations in turns, so that a change of the machine affects all of them.
 
 One figure alone says little: the clock, the host and the neighbours change it by a factor of two within seconds. Two
-figures taken within some ten milliseconds of each other share those conditions, so their ratio is what we keep.
+figures from within about ten milliseconds share these conditions, so we keep their ratio.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 Call = Callable[[], object]
 Turn = Callable[[float], float]
-"""A turn lasts about so many seconds and returns the seconds that one operation took."""
+"""A turn lasts about this many seconds, and returns the seconds that one operation took."""
 
 TURN_SECONDS = 0.005
-"""How long a turn of a quick call lasts: long enough to be warm, short enough that the machine does not change."""
+"""Length of a turn of a quick call: long enough to be warm, short enough that the machine does not change."""
 ROUNDS_LEAST = 5
 NOISY = 0.15
-"""By how much the two halves of a comparison may differ."""
+"""Allowed difference between the two halves of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Ratio:
 
     @property
     def noisy(self) -> bool:
-        """Whether the halves differ by more than NOISY: the figure would be another one in the next run."""
+        """Whether the halves differ by more than NOISY: the next run would probably give another figure."""
         low, high = sorted((self.first, self.second))
         return high > low * (1 + NOISY)
 
 
 def ratio_of(ratios: Sequence[float]) -> Ratio:
-    """What the rounds' ratios come to, in the order in which they were taken; at least two."""
+    """The figure of the rounds' ratios, in the order in which they were taken; at least two."""
     half = len(ratios) // 2
     median = statistics.median
     return Ratio(median(ratios), median(ratios[:half]), median(ratios[half:]))
@@ -47,7 +47,7 @@ def ratio_of(ratios: Sequence[float]) -> Ratio:
 
 @dataclass
 class Comparison:
-    """What each operation took in each round: `rounds[number][operation]` in seconds."""
+    """The times of each operation in each round: `rounds[number][operation]` in seconds."""
 
     rounds: list[list[float]] = field(default_factory=list)
 
@@ -61,10 +61,10 @@ class Comparison:
 
 
 def timed(call: Call) -> Turn:
-    """Turns of a call: each returns the median time of the calls that fit, three at least.
+    """Turns of a call: each returns the median time of the calls that fit, at least three.
 
-    The first call of a turn is not counted. It finds the caches full of the operation before, and the process that
-    answers it asleep.
+    The first call of a turn does not count. At that time the caches have the data of the operation before, and the
+    process that answers is asleep.
     """
 
     def turn(seconds: float) -> float:
@@ -86,9 +86,9 @@ def timed(call: Call) -> Turn:
 def alternate(
     comparison: Comparison, turns: Sequence[Turn], seconds: float, turn_seconds: float = TURN_SECONDS
 ) -> None:
-    """Add rounds to a comparison, for about `seconds` and ROUNDS_LEAST at least.
+    """Add rounds to a comparison, for about `seconds`, and at least ROUNDS_LEAST.
 
-    Each round has one turn of each operation, in an order of its own, so that none always follows the same neighbour.
+    Each round has one turn of each operation in random order, so that none always follows the same neighbour.
     """
     shuffle = random.Random(len(comparison.rounds))
     with undisturbed():
@@ -103,7 +103,7 @@ def alternate(
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep this process's garbage collector out of what is measured."""
+    """Keep this process's garbage collector out of the measurement."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -121,7 +121,7 @@ def percentile(times: Sequence[float], share: float) -> float:
 
 
 def times_of(call: Call, seconds: float) -> list[float]:
-    """The time of each call that fits into so many seconds, one at least."""
+    """The time of each call that fits into this many seconds, at least one."""
     clock = time.perf_counter
     times: list[float] = []
     end = clock() + seconds

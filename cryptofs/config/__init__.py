@@ -1,4 +1,5 @@
-"""The configuration file: what may stand in it (`models`), where (`lines`), and how it is read (`load`, `tables`)."""
+"""The configuration file: its allowed contents (`models`), positions of keys (`lines`), and its reading (`load`,
+`tables`)."""
 
 from .load import ConfigError, load, locate
 from .models import Config, DeviceModel, DeviceName, KeyModel

@@ -1,4 +1,4 @@
-"""Where a key stands in a TOML file: the standard library's parser does not tell."""
+"""The line of a key in a TOML file, which the standard library's parser does not report."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ _KEY = re.compile(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za
 
 
 def _path(dotted: str) -> tuple[str, ...]:
-    # the parser itself knows how names are quoted and joined
+    # The parser itself knows how names are quoted and joined.
     try:
         value: Any = tomllib.loads(f"{dotted} = '{_MARK}'")
     except tomllib.TOMLDecodeError:
@@ -24,10 +24,10 @@ def _path(dotted: str) -> tuple[str, ...]:
 
 
 def find_line(text: str, wanted: tuple[str, ...]) -> int:
-    """The line of the key at a path, or of the first that shares most of it; 1 if there is none.
+    """The line of the key at a path, or of the first line that shares most of it; 1 if none does.
 
     Keys inside an inline table are found at the table's line. A line of a multi-line string that looks like a key can
-    deceive it: the number is for people.
+    mislead it. The number is only a help for the user.
     """
     best, best_depth = 1, 0
     table: tuple[str, ...] = ()

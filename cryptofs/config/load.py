@@ -18,7 +18,7 @@ _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000,}")
 
 
 class ConfigError(SystemFault):
-    """The configuration cannot be used; one line for each thing that is wrong. EINVAL, or why it cannot be read."""
+    """The configuration cannot be used; one line for each error. EINVAL, or the reason why it cannot be read."""
 
     errno = errno.EINVAL
 
@@ -29,13 +29,13 @@ def load(path: Path) -> Config:
     try:
         raw = tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{printable(path)}:1: brackets in brackets, too deep to be read") from None
+        raise ConfigError(f"{printable(path)}:1: nested brackets, too deep to read") from None
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
         line = place[1] if place else "1"
         raise ConfigError(f"{printable(path)}:{line}: {_AT_LINE.sub('', str(error))}") from None
     except ValueError:
-        # the parser leaves this one to the interpreter
+        # The parser leaves this error to the interpreter.
         before = text[: match.start()] if (match := _LONG_NUMBER.search(text)) else ""
         raise ConfigError(f"{printable(path)}:{before.count(chr(10)) + 1}: a number of too many digits") from None
     reading = Reading()
@@ -47,7 +47,7 @@ def load(path: Path) -> Config:
 
 
 def locate(path: Path, *place: str) -> str:
-    """`file:line: key` of a key that is in the file, for an error that shows only when it is used."""
+    """`file:line: key` of a key in the file, for an error that appears only when the key is used."""
     return f"{printable(path)}:{find_line(_read(path), place)}: {'.'.join(place)}"
 
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ConfigError.of(error, path) from None
     if mode & 0o022:
-        raise ConfigError(f"{printable(path)}: mode {mode & 0o777:04o}: others than its owner may write it")
+        raise ConfigError(f"{printable(path)}: mode {mode & 0o777:04o}: users other than its owner may write it")
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigError(f"{printable(path)}: owned by uid {status.st_uid}: root or uid {os.geteuid()} must own it")
     if len(data) > SIZE_MAX:

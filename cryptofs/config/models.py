@@ -1,7 +1,7 @@
-"""What may stand in the configuration. Unknown keys are refused everywhere.
+"""The allowed contents of the configuration. Unknown keys are refused everywhere.
 
-docs/configuration.md describes every key for people; a test compares the two. A type that `READERS` knows is read by
-the function there, every other one by the bounds that stand with it.
+docs/configuration.md describes every key for people; a test compares the two. If `READERS` has a type, the function
+there reads it. The bounds beside every other type check it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation
 
 _NOBODY = (1 << 32) - 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-"""What a device may be called."""
+"""The allowed names of a device."""
 
 ExactName = NewType("ExactName", str)
 DeviceName = NewType("DeviceName", str)
@@ -44,7 +44,7 @@ def _exact_name(value: Any) -> ExactName:
 
 
 def _path(value: Any) -> Path:
-    # the daemon may change its directory
+    # An absolute path, because the daemon may change its directory.
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError("an absolute path")
     return Path(value)
@@ -84,7 +84,7 @@ def _identity(value: Any, what: str, look_up: Callable[[str], int]) -> int:
 
 
 def _mode(value: Any) -> Mode:
-    # a bare number would be decimal: 400 is not "0400"
+    # A bare number would be decimal: 400 is not "0400".
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
         raise ValueError('file permissions in octal and in quotes, such as "0640"')
     return Mode(int(value, 8) & 0o666)
@@ -108,11 +108,11 @@ READERS: dict[Any, Callable[[Any], Any]] = {
 
 
 class Table(Struct, frozen=True, rename="kebab"):
-    """A table of the file; what its keys must be together is checked when one is made. Errors: ValueError."""
+    """A table of the file. Making one checks that its keys fit together. Errors: ValueError."""
 
 
 class RuleModel(Table, frozen=True):
-    """Names and bounds. What is not given comes from [policy], and there from the daemon's own bounds."""
+    """Names and bounds. A missing value comes from [policy], and there from the daemon's own bounds."""
 
     profile: Literal["standard", "all", "none"] | None = None
     allow: tuple[ExactName, ...] = ()
@@ -125,10 +125,10 @@ class RuleModel(Table, frozen=True):
 
     def __post_init__(self) -> None:
         if self.deny and self.profile == "all":
-            raise ValueError('deny has nothing to take away from with profile = "all": use "standard"')
+            raise ValueError('deny removes nothing from profile = "all": use "standard"')
 
     def rule(self, base: Rule) -> Rule:
-        """The rule, with `base` for what is not given."""
+        """The rule; `base` has the values that are not given."""
         names = base.names
         if self.profile is not None:
             names = {"all": None, "none": frozenset(), "standard": standard_names()}[self.profile]
@@ -159,7 +159,7 @@ class PolicyModel(RuleModel, frozen=True):
     groups: dict[Group, RuleModel] = {}
 
     def policy(self) -> Policy:
-        """What the contexts ask."""
+        """The policy that contexts ask."""
         everybody = self.rule(Rule())
         return Policy(
             everybody,
@@ -190,13 +190,13 @@ _SOURCES = {
 
 
 class KeyModel(Table, frozen=True):
-    """key.…: where a device's key comes from; one of file, credential, keyring, pkcs11."""
+    """key.…: the source of a device's key; one of file, credential, keyring, pkcs11."""
 
     file: Path | None = None
     credential: Credential | None = None
     keyring: Label | None = None
     pkcs11: Label | None = None
-    # None: not given, which is raw, and user
+    # None: not given; the default is raw, and user.
     encoding: Literal["raw", "hex"] | None = None
     type: Literal["user", "logon", "encrypted", "trusted"] | None = None
     module: Path | None = None

@@ -1,4 +1,4 @@
-"""From what TOML gives to the models: every table key by key, so that all that is wrong is found at once."""
+"""From TOML's values to the models: every table key by key, so that all errors are found at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ _WRONG = object()
 
 @dataclass
 class Reading:
-    """One reading of a file; `wrong` has what was found, each with its place."""
+    """One reading of a file; `wrong` lists the errors, each with its place."""
 
     wrong: list[tuple[Place, str]] = field(default_factory=list)
 
     def table(self, model: type[T], raw: Any, place: Place = ()) -> T | None:
-        """A table as its model, or None if something is wrong with it."""
+        """A table as its model, or None if it has an error."""
         found = self._table(model, raw, place)
         return found if isinstance(found, model) else None
 
@@ -40,7 +40,7 @@ class Reading:
         for key in unknown:
             self._refuse((*place, key), "unknown key")
         for key in missing:
-            self._refuse((*place, key), "required, and not given")
+            self._refuse((*place, key), "required, but not given")
         if missing or unknown or any(value is _WRONG for value in found.values()):
             return _WRONG
         try:
@@ -52,13 +52,13 @@ class Reading:
         if isinstance(wanted, type) and issubclass(wanted, Table):
             return self._table(wanted, raw, place)
         if isinstance(raw, str) and not raw.isprintable():
-            return self._refuse(place, "a character that cannot be printed")
+            return self._refuse(place, "an unprintable character")
         if wanted in READERS:
             return self._try(READERS[wanted], raw, place)
         arguments = get_args(wanted)
         origin = get_origin(wanted)
         if isinstance(wanted, UnionType) or (arguments and type(None) in arguments):
-            # one kind or none, and TOML has no word for none
+            # One kind or none; TOML has no word for none.
             return self._value(arguments[0], raw, place)
         if origin is dict:
             return self._tables(arguments[0], arguments[1], raw, place)
@@ -92,7 +92,7 @@ class Reading:
             return reader(raw)
         except ValidationError as error:
             why = str(error).replace("`", "").replace("Expected", "expected")
-            # told where a number belongs; elsewhere it may be a key in the wrong place
+            # Reported only if a number belongs here. Otherwise the key may be in the wrong place.
             return self._refuse(place, f"{raw}: {why}" if why.startswith("expected int ") else why)
         except ValueError as error:
             return self._refuse(place, str(error))

@@ -1,4 +1,4 @@
-"""The mount: the kernel's protocol, the loop that serves it, and pyfuse3's face for names and attributes."""
+"""The mount: the kernel's protocol, the loop that serves it, and pyfuse3's operations for names and attributes."""
 
 from .mount import FuseMountError, OwnMount
 from .operations import Operations

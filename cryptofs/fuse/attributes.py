@@ -1,4 +1,4 @@
-"""What the kernel is told of a node, for the transport's lookup and for pyfuse3's other calls alike."""
+"""The attributes of a node for the kernel, used by the transport's lookup and by pyfuse3's other calls."""
 
 import stat
 import time
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..nodes import Node
 
 _STARTED = time.time_ns()
-"""When the daemon started: the time of all files but the texts that change."""
+"""The daemon's start: the time of all files except texts that change."""
 _SECOND = 1_000_000_000
 _BLOCK = 512
 
@@ -39,16 +39,16 @@ def attributes(node: Node, inode: int) -> Attributes:
         node.owner.gid,
         node.block_size,
         size,
-        # else cp takes a file that has a size and no blocks for one hole
+        # Otherwise cp takes a file that has a size and no blocks for a single hole.
         -(-size // _BLOCK),
-        # archives cannot hold 1970, and tools that copy newer files need to see a changed text as newer
+        # Archives cannot store 1970, and tools that copy newer files must see that a changed text is newer.
         time.time_ns() if node.changes else _STARTED,
-        # the next caller may have to see another inode
+        # The next caller may need to see another inode.
         0.0 if node.own else node.timeout,
         0.0 if node.changes else node.timeout,
     )
 
 
 def parts_of(seconds: float) -> tuple[int, int]:
-    """Whole seconds, and the nanoseconds beside them."""
+    """Whole seconds, and the remaining nanoseconds."""
     return divmod(round(seconds * _SECOND), _SECOND)

@@ -1,8 +1,9 @@
-"""The buffers that requests are read into.
+"""The buffers for requests from the kernel.
 
-A request's data is used where the kernel has put it: parsed, encrypted from, and wiped where it was a key. So a buffer
-is read into again only when nothing uses its contents. No caller has to release it: a buffer knows whether a view of it
-is left, and is not used while there is one."""
+A request's data is used in place: parsed, encrypted from, and wiped if it was a key. So the transport reads into a
+buffer again only when nothing uses its contents. No caller has to release it: a buffer knows whether a view of it is
+left, and is not reused while there is one.
+"""
 
 from .protocol import MESSAGE_MAX
 
@@ -13,7 +14,7 @@ freed with their last view, so that a short peak does not hold memory."""
 
 def is_free(buffer: bytearray) -> bool:
     """Whether no view of a buffer is left."""
-    # a bytearray with a view refuses to change its size; there is no other way to ask
+    # A bytearray with a view refuses to change its size. Python has no other way to ask.
     try:
         buffer.append(buffer.pop())
     except BufferError:
@@ -38,7 +39,7 @@ class Buffers:
                 self.current, kept[index] = buffer, used
                 return True
         if len(kept) == _KEPT_MAX:
-            # the one that has been used for longest is the least likely to come back soon
+            # The buffer in use for the longest time is the least likely to return soon.
             del kept[0]
         kept.append(used)
         self.current = bytearray(MESSAGE_MAX)

@@ -1,4 +1,4 @@
-"""The descriptor of `/dev/fuse`, and what is written to it: answers and wake-ups."""
+"""The descriptor of `/dev/fuse`, and writes to it: answers and wake-ups."""
 
 import contextlib
 import errno
@@ -14,25 +14,25 @@ log = logging.getLogger("cryptofs")
 
 _SECOND = 1_000_000_000
 _JOINED = 8192
-"""Bytes up to which data is copied behind its header: for the kernel a second buffer costs more than such a copy."""
+"""Data up to this size is copied behind its header: for the kernel, a second buffer costs more than this copy."""
 
 
 class Device:
-    """Takes answers for the kernel. `unique` is the number of the request that is answered."""
+    """Sends answers to the kernel. `unique` is the number of the answered request."""
 
     def __init__(self, descriptor: int) -> None:
-        """descriptor: of a mount that was made. This object owns it from now on."""
+        """descriptor: of an existing mount. This object owns it from now on."""
         self.descriptor = descriptor
         os.set_blocking(descriptor, False)
 
     def close(self) -> None:
-        """Close the descriptor: requests that wait, and later requests, get an error."""
+        """Close the descriptor: waiting and later requests get an error."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
     def put(self, *parts: Buffer) -> bool:
-        """Write an answer; returns whether its request was still there."""
+        """Write an answer; returns whether its request was still waiting."""
         try:
             if len(parts) == 1:
                 os.write(self.descriptor, parts[0])
@@ -46,7 +46,7 @@ class Device:
         return True
 
     def _answer_after_all(self, head: Buffer) -> None:
-        """A request that is never answered would hang its caller."""
+        """A request without an answer would hang its caller."""
         unique = ANSWER.unpack_from(head)[2]
         if unique:
             with contextlib.suppress(OSError):
@@ -57,7 +57,7 @@ class Device:
         self.put(ANSWER.pack(ANSWER.size, -number, unique))
 
     def fail(self, unique: int, error: Exception, what: str) -> None:
-        """Answer with an error. An exception of any other kind is a fault: it is logged, and serving goes on."""
+        """Answer with an error. Any other exception is a bug: it is logged, and serving continues."""
         if isinstance(error, CryptofsError):
             self.refuse(unique, error.errno)
             return
@@ -84,16 +84,16 @@ class Device:
         self.put(FOUND.pack(FOUND.size, 0, unique, *entry, node.inode, node.size, node.blocks, *times, *who))
 
     def give_opened(self, unique: int, handle: int, seekable: bool) -> bool:
-        """Answer an open; returns whether the kernel knows the handle now, and so will release it."""
+        """Answer an open; returns whether the kernel now knows the handle, and so will release it."""
         how = DIRECT_IO if seekable else DIRECT_IO | NONSEEKABLE
         return self.put(OPENED.pack(OPENED.size, 0, unique, handle, how, 0))
 
     def give_written(self, unique: int, size: int) -> None:
-        """Answer a write of which `size` bytes were taken."""
+        """Answer a write of which `size` bytes were accepted."""
         self.put(WRITTEN.pack(WRITTEN.size, 0, unique, size, 0))
 
     def give_controlled(self, unique: int, response: Buffer) -> None:
-        """Answer an ioctl with what goes into its buffer."""
+        """Answer an ioctl with the new contents of its buffer."""
         self.put(CONTROLLED.pack(CONTROLLED.size + len(response), 0, unique, 0, 0, 0, 0) + response)
 
     def give_polled(self, unique: int, events: int) -> None:
@@ -101,5 +101,5 @@ class Device:
         self.put(POLLED.pack(POLLED.size, 0, unique, events, 0))
 
     def wake(self, poll_handle: int) -> None:
-        """Wake pollers. It never raises, because the answer that it announces is already recorded."""
+        """Wake pollers. It never raises, because the announced answer is already recorded."""
         self.put(WAKE_UP.pack(WAKE_UP.size, NOTIFY_POLL, 0, poll_handle))

@@ -14,13 +14,13 @@ class Entrance:
     """The way into a tree."""
 
     def __init__(self, tree: Tree, only: int | None) -> None:
-        """only: the uid that may use the mount beside root, or None where the files' modes decide."""
+        """only: the uid that may use the mount beside root, or None if the files' modes decide."""
         self._tree = tree
         self._only = only
         self._users: dict[Handle, Usage] = {}
 
     def lets_in(self, uid: int) -> bool:
-        """Whether this user may use the mount at all."""
+        """Whether this user may use the mount."""
         return self._only is None or uid in (0, self._only, _NOBODY)
 
     def _check(self, caller: Caller) -> None:
@@ -32,18 +32,18 @@ class Entrance:
         self._check(caller)
         directory = self._tree.node(parent)
         if not isinstance(directory, Directory):
-            raise NotADirectory("a file has no names in it")
+            raise NotADirectory("a file contains no names")
         if name in (b".", b".."):
             return attributes(directory, parent)
         try:
             text = name.decode("ascii")
         except UnicodeDecodeError:
-            raise NoSuchTarget("every name here is ASCII") from None
+            raise NoSuchTarget("names here are ASCII only") from None
         node = directory.lookup(text, caller)
         return attributes(node, node.inode_for(caller.uid))
 
     def open(self, inode: int, flags: int, caller: Caller) -> Handle:
-        """Open a file; what policy refuses is recorded. Errors: NotPermitted, OverQuota, those of the file."""
+        """Open a file. A refusal by policy is recorded. Errors: NotPermitted, OverQuota, those of the file."""
         node = self._tree.node(inode)
         if not isinstance(node, File):
             raise NotPermitted("a directory is listed, not opened as a file")

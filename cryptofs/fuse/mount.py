@@ -1,4 +1,4 @@
-"""Making the mount without libfuse: we need the descriptor of `/dev/fuse`, and libfuse does not give it away."""
+"""Making the mount without libfuse: we need the descriptor of `/dev/fuse`, and libfuse does not return it."""
 
 import contextlib
 import errno
@@ -53,7 +53,7 @@ class OwnMount:
         os.set_inheritable(self.device, False)
 
     def take_away(self) -> None:
-        """Unmount even if the mount is in use. Serving has ended by then, so nothing here may touch the mount."""
+        """Unmount even if the mount is in use. Serving has ended, so nothing here may touch the mount."""
         command: list[str | bytes] = ["fusermount3", "-u", "-q", "-z", "--", os.fsencode(self._path)]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)

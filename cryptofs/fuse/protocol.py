@@ -4,8 +4,8 @@ Source: include/uapi/linux/fuse.h, protocol 7. Integers have the machine's byte 
 IN_HEADER, the operation's own structure, and data; an answer is an OUT_HEADER, the operation's own structure, and data.
 An answer has the `unique` of its request. An answer with `unique` 0 is a notification, and its `error` says which one.
 
-As with records, construct is the definition and too slow to use for each request: the `struct.Struct`s below take their
-formats from its fields, and a test holds the two against each other.
+As with records, construct is the definition, but too slow for each request. The `struct.Struct`s below take their
+formats from its fields, and a test compares the two.
 """
 
 import struct
@@ -110,9 +110,9 @@ POLL_WAKEUP: Any = Struct("poll_handle" / Int64un)
 DIRECT_IO, NONSEEKABLE = 1 << 0, 1 << 2
 """Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused."""
 SCHEDULE_NOTIFY = 1 << 0
-"""Flag of POLL_IN: the caller goes to sleep and wants to be woken."""
+"""Flag of POLL_IN: the caller will sleep and wants to be woken."""
 IOCTL_DIRECTORY = 1 << 4
-"""Flag of IOCTL_IN: it is a directory's, and the handle is one that OPENDIR gave."""
+"""Flag of IOCTL_IN: the file is a directory, and the handle is from OPENDIR."""
 NOTIFY_POLL = 1
 """The notification that wakes pollers."""
 
@@ -126,14 +126,14 @@ def _packer(*definitions: Any) -> struct.Struct:
 
 HEADER = _packer(IN_HEADER)
 HEADER_SIZE = HEADER.size
-# what comes from the kernel, behind its header
+# Messages from the kernel, after their header.
 OPEN, RELEASE, READ, WRITE = _packer(OPEN_IN), _packer(RELEASE_IN), _packer(READ_IN), _packer(WRITE_IN)
 IOCTL, POLL, INTERRUPT = _packer(IOCTL_IN), _packer(POLL_IN), _packer(INTERRUPT_IN)
 WRITE_DATA = HEADER_SIZE + WRITE.size
 """Where the data of a write begins."""
 IOCTL_DATA = HEADER_SIZE + IOCTL.size
 """Where the data of an ioctl begins."""
-# what goes to the kernel, header included
+# Messages to the kernel, header included.
 FOUND = _packer(OUT_HEADER, ENTRY_OUT, ATTRIBUTES)
 ANSWER, OPENED = _packer(OUT_HEADER), _packer(OUT_HEADER, OPEN_OUT)
 WRITTEN, CONTROLLED = _packer(OUT_HEADER, WRITE_OUT), _packer(OUT_HEADER, IOCTL_OUT)

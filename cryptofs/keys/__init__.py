@@ -1,4 +1,4 @@
-"""Where the keys of devices come from: files, systemd's credentials, the kernel's keyrings, PKCS#11 tokens."""
+"""The sources of devices' keys: files, systemd's credentials, the kernel's keyrings, PKCS#11 tokens."""
 
 from .base import ByteSource, KeyForbidden, KeyRefused, KeySource
 from .files import CredentialKey, FileKey

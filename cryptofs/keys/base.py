@@ -1,4 +1,4 @@
-"""What every source of a key offers: a keyed transform, not the key."""
+"""The interface of every source of a key: it gives a keyed transform, not the key."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from ..wiping import wipe
 
 
 class CannotTake(Exception):
-    """An engine cannot take a key in the form in which its source gives it; the next one is asked."""
+    """An engine cannot take a key in the form of its source; the next engine is asked."""
 
 
 class KeyForbidden(KeyUnavailable):
@@ -22,33 +22,33 @@ class KeyRefused(InvalidValue):
 
 
 class KeySource(ABC):
-    """Where a device's key comes from. It holds no key itself and may be asked again and again."""
+    """The source of a device's key. It holds no key itself, and may be asked repeatedly."""
 
     @abstractmethod
     def describe(self) -> str:
-        """The source in a few words, as `file /etc/cryptofs/keys/backup.key`; never the key."""
+        """The source in a few words, such as `file /etc/cryptofs/keys/backup.key`; never the key."""
 
     @abstractmethod
     def unchecked(self) -> str:
-        """What only the daemon itself can find out about this source, in words, and why; empty if nothing.
+        """The checks of this source that only the daemon itself can make, and why; empty if none.
 
-        Whatever can be looked at by another process is looked at. Errors: KeyUnavailable, InvalidValue.
+        It makes all checks that another process can make. Errors: KeyUnavailable, InvalidValue.
         """
 
     @abstractmethod
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
         """A transform of the first engine that offers `name` and can take this key, with its key set.
 
-        authsize: bytes of the tag, None for the largest. Errors: KeyUnavailable, which names the source and why it
-        gives no key; KeyRefused for a key that the algorithm does not take; NotOffered; InvalidValue for authsize.
+        authsize: bytes of the tag, None for the largest. Errors: KeyUnavailable, which names the source and the reason;
+        KeyRefused for a key that the algorithm does not take; NotOffered; InvalidValue for authsize.
         """
 
     def unavailable(self, why: str) -> KeyUnavailable:
-        """The error for a source that is there and gives no key."""
+        """The error for a source that exists and gives no key."""
         return KeyUnavailable(f"{self.describe()}: {why}")
 
     def gone(self, why: str) -> KeyUnavailable:
-        """The error for a source that is not there, or not any more."""
+        """The error for a source that does not exist, or no longer exists."""
         return KeyUnavailable(f"key source gone: {self.describe()}: {why}")
 
     def open_with(
@@ -90,7 +90,7 @@ class ByteSource(KeySource):
 
     @abstractmethod
     def read(self) -> bytearray:
-        """The secret, for the caller to wipe. Errors: KeyUnavailable, InvalidValue for more than KEY_MAX bytes."""
+        """The secret, which the caller must wipe. Errors: KeyUnavailable, InvalidValue for more than KEY_MAX bytes."""
 
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
         key = self.read()

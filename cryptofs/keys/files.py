@@ -1,4 +1,4 @@
-"""Keys in files: those of an administrator, and the credentials that systemd hands to a service."""
+"""Keys in files: those of an administrator, and the credentials that systemd gives to a service."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from .secret import KEY_MAX, from_hexadecimal, read_whole
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """The environment variable in which systemd names the directory of a service's credentials."""
 
-# systemd gives its credentials to the service's user by an access list, whose mask shows as the group's bits
+# systemd gives the service's user access by an access list, whose mask appears as the group's bits.
 _ALL_BUT_GROUP_READ = 0o037
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -81,8 +81,8 @@ class FileKey(_FileSource):
     """A key in a file, raw or in hexadecimal digits.
 
     descriptor: the file, opened by a starter with more rights; it stays open and is read from its start each time.
-    serving: the uid of the account that will serve, which may own the file, too, while root still reads it.
-    keeper: what keeps the descriptor open for as long as this is there.
+    serving: the uid of the account that will serve, which may also own the file while root still reads it. keeper: an
+    object that keeps the descriptor open as long as it exists.
     """
 
     path: Path
@@ -103,7 +103,7 @@ class FileKey(_FileSource):
         return set() if self.serving is None else {self.serving}
 
     def was_replaced(self) -> bool | None:
-        """Whether the path now has another file than the one that was handed over; None if that is hidden."""
+        """Whether the path now has another file than the one that was passed; None if the path is hidden."""
         if self.descriptor is None:
             return False
         try:
@@ -138,7 +138,7 @@ class CredentialKey(_FileSource):
                 f"${CREDENTIALS} is not set: the service has no LoadCredential= or was not started by systemd"
             )
         if not directory.startswith("/"):
-            raise self.unavailable(f"${CREDENTIALS} is no absolute path")
+            raise self.unavailable(f"${CREDENTIALS} is not an absolute path")
         return self._read_path(Path(directory, self.name), _ALL_BUT_GROUP_READ)
 
 

@@ -18,16 +18,16 @@ _PERSISTENT = "persistent"
 _KEYRINGS = {"process": PROCESS_KEYRING, "session": -3, "user": -4, "user-session": -5}
 
 KEYRINGS = (*_KEYRINGS, _PERSISTENT)
-"""The keyrings that can be searched, by name; a search goes on in the keyrings that are linked to it."""
+"""The keyrings that can be searched, by name. A search continues in the keyrings that are linked to them."""
 
 
 @contextmanager
 def held(keyring: str, kind: str, description: str) -> Iterator[int]:
-    """The serial number of the key of this type and description, which the thread possesses meanwhile.
+    """The serial number of the key of this type and description, which the thread possesses in the block.
 
-    A service's session keyring does not hold its user's keyring, so a key found there by name could be neither read nor
-    used by its number: the search links it to the thread's own keyring. Errors: OSError: ENOKEY, EKEYREVOKED,
-    EKEYEXPIRED, EACCES; ENODEV for a type that the kernel does not have.
+    A service's session keyring does not contain its user's keyring. A key that is found there by name could not be
+    read, or used by its number. So the search links it to the thread's own keyring. Errors: OSError: ENOKEY,
+    EKEYREVOKED, EKEYEXPIRED, EACCES; ENODEV for a type that the kernel does not have.
     """
     persistent = keyring == _PERSISTENT
     ring = keyctl(_GET_PERSISTENT, -1, THREAD_KEYRING) if persistent else _KEYRINGS[keyring]
@@ -46,7 +46,7 @@ def _unlink(serial: int) -> None:
     try:
         keyctl(_UNLINK, serial, THREAD_KEYRING)
     except OSError as error:
-        # revoked keys may have been collected meanwhile
+        # Revoked keys may have been collected in the meantime.
         if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
             raise
 
@@ -63,7 +63,7 @@ def read(serial: int, largest: int) -> bytearray:
         # the array is a view, not a copy
         count = keyctl(_READ, serial, (ctypes.c_char * size).from_buffer(payload), size)
         if count != size:
-            # it was updated between the calls
+            # It was updated between the calls.
             raise OSError(errno.EAGAIN, "keyctl")
     except BaseException:
         wipe(payload)

@@ -1,8 +1,8 @@
 """Keys in the kernel's keyrings, by their description.
 
-AF_ALG takes such a key by its serial number, so that it never comes into the process. That is the only way for keys of
-the type logon, which no process may read, and for encrypted and trusted ones, of which a process may read the sealed
-form only. OpenSSL needs the bytes, which only keys of the type user give.
+AF_ALG takes such a key by its serial number, so that it never enters the process. That is the only way for keys of the
+type logon, which no process may read, and for encrypted and trusted ones, of which a process may read only the sealed
+form. OpenSSL needs the bytes, which only keys of the type user give.
 """
 
 import errno
@@ -28,7 +28,7 @@ _GONE = {
 }
 _WHY = {
     errno.EACCES: "not permitted",
-    errno.EPERM: "not permitted, perhaps by a container's or a service's filter of system calls",
+    errno.EPERM: "not permitted, perhaps because of a container's or a service's system call filter",
     errno.ENODEV: "this kernel has no keys of this type",
     errno.ENOSYS: "no keyrings here",
     errno.EOPNOTSUPP: "no such keyring in this kernel",
@@ -41,7 +41,7 @@ class TakesSerial(Protocol):
     """A transform that can take its key from the kernel's keyring."""
 
     def set_key_serial(self, serial: int) -> None:
-        """Errors: NotSupported where the kernel cannot, KeyUnavailable, InvalidValue for its size."""
+        """Errors: NotSupported if the kernel cannot do this, KeyUnavailable, InvalidValue for its size."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Secrets in memory: bytearrays that are wiped, made and changed without a copy that is not.
+"""Secrets in memory: bytearrays that are wiped. Making and changing them leaves no unwiped copy.
 
-Nothing here makes `bytes` or `str` of a secret, which cannot be wiped, nor resizes a bytearray, which may leave its old
-contents behind; assigning to a slice of a bytearray would copy as well, a slice of its view does not.
+This code makes no `bytes` or `str` of a secret, because these cannot be wiped. It does not resize a bytearray, because
+that may leave its old contents behind. It assigns only to slices of a bytearray's view, because assigning to a slice of
+the bytearray copies.
 """
 
 import os
@@ -17,10 +18,10 @@ _NEWLINE = 0x0A
 
 
 def read_whole(descriptor: int, largest: int, source: str) -> bytearray:
-    """All of a regular file from its start on, wherever its offset is.
+    """All of a regular file from its start, wherever its offset is.
 
-    Errors: KeyUnavailable for an empty file or one that changes meanwhile, InvalidValue for more than `largest` bytes,
-    OSError.
+    Errors: KeyUnavailable for an empty file or one that changes during the read, InvalidValue for more than `largest`
+    bytes, OSError.
     """
     size = os.fstat(descriptor).st_size
     if not size:
@@ -42,7 +43,7 @@ def read_whole(descriptor: int, largest: int, source: str) -> bytearray:
 
 
 def without_newline(text: bytearray) -> bytearray:
-    """The text without one newline at its end; `text` is wiped where that makes another one."""
+    """The text without one newline at its end; if that makes a new one, `text` is wiped."""
     size = len(text)
     if not size or text[-1] != _NEWLINE:
         return text
@@ -53,9 +54,9 @@ def without_newline(text: bytearray) -> bytearray:
 
 
 def from_hexadecimal(text: bytearray, source: str) -> bytearray:
-    """The bytes that hexadecimal digits, and perhaps a newline at the end, stand for; `text` is wiped.
+    """The bytes of hexadecimal digits, with an optional newline at the end; `text` is wiped.
 
-    Errors: KeyUnavailable, which says where, not what, the text is.
+    Errors: KeyUnavailable, which has the position of a wrong digit, not the digit.
     """
     size = len(text) - (bool(text) and text[-1] == _NEWLINE)
     try:
@@ -64,6 +65,6 @@ def from_hexadecimal(text: bytearray, source: str) -> bytearray:
         with memoryview(text) as view:
             return wiping.from_hexadecimal(view[:size])
     except ValueError as error:
-        raise KeyUnavailable(f"{source}: character {error.args[0] + 1} is no hexadecimal digit") from None
+        raise KeyUnavailable(f"{source}: character {error.args[0] + 1} is not a hexadecimal digit") from None
     finally:
         wipe(text)

@@ -21,8 +21,8 @@ _PACKAGES = ("pkcs11", "asn1crypto")
 class TokenKey(KeySource):
     """A secret key by its label, in the token of a label, through a PKCS#11 module.
 
-    module: absolute path of the module's library; pin: where the user's PIN comes from (a newline at its end does not
-    count), None for a token that wants none.
+    module: absolute path of the module's library; pin: the source of the user's PIN (a newline at its end does not
+    count), None for a token without a PIN.
     """
 
     module: Path
@@ -40,15 +40,15 @@ class TokenKey(KeySource):
         except OSError as error:
             raise self.gone(f"{self.module}: {why_unopened(error)}") from None
         hidden = "" if self.pin is None else self.pin.unchecked()
-        why = "the token is not asked: each login is a try of the PIN"
+        why = "not tested, because each login is a try of the PIN"
         return f"{why}; {hidden}" if hidden else why
 
     def _check_module(self) -> None:
         if not self.module.is_absolute():
-            raise self.unavailable("the module is to be named by an absolute path")
+            raise self.unavailable("the module's path must be absolute")
 
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
-        """See KeySource; of the engines none is asked, for the token computes itself."""
+        """See KeySource. It asks no engine, because the token computes itself."""
         self._check_module()
         try:
             from ..engines.pkcs11 import TokenEngine

@@ -74,18 +74,18 @@ class Record:
 
 
 def show_value(number: int, value: Value) -> str:
-    """An attribute's value for people: `(hidden)` where it is secret, `hex:` and digits where it is bytes."""
+    """An attribute's value for people: `(hidden)` if it is secret, `hex:` and digits if it is bytes."""
     if ATTRIBUTES[number].secret:
         return "(hidden)"
     return str(value) if isinstance(value, int | str) else "hex:" + bytes(value).hex()
 
 
 def parse_requests(buffer: Buffer) -> list[Record]:
-    """Parse what one write carries: one or more whole requests.
+    """Parse the contents of one write: one or more whole requests.
 
-    Errors: MalformedRecord (EBADMSG) where the bytes are not whole records, TooLarge (EMSGSIZE) over a
-    limit, InvalidValue (EINVAL) for a version, operation, flag, status or attribute that a request cannot
-    have. Payloads are views into `buffer`.
+    Errors: MalformedRecord (EBADMSG) if the bytes are not whole records, TooLarge (EMSGSIZE) over a limit, InvalidValue
+    (EINVAL) for a version, operation, flag, status or attribute that a request cannot have. Payloads are views into
+    `buffer`.
     """
     requests = _parse(buffer, PAYLOAD_MAX)
     for request in requests:
@@ -95,13 +95,13 @@ def parse_requests(buffer: Buffer) -> list[Record]:
 
 
 def parse_responses(buffer: Buffer) -> list[Record]:
-    """Parse what one read returned: whole responses. Errors as `parse_requests`.
+    """Parse the result of one read: whole responses. Errors as for `parse_requests`.
 
-    An answer's payload may be larger than a request's: it can carry the end of the part before, or a tag.
+    An answer's payload may be larger than a request's: it can contain the end of the part before, or a tag.
     """
     responses = _parse(buffer, RECORD_MAX)
     for response in responses:
-        # plain integers: operators of flags cost more than all of the parsing
+        # Plain integers, because operators of flags cost more than the whole parsing.
         if response.flags & _NOT_OF_RESPONSES or not response.flags & _RESPONSE:
             raise InvalidValue(f"flags {response.flags:#06x}: not those of a response")
     return responses
@@ -123,7 +123,7 @@ def _parse(buffer: Buffer, largest: int) -> list[Record]:
     position = 0
     while position < end:
         if len(records) == RECORDS_MAX:
-            raise TooLarge(f"more than {RECORDS_MAX} records: one write carries at most so many")
+            raise TooLarge(f"more than {RECORDS_MAX} records: this is the maximum of one write")
         if end - position < HEADER_SIZE:
             raise MalformedRecord(f"{end - position} bytes left at offset {position}: a header is {HEADER_SIZE}")
         size, version, number, flags, identity, status, attributes_size = _HEADER.unpack_from(view, position)
@@ -227,7 +227,7 @@ def _encode(word: str, text: str) -> bytes:
 
 
 def build_head(record: Record, payload_size: int) -> bytes:
-    """Header and attributes of a record whose payload of `payload_size` bytes follows from elsewhere.
+    """Header and attributes of a record. Its payload of `payload_size` bytes follows from elsewhere.
 
     Errors: TooLarge if the record would be over RECORD_MAX, InvalidValue for an attribute.
     """
@@ -251,9 +251,9 @@ def build_many(records: Iterable[Record]) -> bytes:
 
 
 def error_response(request: Record, number: int, message: str) -> Record:
-    """The response with an error: status `number` (an errno) and a message of at most 1,024 bytes.
+    """An error response: status `number` (an errno) and a message of at most 1,024 bytes.
 
-    What the message cannot hold as text stands as `?`.
+    Characters that the message cannot hold become `?`.
     """
     text = message[:1024]
     if not (text.isascii() and text.isprintable()):

@@ -1,7 +1,7 @@
 """`cryptofs.h`: the wire format for programs in C, generated from its definition.
 
-The same numbers and layouts stand nowhere else in C: `cryptofs header` prints it, and a test compiles it and holds what
-it says against `layout`.
+These numbers and layouts are nowhere else in C. `cryptofs header` prints the text. A test compiles it and compares it
+with `layout`.
 """
 
 from collections.abc import Iterator

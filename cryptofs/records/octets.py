@@ -1,8 +1,8 @@
-"""What a bytes-like object means: its bytes, and nothing else.
+"""The bytes of a bytes-like object.
 
-`len` of an array, of a typed memoryview or of a matrix counts items or rows. A record whose size is counted so is
-shorter than its payload, and the rest of the payload would be read as records. So everything that goes into a record
-passes through `octets` before anything is counted.
+`len` of an array, of a typed memoryview or of a matrix counts items or rows. A record with such a size would be shorter
+than its payload, and the rest of the payload would be read as records. So every value of a record passes through
+`octets` before its size is counted.
 """
 
 Octets = bytes | memoryview
@@ -12,9 +12,9 @@ Octets = bytes | memoryview
 def octets(value: object, word: str = "data") -> Octets:
     """The bytes of any object with the buffer protocol, in C order: array, mmap, numpy, matrices, slices with a step.
 
-    Nothing is copied where the memory is in order already. A view of a bytearray keeps it from changing its size.
-    word: how an error calls the value. Errors: TypeError for anything else, which never becomes bytes by itself
-    (`bytes(5)` would be five zeros).
+    Contiguous memory is not copied. A view of a bytearray keeps it from changing its size. word: the value's name in
+    errors. Errors: TypeError for any other object, which never becomes bytes by itself (`bytes(5)` would be five
+    zeros).
     """
     if type(value) is bytes:
         return value
@@ -32,7 +32,7 @@ def octets(value: object, word: str = "data") -> Octets:
         try:
             return view.cast("B")
         except (TypeError, ValueError):
-            # a format that Python cannot cast, such as another byte order: the bytes are copied as they lie
+            # A format that Python cannot cast, such as another byte order: the bytes are copied in their order.
             pass
     return view.tobytes()
 
@@ -43,12 +43,12 @@ def holds_more(value: object) -> bool:
 
 
 def detached(value: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
-    """The same bytes, to be kept for a while: in memory of their own, if what they are in is much larger."""
+    """The same bytes, to keep for a while: in their own memory, if the memory behind them is much larger."""
     return bytes(value) if holds_more(value) else value
 
 
 def frozen(value: Octets) -> Octets:
-    """The same bytes in immutable memory: a copy, unless the object is immutable already."""
+    """The same bytes in immutable memory: a copy, unless the object is already immutable."""
     if type(value) is bytes or (isinstance(value, memoryview) and type(value.obj) is bytes):
         return value
     return bytes(value)

@@ -12,9 +12,9 @@ from .operations import CONTROL_OPERATIONS, OPERATION_WORDS
 LINE_MAX = 32_768
 """Largest control line, bytes."""
 CUT_LINE = 4096
-"""A control line of so many bytes must end with a newline."""
+"""A control line of this size or more must end with a newline."""
 WORDS_MAX = 32
-"""Most words of a control line: more than there are attributes, each of which is given once."""
+"""Most words of a control line: more than the number of attributes, each of which may appear once."""
 _SEVERAL_LINES = re.compile(rb"\S[^\S\n]*\n\s*\S")
 _DIGITS_MAX = 20
 _WORD_MAX = 31
@@ -24,7 +24,8 @@ def parse_line(line: Buffer) -> Record:
     """A control line as a request: `configure type=skcipher name=cbc(aes) key=hex:0011`.
 
     A bytes value is `hex:` and hexadecimal digits, or `text:` and the bytes themselves; integers are decimal.
-    Errors: InvalidValue, TooLarge; a message never repeats the value of a secret attribute.
+
+    Errors: InvalidValue, TooLarge; a message never contains the value of a secret attribute.
     """
     text = bytearray(line)
     try:
@@ -35,13 +36,13 @@ def parse_line(line: Buffer) -> Record:
 
 def _parse_text(line: bytearray) -> Record:
     if len(line) >= CUT_LINE and not line.endswith(b"\n"):
-        # the shell's printf writes a long line in pieces of 4,096 bytes: half a key must not be taken for a key
+        # The shell's printf writes a long line in pieces of 4,096 bytes: half a key must not be mistaken for a key.
         raise InvalidValue(f"control line of {len(line)} bytes: one of {CUT_LINE} or more ends with a newline")
     if len(line) > LINE_MAX:
         raise TooLarge(f"control line of {len(line)} bytes: at most {LINE_MAX}")
     if not line.isascii():
         raise InvalidValue("control line: ASCII only")
-    # bytearrays, of which no copy of a key need stay; a word that is too many holds the rest of the line
+    # Bytearrays, so that all copies of a key can be wiped. A word too many contains the rest of the line.
     words = line.split(None, WORDS_MAX)
     try:
         return _parse_words(words, _SEVERAL_LINES.search(line) is not None)
@@ -54,13 +55,13 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
     if not words:
         raise InvalidValue("control line: empty")
     if several_lines:
-        raise InvalidValue("control line: one line a write")
+        raise InvalidValue("control line: one line for each write")
     if len(words) > WORDS_MAX:
-        raise InvalidValue(f"control line of more than {WORDS_MAX} words: at most so many")
+        raise InvalidValue(f"control line of more than {WORDS_MAX} words, which is the maximum")
     operation = OPERATION_WORDS.get(words[0].decode("ascii"))
     if operation not in CONTROL_OPERATIONS:
         known = ", ".join(sorted(operation.word for operation in CONTROL_OPERATIONS))
-        raise InvalidValue(f"word 1 is no control call: one of {known}")
+        raise InvalidValue(f"word 1 is not a control call: one of {known}")
     assert operation is not None
     attributes: dict[int, Value] = {}
     try:
@@ -69,7 +70,7 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
             name = label.decode("ascii") if len(label) <= _WORD_MAX else ""
             spec = ATTRIBUTE_WORDS.get(name)
             if spec is None or not separator:
-                # the word itself may be a key whose name was forgotten
+                # The word itself may be a key whose name was forgotten.
                 raise InvalidValue(f"word {at} is not name=value with one of {', '.join(ATTRIBUTE_WORDS)}")
             if spec in attributes:
                 raise InvalidValue(f"attribute {name}: given twice")
@@ -78,7 +79,7 @@ def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
             finally:
                 wipe(value)
     except CryptofsError:
-        # a key that was read before something went wrong
+        # A key that was read before an error.
         for parsed in attributes.values():
             if isinstance(parsed, bytearray):
                 wipe(parsed)

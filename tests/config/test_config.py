@@ -104,7 +104,7 @@ DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
         ('[policy]\nprofile = "weak"\n', 2, "policy.profile", "'standard', 'all' or 'none'"),
         ('[policy]\nallow = [\n  "sha256",\n  "sha256)"\n]\n', 2, "policy.allow.1", "exact name"),
         ('[policy]\nallow = ["colour:sha256"]\n', 2, "policy.allow.0", "exact name"),
-        ('[policy]\nprofile = "all"\ndeny = ["md5"]\n', 1, "policy", "nothing to take away"),
+        ('[policy]\nprofile = "all"\ndeny = ["md5"]\n', 1, "policy", "removes nothing"),
         ("[policy.users.nobody-of-this-name]\nrate = 1\n", 1, "policy.users.nobody-of-this-name", "no user"),
         ("[policy.groups.nobody-of-this-name]\nrate = 1\n", 1, "policy.groups.nobody-of-this-name", "no group"),
         ("[policy.users.root]\nrate = 1.5\n", 2, "policy.users.root.rate", "expected int, got float"),
@@ -120,8 +120,13 @@ DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
         (DEVICE + "key.token = 7788990011223344\n", 5, "devices.x.key.token", "expected str, got int"),
         (DEVICE.replace('.file = "/k"', ' = "00112233"'), 4, "devices.x.key", "expected a table"),
         (DEVICE.replace('"/k"', '"k"'), 4, "devices.x.key.file", "an absolute path"),
-        (DEVICE.replace("/k", "/a\\u0000b"), 4, "devices.x.key.file", "cannot be printed"),
-        (DEVICE.replace('key.file = "/k"', 'key.keyring = "a\\tb"'), 4, "devices.x.key.keyring", "cannot be printed"),
+        (DEVICE.replace("/k", "/a\\u0000b"), 4, "devices.x.key.file", "an unprintable character"),
+        (
+            DEVICE.replace('key.file = "/k"', 'key.keyring = "a\\tb"'),
+            4,
+            "devices.x.key.keyring",
+            "an unprintable character",
+        ),
         ('[policy]\ncontexts = "5"\n', 2, "policy.contexts", "expected int, got str"),
         ("[policy]\nrate = 1.0\n", 2, "policy.rate", "expected int, got float"),
         ("[policy]\nrequests = true\n", 2, "policy.requests", "expected int, got bool"),
@@ -324,7 +329,7 @@ def test_check_config_says_what_it_does_not_check(file: Path, tmp_path: Path, mo
     cases = {
         'key.credential = "c"\n': "$CREDENTIALS_DIRECTORY is not set here",
         'key.keyring = "k"\n': "the keyrings are those of the user who serves",
-        token: "the token is not asked: each login is a try of the PIN",
+        token: "not tested, because each login is a try of the PIN",
     }
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     for key, why in cases.items():

@@ -303,4 +303,4 @@ def test_lines_in_lines(line: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         parse_line((" " * 1000 + line + "\n" * 1000).encode())
     if line.strip():
-        assert ("one line a write" in caught.value.message) == several
+        assert ("one line for each write" in caught.value.message) == several
