@@ -8,7 +8,7 @@ What may be called where:
 - transforms: everything from any thread. Operations, `start` and messages' methods may run at the same time in several
   threads; `set_key`, `set_level` and `close` only while nothing else of this transform runs or is open.
 - messages: everything from any thread, one call at a time.
-No call counts on the thread that made the object. Whoever calls in the event loop holds up everybody for as long as the
+No call counts on the thread that made the object. A call in the event loop delays every client for as long as the
 call takes: `Engine.is_slow` and `Transform.slow_keys` tell which calls may take more than a millisecond.
 """
 
@@ -93,7 +93,7 @@ class Transform(ABC):
         self.keyed = not description.key_sizes.required
         self.key_set = False
         self.pace = 1.0
-        """Nanoseconds that a byte takes, by what was seen so far: who plans work reads it."""
+        """Nanoseconds for a byte, as measured so far. The scheduler plans work with it."""
 
     def set_key(self, key: Buffer) -> None:
         """Replace the key. Errors: InvalidValue naming the sizes that would do. Only while no message is open."""

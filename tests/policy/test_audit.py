@@ -299,7 +299,7 @@ def test_trail_of_a_daemon(tmp_path: Path) -> None:
         f"configure {me} context=2 type=skcipher name=cbc(aes) engine=",
         f"configure {me} refused=EACCES reason=\"hash 'md5': the policy does not allow you this name\" context=3",
         f"open {me} context=4 device=mac\n",
-        f"open {me} refused=EDQUOT reason='uid {os.getuid()} has 2 contexts open: at most 2'",
+        f"open {me} refused=EDQUOT reason='uid {os.getuid()} has 2 contexts: at most 2'",
     ):
         assert f"cryptofs: {expected}" in daemon.log, daemon.log
     for secret in (canary, key):

@@ -1,7 +1,10 @@
 """The documents against the tree: each test and each place that they name exists, and they speak of nothing else."""
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,7 +106,15 @@ def test_documents_speak_of_the_project(name: str) -> None:
 
 _STILTED = re.compile(r"\b(a[n]ew|l[e]st|but f[o]r|be i[t]|whos[o]ever|there is n[o]t)\b", re.IGNORECASE)
 """Phrases that docs/contributing.md asks to avoid, written so that this line has none of them."""
+_STILTED_IN_PROSE = re.compile(
+    r"\bby no way\b|\bpass(?:es|ed)? for\b|\bin the way of\b|\bis felt\b|\bwhat would be\b|\bparts? of one of parts\b"
+    r"|\bgiven out late\b|\bholds on\b|(?:^|[.:;] )who(?:ever)? [a-z]+s [^?]*$|\b(?:he|his|him|she|her)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""The left column of that table, "who does X" without a person before it, and programs as persons."""
 _BULLET_MAX = 160
+_WORDS_MAX = 35
+"""The longest sentence of a document."""
 
 
 def overlong_bullets(text: str) -> list[str]:
@@ -111,6 +122,34 @@ def overlong_bullets(text: str) -> list[str]:
     bullets = re.findall(r"^ *- .*(?:\n {2,}(?![- ]).*)*", _FENCE.sub("", text), re.MULTILINE)
     joined = [" ".join(each.split()) for each in bullets]
     return [each for each in joined if len(each) > _BULLET_MAX]
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a document, without code, headings and lists of links; of a cell, what semicolons separate."""
+    for block in re.split(r"\n\s*\n|\n(?= *(?:- |\d+\. |\|))", _FENCE.sub("", text)):
+        if re.match(r" {4}(?!- |\d+\. )|#|Contents: |Errnos are ", block):
+            continue
+        for part in re.split(r"\||; ", block) if block.lstrip().startswith("|") else [block]:
+            yield from re.split(r"(?<=[.!?]) (?=[A-Z*`\[0-9])", " ".join(part.split()))
+
+
+def words(sentence: str) -> int:
+    """The words of a sentence; code in backquotes and the target of a link are one word each."""
+    return len(re.sub(r"`[^`]*`", "x", re.sub(r"\]\([^)]*\)", "]", sentence)).split())
+
+
+def prose(path: Path) -> Iterator[str]:
+    """The docstrings, strings and comments of a file of Python; the lines of another file."""
+    if path.suffix != ".py":
+        yield from path.read_text().splitlines()
+        return
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield " ".join(node.value.split())
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string.lstrip("# ")
 
 
 def test_plain_english() -> None:
@@ -125,10 +164,23 @@ def test_plain_english() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/security.md"])
+def test_no_phrase_of_the_table() -> None:
+    """Neither in documents nor in the program's docstrings, comments, help and messages."""
+    files = [each for each in (*DOCUMENTS, *(ROOT / "cryptofs").rglob("*.py")) if each.name != "contributing.md"]
+    found = [f"{path.relative_to(ROOT)}: {text}" for path in files for text in prose(path)]
+    assert [each for each in found if _STILTED_IN_PROSE.search(each.partition(": ")[2])] == []
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if each != "docs/architecture.md"])
 def test_bullets_are_short(name: str) -> None:
-    """In the two documents that are looked up more than read."""
+    """In every document but the one that is read as a whole."""
     assert overlong_bullets((ROOT / name).read_text()) == []
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if each != "docs/architecture.md"])
+def test_sentences_are_short(name: str) -> None:
+    """None has more words than a reader remembers."""
+    assert [each for each in sentences((ROOT / name).read_text()) if words(each) > _WORDS_MAX] == []
 
 
 def test_the_changelog_has_each_change_once() -> None:
@@ -171,5 +223,19 @@ def test_the_checks_find() -> None:
     assert len(overlong_bullets("- " + "x" * 150 + "\n  and more\n\n  - " + "y" * 160)) == 2
     assert _STILTED.search("declared an" + "ew; open it")
     assert not _STILTED.search("renewed, bullet for a, litmus")
+    for text in ("Who knows it, reads.", "a program and his file", "reached by no way", "none may pass for one"):
+        assert _STILTED_IN_PROSE.search(text), text
+    for text in ("the user who serves them", "passed, for the other", "this, the", "Who is trusted with what?"):
+        assert not _STILTED_IN_PROSE.search(text), text
+    text = "A `b c` [d](e f). Two words\n\n| one | two; three four |\n\n    code is left out"
+    assert [words(each) for each in sentences(text)] == [
+        3,
+        2,
+        0,
+        1,
+        1,
+        2,
+        0,
+    ]
     for text in ("issue 15", "see #4", "/" + "work/main", "in /" + "root", "session 3", "this session"):
         assert len(foreign(text)) == 1, text

@@ -1,12 +1,12 @@
-"""The keyctl engine: RSA keys that live in the kernel, and are used there.
+"""The keyctl engine: RSA keys that are kept and used in the kernel.
 
 A context's key goes into the keyring of the daemon's process when it is set, and is forgotten by the kernel when the
 context closes; in between, the daemon's memory has no private key that could leak. The kernel computes (its RSA is
 neither blinded nor of constant time). Keys that are on keyrings already are not taken by their serials: the daemon
 would lend every key that it may use itself to every program.
 
-`pkcs1pad(rsa)` encryption is left out: the kernel answers a wrong padding with an error, and so would tell an attacker
-what he asks.
+`pkcs1pad(rsa)` encryption is left out: the kernel answers a wrong padding with an error, which is the oracle of
+Bleichenbacher's attack.
 """
 
 import contextlib

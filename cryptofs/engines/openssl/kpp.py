@@ -49,7 +49,7 @@ class EcAgreement(Agreement):
 
 
 class Encapsulation(PairTransform):
-    """ML-KEM: who has the public key makes a secret and a ciphertext, from which the private key makes the secret."""
+    """ML-KEM: the public key makes a secret and a ciphertext. The private key gets the secret from that."""
 
     def __init__(self, description: Description, keys: Keys, ciphertext_size: int) -> None:
         super().__init__(description, keys, frozenset({Operation.ENCAPSULATE, Operation.DECAPSULATE}), quick=True)

@@ -131,7 +131,7 @@ class Pure(Scheme):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # who verifies sends the signature in the same record
+        # A verify request has the signature in the same record.
         around = len(build_record(Record(Operation.VERIFY, 0, 0, 0, {Attr.SIGNATURE: bytes(size)})))
         self.largest = min(PAYLOAD_MAX, RECORD_MAX - around)
 
