@@ -13,7 +13,7 @@ from .facts import Facts, complete
 from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, parse_name
 from .public import KEY_SIZES, PUBLIC_NAMES, is_public
 
-# name: (block size, digest size)
+# By name: block size, digest size.
 _DIGESTS = {
     "md5": (64, 16),
     "sha1": (64, 20),
@@ -41,7 +41,7 @@ _DIGESTS = {
 _BLAKE2B = ("blake2b-160", "blake2b-256", "blake2b-384", "blake2b-512")
 _CHECKSUMS = ("crc32", "crc32c")
 
-# name: (block size, key sizes)
+# By name: block size, key sizes.
 _BLOCK_CIPHERS = {
     "aes": (16, KeySizes((16, 24, 32))),
     "camellia": (16, KeySizes((16, 24, 32))),
@@ -52,7 +52,7 @@ _BLOCK_CIPHERS = {
     "cast5": (8, KeySizes(smallest=5, largest=16)),
     "seed": (16, KeySizes((16,))),
 }
-# name: levels; the default is the one that the kernel compresses with
+# By name: levels; the default is the kernel's.
 _COMPRESSIONS = {
     "deflate": Levels(1, 9, 6),
     "zlib-deflate": Levels(1, 9, 3),
@@ -64,7 +64,7 @@ _COMPRESSIONS = {
 _AES = KeySizes((16, 24, 32))
 _AES_SALTED = KeySizes((20, 28, 36))
 _AUTHENC_DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
-# name: (block size, IV size, smallest key of the cipher)
+# By name: block size, IV size, smallest key of the cipher.
 _AUTHENC_CIPHERS = {
     "cbc(aes)": (16, 16, 16),
     "cbc(camellia)": (16, 16, 16),
@@ -76,7 +76,7 @@ _GCM_TAGS = (4, 8, 12, 13, 14, 15, 16)
 _CCM_TAGS = (4, 6, 8, 10, 12, 14, 16)
 _ESP_TAGS = (8, 12, 16)
 
-# what is neither a template over the tables above nor one of many
+# Names that neither belong to a template over the tables above nor are one of many.
 _SINGLES: dict[tuple[Type, str], Facts] = {
     (Type.HASH, "cmac(aes)"): Facts(16, key_sizes=_AES, digest_size=16),
     (Type.HASH, "cmac(camellia)"): Facts(16, key_sizes=_AES, digest_size=16),
@@ -84,7 +84,7 @@ _SINGLES: dict[tuple[Type, str], Facts] = {
     (Type.HASH, "xcbc(aes)"): Facts(16, key_sizes=KeySizes((16,)), digest_size=16),
     (Type.HASH, "vmac64(aes)"): Facts(16, key_sizes=KeySizes((16,)), digest_size=8),
     (Type.HASH, "ghash"): Facts(16, key_sizes=KeySizes((16,)), digest_size=16),
-    # its key is the beginning of the message
+    # Its key is the beginning of the message.
     (Type.HASH, "poly1305"): Facts(16, digest_size=16),
     (Type.HASH, "michael_mic"): Facts(8, key_sizes=KeySizes((8,)), digest_size=8),
     (Type.HASH, "xxhash64"): Facts(32, key_sizes=KeySizes((8,), required=False), digest_size=8),
@@ -160,7 +160,8 @@ def _aead(name: Name) -> Facts | None:
             if digest in _AUTHENC_DIGESTS:
                 size = _DIGESTS[digest][1]
                 block_size, iv_size, smallest = _AUTHENC_CIPHERS[str(cipher)]
-                # the blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (or none), the cipher key
+                # The blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (may be empty), the cipher
+                # key.
                 keys = KeySizes(smallest=8 + smallest, largest=8192)
                 return Facts(block_size, iv_size, keys, authsizes=tuple(range(1, size + 1)))
     return None

@@ -1,6 +1,6 @@
-"""What is known of an algorithm: sizes, and what follows from its name.
+"""The facts of an algorithm: sizes, and everything that follows from its name.
 
-Everything that another module wants to know of a name is a field here. No module finds it out from the name again.
+All facts that another module needs are fields here. No other module derives them from the name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,8 @@ def format_rows(rows: Rows) -> str:
 
 @dataclass(frozen=True)
 class NonceLayout:
-    """How a nonce becomes the IV that the kernel takes. size: bytes of the nonce; before, after: what is around it."""
+    """How a nonce becomes the IV that the kernel takes. size: bytes of the nonce; before, after: the bytes around
+    it."""
 
     size: int
     before: bytes = b""
@@ -47,15 +48,16 @@ class Facts:
     authsizes: Sequence[int] = ()
     levels: Levels | None = None
     chunk_size: int = 0
-    """Output of a message in parts comes in multiples of this; 0 where a message can only be computed whole."""
+    """Output of a message in parts comes in multiples of this; 0 if a message can only be computed as a whole."""
     independent: bool = False
-    """Whether no output has a part in what follows it. A mode that is not known is taken for one that chains."""
+    """Whether no output depends on the output before it. An unknown mode counts as one that chains."""
     layout: NonceLayout | None = None
-    """The layout of the IV, where it is more than a nonce."""
+    """The layout of the IV, if it is more than a nonce."""
     counter_at: int | None = None
-    """Where the IV has a block counter (32 bits, little-endian), if it does not go on by itself from part to part."""
+    """Position of the block counter in the IV (32 bits, little-endian), if it does not continue by itself from part to
+    part."""
     counts_text: bool = False
-    """Whether the IV says how many bytes count the text."""
+    """Whether the IV has the number of bytes that count the text."""
     tag_covers_iv: bool = True
     assoclens: Sequence[int] = range(1 << 32)
     """Sizes of the associated data, the smallest first."""
@@ -73,25 +75,24 @@ class Facts:
 
     @property
     def chains(self) -> bool:
-        """Whether a part's output shows what the next part will be mixed with (cbc, cfb): a program that sees the one
-        before it chooses the next has a say in what the block cipher gets.
-        """
+        """Whether a part's output shows the value that will be mixed with the next part (cbc, cfb). A program that sees
+        it before it chooses the next part influences the block cipher's input."""
         return self.chunk_size > 0 and not self.independent
 
 
-# Only modes known to chain from part to part are streamed: for xts AF_ALG gives wrong output in parts without an error,
-# so anything unknown is taken for whole. By template: the chunk, 0 for the cipher's block.
+# Only modes known to chain from part to part are streamed. For xts AF_ALG gives wrong output in parts without an error,
+# so an unknown mode counts as whole. By template: the chunk, 0 for the cipher's block.
 _STREAMED = {"ecb": 0, "cbc": 0, "ctr": 16, "ofb": 16, "cfb": 16}
 _STREAM_CIPHERS = {"chacha20": 64, "xchacha20": 64, "xchacha12": 64}
-# blocks by themselves, and keystreams of key and IV alone
+# Independent blocks, and keystreams of key and IV alone.
 _INDEPENDENT = frozenset({"ecb", "ctr", "ofb", *_STREAM_CIPHERS})
 _ESP: Mapping[str, Any] = {"assoclens": (16, 20)}
 _BY_TEMPLATE: Mapping[str, Mapping[str, Any]] = {
-    # the length of the counter less one, the nonce, the counter
+    # The length of the counter minus one, the nonce, the counter.
     "ccm": {"layout": NonceLayout(12, b"\2", bytes(3)), "counts_text": True},
-    # the counter, the nonce
+    # The counter, the nonce.
     "chacha20": {"layout": NonceLayout(12, bytes(4)), "counter_at": 0},
-    # the nonce, the counter
+    # The nonce, the counter.
     "xchacha20": {"layout": NonceLayout(24, after=bytes(8)), "counter_at": 24},
     "xchacha12": {"layout": NonceLayout(24, after=bytes(8)), "counter_at": 24},
     "authenc": {"tag_covers_iv": False},
@@ -141,7 +142,8 @@ class Description(Facts):
         return cls(type=type_, name=name, engine=engine, driver=driver, **vars(complete(type_, name, facts)), **more)
 
     def choose_authsize(self, authsize: int | None) -> int:
-        """The size of the tag: what is asked for, None for the largest. Errors: InvalidValue with those there are."""
+        """The size of the tag: the requested one, or the largest for None. Errors: InvalidValue with the possible
+        sizes."""
         if authsize is None:
             return self.max_authsize
         if authsize not in self.authsizes and (authsize or self.authsizes):
@@ -149,7 +151,7 @@ class Description(Facts):
         return authsize
 
     def refuse_authsize(self, authsize: int) -> InvalidValue:
-        """The error for a size of a tag that will not do."""
+        """The error for an impossible size of a tag."""
         sizes = self.authsizes
         takes = " ".join(map(str, sizes)) if len(sizes) <= 8 else f"{sizes[0]}..{sizes[-1]}"
         return InvalidValue(f"authsize {authsize}: {self.name} takes {takes + ' bytes' if sizes else 'no tag'}")

@@ -27,7 +27,7 @@ class Type(StrEnum):
 
 
 def parse_type(text: str) -> Type:
-    """The type by name. Errors: InvalidValue with the names there are."""
+    """The type by name. Errors: InvalidValue with the existing names."""
     try:
         return Type(text)
     except ValueError:
@@ -51,7 +51,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_.+/-]+|[(),]")
 
 
 def check_name(text: str) -> str:
-    """The name itself if its form is one that the kernel could know. Errors: InvalidValue."""
+    """The name itself if the kernel could know a name of this form. Errors: InvalidValue."""
     parse_name(text)
     return text
 
@@ -118,7 +118,7 @@ ANY_KEY = KeySizes(smallest=0, largest=8192)
 
 @dataclass(frozen=True)
 class Levels:
-    """The levels that a compression takes, and the one that it has where none is given."""
+    """The levels of a compression, and its default."""
 
     lowest: int
     highest: int
@@ -135,5 +135,5 @@ _FLAT = str.maketrans({"(": "-", ",": "-", ")": None})
 
 
 def driver_name(name: str, suffix: str) -> str:
-    """The driver name of a generic one, in the kernel's manner: `cbc-aes-openssl` for `cbc(aes)`."""
+    """The driver name of a generic one, in the kernel's style: `cbc-aes-openssl` for `cbc(aes)`."""
     return f"{name.translate(_FLAT)}-{suffix}"

@@ -6,7 +6,7 @@ The kernel has no name for ML-KEM and none for Ed25519: `mlkem768`, `mlkem1024` 
 from .names import KeySizes, Name, Type
 
 KEY_SIZES = KeySizes(smallest=1, largest=8192)
-"""Keys come in encodings of many sizes; what an algorithm takes is said by the error for a key that will not do."""
+"""Keys come in encodings of many sizes. The error for a wrong key says what an algorithm takes."""
 
 _PKCS1_DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512")
 _ECDSA = ("ecdsa-nist-p256", "ecdsa-nist-p384")

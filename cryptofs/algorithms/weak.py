@@ -1,8 +1,8 @@
-"""Which names the shipped profiles allow.
+"""The names that the shipped profiles allow.
 
-Weak is what no new program should use: ecb shows equal blocks as equal, 64-bit blocks collide after 32 GiB, md4, md5
-and sha1 have collisions, a checksum that takes a key is no authentication, and some MACs are parts of others: by
-themselves they are forged after one use of their key (ghash, poly1305) or by longer messages (cbcmac).
+Weak names are those that no new program should use. ecb shows equal blocks as equal; 64-bit blocks collide after 32
+GiB; md4, md5 and sha1 have collisions; a checksum with a key does not authenticate. Some MACs are parts of other
+algorithms: by themselves they are forged after one use of their key (ghash, poly1305) or by longer messages (cbcmac).
 """
 
 from .names import Name
@@ -10,9 +10,9 @@ from .names import Name
 _WEAK_TEMPLATES = frozenset({"ecb"})
 _WEAK_CIPHERS = frozenset({"des", "des3_ede", "arc4", "blowfish", "cast5", "tea", "xtea", "anubis", "khazad", "seed"})
 _WEAK_DIGESTS = frozenset({"md4", "md5", "crc32", "crc32c", "xxhash64", "crct10dif", "crc64-rocksoft", "michael_mic"})
-# an HMAC outlives the collision resistance of its digest; pcbc hides what was exchanged in it
+# HMAC does not depend on the collision resistance of its digest; pcbc hides exchanged blocks.
 _WEAK_ALONE = frozenset({"sha1", "ghash", "poly1305", "cbcmac", "pcbc"})
-# textbook RSA has no padding, and a signature over SHA-1 is one over its collisions
+# Textbook RSA has no padding, and a signature over SHA-1 is also one over its collisions.
 _WEAK_PUBLIC = frozenset({"rsa", "pkcs1(rsa,sha1)", "pkcs1pad(rsa,sha1)"})
 
 

@@ -10,13 +10,13 @@ from ..engines.base import resolve
 from ..policy import Rule
 from .base import Caller, Directory, Entry, Handle, Node, Owner, TextFile, missing, numbered
 
-FIRST_ALGORITHM = 1 << 32  # above the devices
+FIRST_ALGORITHM = 1 << 32  # Above the devices.
 _REMEMBERED = 4096
-"""Names whose inodes are known at a time. Templates nest without end, so they must not fill the memory."""
+"""Names whose inodes are known at a time. Templates nest without limit, so they must not fill the memory."""
 
 
 class AlgorithmNodes:
-    """The files below `algorithms/`, made when they are first looked up."""
+    """The files below `algorithms/`, made at their first lookup."""
 
     def __init__(self, table: ContextTable, owner: Owner) -> None:
         self._table = table
@@ -30,7 +30,7 @@ class AlgorithmNodes:
         return self._by_inode.get(inode)
 
     def rule(self, caller: Caller) -> Rule:
-        """What a caller may use by the policy of now."""
+        """The names that a caller may use under the current policy."""
         return self._table.policy.rule(caller.uid, caller.gid, caller.pid)
 
     def look_up(self, type_: Type, name: str) -> Node:
@@ -38,7 +38,7 @@ class AlgorithmNodes:
         node = self._by_name.pop((type_, name), None) or self._make(type_, name)
         self._by_name[type_, name] = self._by_inode[node.inode] = node
         if len(self._by_name) > _REMEMBERED:
-            # the one that was looked up longest ago
+            # The one that was looked up longest ago.
             del self._by_inode[self._by_name.pop(next(iter(self._by_name))).inode]
         return node
 
@@ -63,7 +63,8 @@ class AlgorithmNodes:
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmFile(TextFile):
-    """One algorithm. The kernel remembers nothing of it: another user's rule, or the next one, may deny the name."""
+    """One algorithm. The kernel caches nothing of it, because another user's rule, or the next rule, may deny the
+    name."""
 
     type: Type
     name: str
@@ -74,7 +75,7 @@ class AlgorithmFile(TextFile):
         return {"type": self.type, "name": self.name}
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        # a descriptor or a bind mount leads here without a lookup
+        # A descriptor or a bind mount leads here without a lookup.
         self.nodes.rule(caller).check_name(self.type, self.name)
         return super().open(flags, caller)
 
@@ -87,7 +88,7 @@ class TypeDirectory(Directory):
     nodes: AlgorithmNodes
 
     def lookup(self, name: str, caller: Caller) -> Node:
-        # looking a name up asks the kernel for it, which may load a module
+        # Looking a name up asks the kernel for it, which may load a module.
         if not self.nodes.rule(caller).admits(self.type, name):
             raise missing(name)
         return self.nodes.look_up(self.type, name)

@@ -1,4 +1,4 @@
-"""What the tree is made of: nodes that can be looked up and listed, handles that can be read and written."""
+"""The parts of the tree: nodes that can be looked up and listed, and handles that can be read and written."""
 
 import os
 import stat
@@ -39,32 +39,31 @@ _UID_BITS = 32
 
 
 class Handle:
-    """One open file. Nothing here waits: a call that cannot continue says so, and is tried again after `watch` has
-    called back.
-    """
+    """One open file. Nothing here waits: a call that cannot continue returns and says so. The caller tries again after
+    `watch` has called back."""
 
     seekable = False
-    """Whether pread, pwrite and lseek are allowed. Where not, copy_file_range and sendfile are refused, too: they would
-    go through the page cache, which takes the file to be as long as its size says."""
+    """Whether pread, pwrite and lseek are allowed. If not, copy_file_range and sendfile are refused, too: they would
+    use the page cache, which trusts the size of the file."""
 
     def read(self, offset: int, size: int) -> Buffer | None:
-        """Up to `size` bytes, or None where it has to wait."""
+        """Up to `size` bytes, or None if it must wait."""
         raise InvalidValue("this file is not read")
 
     def write(self, offset: int, data: memoryview) -> int:
-        """Take `data`, or a first piece of it; returns how many bytes were taken, 0 where it has to wait.
+        """Take `data`, or a first piece of it; returns the number of bytes taken, 0 if it must wait.
 
-        The memory is used again when no view of it is left.
+        The memory is reused when no view of it is left.
         """
         raise InvalidValue("this file is not written")
 
     def call(self, data: memoryview, room: int) -> Buffer | Call:
-        """CRYPTOFS_CALL: the answer of at most `room` bytes to the record at the start of `data`, or a call that has it
-        later. Errors: NotACall where the file takes none."""
+        """CRYPTOFS_CALL: the answer of at most `room` bytes to the record at the start of `data`, or a call that will
+        have it later. Errors: NotACall if the file takes none."""
         raise NotACall("this file takes no ioctl")
 
     def ready(self) -> tuple[bool, bool]:
-        """Whether a read and a write would go on without waiting."""
+        """Whether a read and a write would continue without waiting."""
         return True, True
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -72,7 +71,7 @@ class Handle:
         return _nothing
 
     def close(self) -> None:
-        """The last descriptor of the open file has gone."""
+        """The last descriptor of the open file is closed."""
         return
 
 
@@ -84,9 +83,9 @@ def _nothing() -> None:
 class Node(ABC):
     """A name in the tree.
 
-    timeout: seconds that the kernel may remember it; block_size: what cat and others read and write at a time, bytes;
-    changes: whether its content is another one each time, so that its size and its time must be asked for;
-    own: whether it is an inode of each user's own.
+    timeout: seconds that the kernel may cache it; block_size: bytes that cat and others read and write at a time;
+    changes: whether its content changes, so that its size and time must be asked for; own: whether each user has a
+    separate inode of it.
     """
 
     inode: int
@@ -98,15 +97,15 @@ class Node(ABC):
     own: bool = False
 
     def size(self) -> int:
-        """The size that stat shows: of a text as it is now, 0 for all else."""
+        """The size that stat shows: of a text its current size, 0 for all other files."""
         return 0
 
     def inode_for(self, uid: int) -> int:
         """The inode that a user sees.
 
-        The kernel holds an inode's lock while it takes what a program writes, or gives what a directory lists. Memory
-        that never answers (a page of that program's own file system) keeps the lock for ever. So a file that all users
-        share has one inode for each user, and no user waits for another user's memory.
+        The kernel holds an inode's lock while it takes a program's data, or gives a directory's list. Memory that never
+        answers (a page of that program's own file system) keeps the lock for ever. So a file that all users share has
+        one inode for each user, and no user waits for another user's memory.
         """
         return _OWN | self.inode << _UID_BITS | uid if self.own else self.inode
 
@@ -124,12 +123,12 @@ class File(Node):
         """Open it. Errors: those of authorisation and quotas."""
 
     def concerns(self) -> dict[str, str | int]:
-        """What it is, for the audit trail, where an open of it is refused."""
+        """Its description for the audit trail, if an open of it is refused."""
         return {}
 
 
 Entry = tuple[int, str, Node]
-"""What a directory lists: a position, which is above those of the entries before it, a name, and its node."""
+"""An entry of a directory: a position, which is above those of earlier entries, a name, and its node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +143,13 @@ class Directory(Node):
 
     @abstractmethod
     def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
-        """What this caller may see now, behind the position `after` (0: from the start), as far as it is asked for: the
-        kernel takes a few entries at a time, and whoever lists ten thousand contexts must not have them all made."""
+        """The entries that this caller may see, after the position `after` (0: from the start). It yields only as many
+        as are asked for: the kernel takes a few at a time, so a listing of ten thousand contexts must not create all of
+        them each time."""
 
 
 def numbered(children: Iterable[tuple[str, Node]], after: int) -> Iterator[Entry]:
-    """Entries whose position is their place in the list, of which there are few."""
+    """Entries whose position is their index in a short list."""
     for position, (name, node) in enumerate(children, 1):
         if position > after:
             yield position, name, node
@@ -176,7 +176,7 @@ class TextHandle(Handle):
 
 
 def open_text(make: Callable[[], str], flags: int) -> TextHandle:
-    """A handle on the text as it is now. Errors: NotPermitted for opening to write, which root's rights allow."""
+    """A handle on the current text. Errors: NotPermitted for opening to write, which root's rights allow."""
     if access_mode(flags)[1]:
         raise NotPermitted("this file is only read")
     return TextHandle(make())
@@ -190,7 +190,7 @@ class TextFile(File):
     mode: int = READ_ONLY
 
     def size(self) -> int:
-        # copies by the page cache (sendfile) stop there, and archivers announce it
+        # Copies by the page cache (sendfile) stop there, and archivers announce it.
         return len(self.make().encode())
 
     def open(self, flags: int, caller: Caller) -> Handle:

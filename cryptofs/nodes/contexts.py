@@ -51,7 +51,7 @@ class ContextFile(File):
 
     @abstractmethod
     def handle(self, flags: int) -> Handle:
-        """An open handle for a caller who was let in."""
+        """An open handle for a caller who may use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ControlFile(ContextFile):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusFile(ContextFile):
-    """What the context is and holds."""
+    """The context's description and state."""
 
     mode: int = _OWNER_READ
     changes: bool = True
@@ -109,7 +109,8 @@ class ContextNodes:
         return self._directory(context)
 
     def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
-        """The directories that a caller may see; their positions are their contexts' numbers, whatever else closes."""
+        """The directories that a caller may see. Their positions are their contexts' numbers, which do not change when
+        others close."""
         for each in self._table.seen_by(caller.uid, after):
             yield each.number, str(each.number), self._directory(each)
 
@@ -128,8 +129,8 @@ class ContextNodes:
             owner=owner,
             timeout=0.0,
             children=files,
-            # backups, grep -r and find read whatever a listing gives: they would take the answer that the stream's user
-            # waits for, or wait for a message that never begins, or read a generator without end
+            # Backups, grep -r and find read every listed file. They would take the answer for which the stream's user
+            # waits, or wait for a message that never begins, or read a generator without end.
             unlisted=frozenset({"stream"}),
         )
 

@@ -21,7 +21,7 @@ from .base import Handle
 class ControlHandle(Handle):
     """One open of `ctl`. The write fails with the call's errno; the reply has details."""
 
-    seekable = True  # offsets mean nothing here, but Python's buffered files and `head` seek
+    seekable = True  # Offsets mean nothing here, but Python's buffered files and `head` seek.
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -45,7 +45,7 @@ class ControlHandle(Handle):
             raise
         finally:
             self._context.changed()
-            # it may contain a key, understood or not; the key of a line was copied
+            # It may contain a key, valid or not. The key of a line was copied.
             wipe(data)
             key = request.attributes.get(Attr.KEY) if request is not None else None
             if isinstance(key, bytearray):
@@ -64,7 +64,7 @@ class ControlHandle(Handle):
         return records[0]
 
     def read(self, offset: int, size: int) -> Buffer:
-        # the write has moved the offset, so it says nothing about the reply
+        # The write has moved the offset, so it does not show how much of the reply was read.
         if not self._reply and self._context.closed:
             raise Gone(f"context {self._context.number} was closed")
         piece, self._reply = self._reply[:size], self._reply[size:]

@@ -16,14 +16,14 @@ from .base import BIG_PIECES, Caller, File, Handle
 class CryptoHandle(Handle):
     """The open file whose life is that of its context."""
 
-    seekable = True  # so that threads can use pread and pwrite, which never wait for each other
+    seekable = True  # So that threads can use pread and pwrite, which never wait for each other.
 
     def __init__(self, table: ContextTable, context: Context) -> None:
         self._table = table
         self.context = context
 
     def write(self, offset: int, data: memoryview) -> int:
-        # never a wait: the kernel lets one write in at a time to this inode
+        # Never wait: the kernel allows one write at a time on this inode.
         context = self.context
         size = context.short.answer(data)
         if size:
@@ -44,16 +44,15 @@ class CryptoHandle(Handle):
 
     @contextmanager
     def _requests(self, data: memoryview, whole: memoryview, how: str) -> Iterator[list[Record]]:
-        """The records in `data`, of a write or of an ioctl. A refusal is remembered, and no key stays in `whole`, which
-        is all that the program gave.
-        """
+        """The records in `data`, of a write or of an ioctl. It remembers a refusal, and wipes keys in `whole`, the
+        program's complete data."""
         records: list[Record] = []
         keys: list[memoryview] = []
         try:
             records = parse_requests(data)
             for record in records:
                 if record.attributes and isinstance(key := record.attributes.get(Attr.KEY), memoryview):
-                    # now: a request that waits lets go of what it came in, of a key that it must not have as well
+                    # Do it now: a waiting request releases its data, and a key in the wrong place must be wiped before.
                     keys.append(key)
             yield records
         except CryptofsError as error:
@@ -61,12 +60,12 @@ class CryptoHandle(Handle):
             if isinstance(error, OverQuota):
                 self.context.refused(how, error)
             if not records:
-                # what was not understood may hold one anywhere
+                # Invalid data may contain a key anywhere.
                 wipe(whole)
             raise
         finally:
             for key in keys:
-                # its transform has a copy of its own
+                # Its transform has its own copy.
                 wipe(key)
 
     def read(self, offset: int, size: int) -> Buffer | None:

@@ -28,8 +28,8 @@ from .crypto import CryptoHandle
 from .stream import StreamHandle
 
 DEVICE_STREAM = 16 * 1024 * 1024
-"""Bytes of output that a stream file of a device holds for the program that writes it, before it reads."""
-FIRST_DEVICE = 1 << 20  # a file that each user has for itself has 30 bits
+"""Bytes of output that a device's stream file holds for the program that writes it, before that program reads."""
+FIRST_DEVICE = 1 << 20  # The inode of a file with one inode for each user has 30 bits.
 _PER_DEVICE = 16
 _CRYPTO, _STATUS, _FIRST_STREAM = 1, 2, 3
 _STREAMS = tuple(operation for operation in Operation if operation.row.device_file)
@@ -37,11 +37,12 @@ _STREAMS = tuple(operation for operation in Operation if operation.row.device_fi
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFile(File):
-    """A file of a device. The kernel checks owner and mode; a file for its owner alone is checked here as well."""
+    """A file of a device. The kernel checks owner and mode. For a file that only its owner may use, this checks
+    again."""
 
     table: ContextTable
     device: Device
-    # not remembered by the kernel: a reload may change owner and mode
+    # Not cached by the kernel, because a reload may change owner and mode.
     timeout: float = 0.0
     block_size: int = BIG_PIECES
     own: bool = True
@@ -51,17 +52,17 @@ class DeviceFile(File):
         return {"device": settings.name, "type": settings.type, "name": settings.algorithm}
 
     def check(self, caller: Caller) -> None:
-        """Errors: NotPermitted, NoSuchTarget for a device that was retired meanwhile."""
+        """Errors: NotPermitted, NoSuchTarget for a device that was retired in the meantime."""
         settings = self.device.settings
         if self.table.devices.get(settings.name) is not self.device:
-            raise NoSuchTarget(f"device {settings.name}: gone, or declared again; open it again")
+            raise NoSuchTarget(f"device {settings.name}: removed or changed; open it again")
         if not settings.mode & 0o077 and caller.uid not in (0, settings.uid):
             raise NotPermitted(f"device {settings.name}: uid {caller.uid} may not open it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCryptoFile(DeviceFile):
-    """`crypto`: records, as the mount's own `crypto` has them."""
+    """`crypto`: records, as in the mount's own `crypto`."""
 
     def open(self, flags: int, caller: Caller) -> Handle:
         self.check(caller)
@@ -70,7 +71,7 @@ class DeviceCryptoFile(DeviceFile):
 
 
 class DeviceStreamHandle(StreamHandle):
-    """One open of a stream file: a message of its own, in a context of its own."""
+    """One open of a stream file: a separate message in a separate context."""
 
     def __init__(self, table: ContextTable, device: Device, operation: Operation, flags: int, caller: Caller) -> None:
         self._table = table
