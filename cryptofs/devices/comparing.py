@@ -1,7 +1,7 @@
 """Whether two devices have the same key, without reading either key.
 
-Each answers the same random challenge. That works for keys that no process can read, on a keyring or in a token, too,
-and nothing that would help to find a key stays behind: neither challenge nor answer leaves this function.
+Each answers the same random challenge. That works also for keys that no process can read, on a keyring or in a token.
+Nothing that would help to find a key remains: neither challenge nor answer leaves this function.
 """
 
 import os
@@ -13,7 +13,7 @@ from ..records import Operation
 from .device import Device
 
 _CHALLENGE = 64
-"""Bytes: whole blocks of every cipher there is."""
+"""Bytes: whole blocks of every cipher."""
 _PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
 
 
@@ -46,7 +46,7 @@ def _answer(device: Device, nonce: bytes, challenge: bytes) -> bytes:
         assoclen = transform.description.assoclens[0] if type_ is Type.AEAD else 0
         return _once(device, Operation.ENCRYPT, iv, assoclen, challenge)
     except NotPermitted:
-        # a key in a token may be for decryption only; what an AEAD decrypts would need a tag
+        # A key in a token may be for decryption only; to decrypt with an AEAD, the challenge would need a tag.
         if type_ is Type.AEAD:
             raise
         return _once(device, Operation.DECRYPT, iv, 0, challenge)

@@ -13,8 +13,8 @@ _CIPHERS = (Type.SKCIPHER, Type.AEAD)
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """A device as it is declared. operations: those that are allowed; caller_nonce: whether a program may give its own
-    nonce; uid, gid, mode: who may open its files."""
+    """A device as declared. operations: the allowed ones; caller_nonce: whether a program may give its own nonce; uid,
+    gid, mode: of its files."""
 
     name: str
     type: Type
@@ -26,7 +26,7 @@ class DeviceSettings:
     caller_nonce: bool = False
     authsize: int | None = None
     key: str = ""
-    """Where the key comes from, in words."""
+    """The source of the key, in words."""
 
 
 class Device:
@@ -53,12 +53,12 @@ class Device:
         self.lags = self._is_blind and description.chains
         """Whether a block of output is withheld until the next one is fixed."""
         self.messages = 0
-        """Messages encrypted with nonces of the daemon's."""
+        """Messages encrypted with the daemon's nonces."""
         self._users = 0
         self._retired = False
 
     def _check_one_way(self, takes_nonce: bool) -> None:
-        """Errors: InvalidValue if the one allowed operation could do the other one's work."""
+        """Errors: InvalidValue if the one allowed operation could do the work of the other."""
         name, type_ = self.transform.description.name, self.settings.type
         if self.transform.description.block_size != 1:
             return
@@ -67,7 +67,7 @@ class Device:
                 f"{name} with nonces of the caller's undoes its own encryption under the same nonce: "
                 "such a device allows both operations"
             )
-        # the nonce of what is decrypted is the caller's always; an AEAD wants a tag with it
+        # To decrypt, the caller always chooses the nonce; an AEAD also needs a tag.
         if Operation.DECRYPT in self.settings.operations and type_ is Type.SKCIPHER:
             raise InvalidValue(
                 f"{name} encrypts what it is given to decrypt: such a device allows both operations, or only encrypt"
@@ -75,10 +75,10 @@ class Device:
 
     @property
     def _is_blind(self) -> bool:
-        """Whether programs can only encrypt by it, under nonces that they do not know beforehand.
+        """Whether programs can only encrypt, under nonces that they do not know in advance.
 
-        Only then the order of output and next input matters: without it, the caller chooses the input of the block
-        cipher in full anyway.
+        Only then the order of output and next input matters. Otherwise the caller chooses the whole input of the block
+        cipher anyway.
         """
         settings = self.settings
         return (
@@ -90,7 +90,7 @@ class Device:
 
     @property
     def has_streams(self) -> bool:
-        """Whether it has stream files: their segments have any length, and nonces of the daemon's."""
+        """Whether it has stream files: their segments have any length, and the daemon's nonces."""
         description = self.transform.description
         if description.type is Type.AEAD and description.block_size > 1:
             return False
@@ -102,7 +102,7 @@ class Device:
             raise NotPermitted(f"device {self.settings.name}: {operation.word} is not allowed")
 
     def make_nonce(self) -> bytes:
-        """A nonce for one message. Errors: OverQuota when the key has served as many as it safely can."""
+        """A nonce for one message. Errors: OverQuota if the key has served its maximum of messages."""
         assert self.nonces is not None
         if self.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
             raise OverQuota(
@@ -112,16 +112,17 @@ class Device:
         return self.nonces.make()
 
     def attach(self) -> None:
-        """One context more uses it."""
+        """Count one more context."""
         self._users += 1
 
     def detach(self) -> None:
-        """One context less."""
+        """Count one context less."""
         self._users -= 1
         self._close_unused()
 
     def retire(self) -> None:
-        """The declaration has gone or changed: the device is not opened again, its last context releases the key."""
+        """The declaration was removed or changed: the device is not opened again, and its last context releases the
+        key."""
         self._retired = True
         self._close_unused()
 

@@ -1,4 +1,4 @@
-"""Nonces that the daemon makes: how many bytes stand before a message, and what the transform gets of them."""
+"""The daemon's nonces: their size before a message, and the IV that the transform gets."""
 
 import os
 from collections.abc import Callable
@@ -7,22 +7,23 @@ from ..algorithms import Description, Type
 from ..errors import InvalidValue
 
 MESSAGES_MAX = 1 << 32
-"""Messages that one device encrypts with random nonces of 96 bits: beyond, two equal ones are no longer unlikely."""
+"""Messages that one device encrypts with random nonces of 96 bits. Beyond that, two equal ones are no longer
+unlikely."""
 SHORT_NONCE = 12
-"""Bytes of a nonce to which that bound applies, and the fewest that are drawn at random at all."""
+"""Bytes of a nonce to which that bound applies, and the minimum for a random nonce."""
 
 
 class Nonces:
-    """The nonces of one algorithm. size: bytes before a message, 0 for what takes none."""
+    """The nonces of one algorithm. size: bytes before a message, 0 if the algorithm takes none."""
 
     def __init__(self, description: Description) -> None:
         """Errors: InvalidValue for an AEAD or a stream cipher whose nonce is too short to be drawn at random."""
         self.size = description.nonce.size
-        # a plain nonce without a call of Python: this is on the way of each small message
+        # A plain nonce needs no Python call, because every small message comes here.
         self.iv: Callable[[bytes], bytes] = bytes if description.layout is None else description.layout.iv
         """The IV that the transform takes for a nonce."""
         self.untagged = not description.tag_covers_iv
-        """Whether the tag leaves the IV out: it is then given as the first associated data, too."""
+        """Whether the tag leaves the IV out. Then the IV is also passed as the first associated data."""
         keystream = description.type is Type.AEAD or description.block_size == 1
         if keystream and self.size < SHORT_NONCE:
             raise InvalidValue(

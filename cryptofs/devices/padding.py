@@ -1,4 +1,4 @@
-"""The padding of PKCS #7, as messages around the messages of a cipher that takes whole blocks."""
+"""PKCS #7 padding, as messages around the messages of a cipher that takes whole blocks."""
 
 from ..engines.base import OUT_SLACK, Message
 from ..formats.padding import padding, unpadded
@@ -6,7 +6,7 @@ from ..records import Buffer
 
 
 class Padding(Message):
-    """Adds the padding of PKCS #7 at the end."""
+    """Adds PKCS #7 padding at the end."""
 
     def __init__(self, inner: Message, block_size: int) -> None:
         self._inner = inner
@@ -31,8 +31,8 @@ class Padding(Message):
 
 
 class Unpadding(Message):
-    """Removes the padding. It withholds each block until another one or the end follows, because the last one has the
-    padding."""
+    """Removes PKCS #7 padding. It withholds each block until another one or the end follows, because the last block has
+    the padding."""
 
     def __init__(self, inner: Message, block_size: int) -> None:
         self._inner = inner

@@ -1,9 +1,8 @@
-"""What the stream files of a device carry: whole files of any length, in a format of their own.
+"""The contents of a device's stream files: whole files of any length.
 
-An AEAD device makes what `formats/sealed.py` has; docs/devices.md has an example that opens one.
-
-A cipher's stream is its IV and the ciphertext; modes that take whole blocks are padded (PKCS #7), as `openssl enc`
-does it. Nothing notices a change of such a file.
+An AEAD device uses the format of `formats/sealed.py`; docs/devices.md has an example that opens one. A cipher's stream
+is its IV and the ciphertext. Modes that take whole blocks are padded (PKCS #7), as `openssl enc` does it. Such a file
+does not reveal changes.
 """
 
 import os
@@ -19,7 +18,7 @@ from .transform import DeviceTransform
 
 
 class StreamTransform(DeviceTransform):
-    """A device's transform as its stream files use it."""
+    """A device's transform, as used by its stream files."""
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         if iv is not None or assoclen:
@@ -37,12 +36,12 @@ class StreamTransform(DeviceTransform):
         return inner
 
     def message(self, operation: Operation, assoclen: int) -> Message:
-        """A message of the device as records have it."""
+        """A message of the device, as in records."""
         return super().begin(operation, None, assoclen)
 
     @property
     def overhead(self) -> int:
-        """Bytes that a segment has beside its plaintext."""
+        """Bytes of a segment in addition to its plaintext."""
         return self._prefix + self.authsize
 
 
@@ -61,7 +60,7 @@ class _Segments(Message):
         message = self._transform.message(self._operation, sealed.ASSOCLEN)
         try:
             message.update(sealed.associated(self._identity, self._index, last), False, out[:0])
-            # the last call may need more room than there is output
+            # The last call may need more room than the output has.
             room = memoryview(bytearray(message.room(len(piece), True) + OUT_SLACK))
             written = message.update(piece, True, room)
         finally:
@@ -73,7 +72,7 @@ class _Segments(Message):
     def _run_all(self, data: Buffer, last: bool, out: memoryview) -> int:
         self._held += data
         written = 0
-        # a full segment is the last one only if nothing follows, and a last one is never full
+        # A full segment is the last one only if nothing follows, and a last one is never full.
         while len(self._held) >= self._size:
             written += self._run(self._held[: self._size], False, out[written:])
             del self._held[: self._size]
@@ -87,7 +86,7 @@ class _Segments(Message):
         return len(self._held)
 
     def close(self) -> None:
-        # in place, and not cut: a failed segment's views are still on it
+        # In place, and not cut, because a failed segment's views still refer to it.
         wipe(self._held)
         self._held = bytearray()
 
@@ -112,7 +111,7 @@ class SealMessage(_Segments):
 
 
 class OpenMessage(_Segments):
-    """A sealed file in, its plaintext out, each segment once its tag was found right."""
+    """A sealed file in, its plaintext out. Each segment is given out after its tag was verified."""
 
     def __init__(self, transform: StreamTransform) -> None:
         super().__init__(transform, Operation.DECRYPT, sealed.SEGMENT + transform.overhead)

@@ -1,7 +1,7 @@
 """A context's view of its device's transform.
 
-The view allows the device's operations and takes no key. It puts a nonce of the daemon before the ciphertext, so that
-two programs with one key cannot use a nonce twice.
+The view allows the device's operations and takes no key. It puts the daemon's nonce before the ciphertext, so that two
+programs with one key cannot use a nonce twice.
 """
 
 from ..engines.base import Answer, Message, Operands, Transform
@@ -42,7 +42,7 @@ class DeviceTransform(Transform):
         if operation in OPERATIONS[self.description.type]:
             self.device.allow(operation)
         if iv is None and self._prefix:
-            # the daemon's own nonce has the size that is asked for
+            # The daemon's own nonce has the requested size.
             self.inner.check(operation, bytes(self.description.iv_size), assoclen)
             return
         self.inner.check(operation, iv, assoclen)
@@ -104,7 +104,7 @@ class DeviceTransform(Transform):
         return self.inner.operate(operation, operands, data)
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
-        # the device's: one whose pace is fixed stays what it is
+        # The device's: a fixed pace stays fixed.
         inner = self._inner
         if inner is not None:
             inner.note_pace(size, nanoseconds)
@@ -135,7 +135,7 @@ class NoncedEncryption(Message):
         if not self._nonce:
             return written
         if not written and not last:
-            # it comes with the first output, so that a message that fails gives none
+            # It comes with the first output, so that a failing message gives none.
             return 0
         written += len(self._nonce)
         out[: len(self._nonce)] = self._nonce
@@ -182,7 +182,7 @@ class LaggingEncryption(Message):
 
 
 class NoncedDecryption(Message):
-    """A message that begins, behind its associated data, with its nonce."""
+    """A message with its nonce after the associated data."""
 
     def __init__(self, transform: DeviceTransform, assoclen: int) -> None:
         nonces = transform.device.nonces

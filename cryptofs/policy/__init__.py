@@ -1,4 +1,4 @@
-"""What users may do (`rules`), what they hold (`ledger`), and the trail of what they did (`audit`)."""
+"""The permissions of users (`rules`), what they hold (`ledger`), and the trail of their actions (`audit`)."""
 
 from .ledger import Bound, Ledger, Queue, Thing, Usage
 from .rules import BURST, CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule

@@ -1,9 +1,9 @@
 """The audit trail: opens, configures and refusals, with the user. Never a key, never data.
 
-One line an event, `open uid=1000 pid=77 context=5`; in the journal its values are fields too (CRYPTOFS_UID=1000).
-Refusals are warnings: the journal's own limit counts them apart from the opens and configures, of which a client can
-make as many as it likes. A refusal that is repeated is held back, and its number told a second later; so is what one
-user has of refusals beyond LINES a second. Nothing is recorded until `cryptofs.logs` has turned it on.
+Each event is one line, `open uid=1000 pid=77 context=5`; in the journal its values are also fields (CRYPTOFS_UID=1000).
+Refusals are warnings, because the journal's own limit counts them separately from opens and configures, whose number no
+rule bounds. A repeated refusal is held back, and its number is reported a second later. The same holds for a user's
+refusals beyond LINES a second. Nothing is recorded until `cryptofs.logs` has enabled it.
 """
 
 import logging
@@ -21,28 +21,28 @@ REPEAT = 1.0
 """Seconds in which the same refusal of the same process is recorded once. After that, the number of repetitions is
 reported."""
 LINES = 10
-"""Lines of refusals that a uid gets a second. Further ones are reported as a number."""
+"""Lines of refusals for each uid and second. Further ones are reported as a number."""
 BURST = 100
-"""Lines that it gets at once."""
+"""Lines that a uid gets at once."""
 REFUSALS_MAX = 4096
 """Refusals that are remembered, to recognise a repetition. The number of the oldest is reported before it is
 forgotten."""
 USERS_MAX = 4096
-"""Users whose lines are counted; likewise."""
+"""Users whose lines are counted. The oldest is reported before it is forgotten, too."""
 
 Fields = dict[str, str | int]
 _Key = tuple[tuple[str, str | int], ...]
 
 
 def audit(event: str, uid: int, pid: int, **values: str | int) -> None:
-    """Record an event. values: what it concerns; text of a client's is cut and quoted."""
+    """Record an event. values: its details; text from a client is truncated and quoted."""
     _record(logging.INFO, {"event": event, "uid": uid, "pid": pid, **values})
 
 
 def audit_refusal(event: str, uid: int, pid: int, error: CryptofsError, **values: str | int) -> None:
     """Record a refusal. A client that repeats a request does not fill the log.
 
-    A refusal is the same as another if all is the same but the reason's words and the context's number.
+    Two refusals are the same if they differ only in the reason's words and the context's number.
     """
     if not log.isEnabledFor(logging.INFO):
         return
@@ -62,7 +62,7 @@ def _record(level: int, fields: Fields) -> None:
 
 @dataclass(slots=True)
 class _Refusal:
-    """A refusal that was recorded. since: when; held: how often it came again after that."""
+    """A recorded refusal. since: its time; held: number of repetitions since then."""
 
     fields: Fields
     since: float
@@ -109,7 +109,7 @@ class Trail:
         self._watch()
 
     def _may_write(self, uid: int, now: float) -> bool:
-        """Whether a user has a line left; it is spent then."""
+        """Whether a user has a line left; this uses it."""
         user = self.users.get(uid)
         if user is None:
             if len(self.users) >= USERS_MAX:
@@ -124,13 +124,13 @@ class Trail:
         return True
 
     def tell(self, everything: bool = False) -> None:
-        """Report what was held back for REPEAT seconds, or everything, and forget what is over."""
+        """Report what was held back for REPEAT seconds, or everything, and forget old entries."""
         now = time.monotonic()
         for key, known in list(self.refusals.items()):
             if everything or now - known.since >= REPEAT:
                 del self.refusals[key]
                 if self._tell_refusal(known, now) and not everything:
-                    # it may go on: then the next number follows in its turn
+                    # It may continue. Then the next number follows later.
                     self.refusals[key] = _Refusal(known.fields, now)
         for uid, user in list(self.users.items()):
             self._tell_user(uid, user)
@@ -162,7 +162,7 @@ class Trail:
         trio.lowlevel.spawn_system_task(self._tell_in_time)
 
     async def _tell_in_time(self) -> None:
-        """Look each second, as long as there may be something to tell: an idle daemon sleeps."""
+        """Check each second, as long as there may be something to report: an idle daemon sleeps."""
         try:
             while self.refusals or self.users:
                 await trio.sleep(REPEAT)
@@ -182,5 +182,5 @@ def _line(fields: Fields) -> str:
 
 def _quote(value: str | int) -> str:
     text = str(value)[:200]
-    # a value that could be taken for more than one, or for another line, is quoted
+    # Quote a value that could be mistaken for several values, or for another line.
     return text if text.isprintable() and text and not set(text) & set(" \"'=\\") else repr(text)

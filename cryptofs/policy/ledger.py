@@ -21,21 +21,22 @@ _REMEMBERED = 4096
 
 
 class Thing(Enum):
-    """What every user's share is bounded of, with or without a rule. The value is the word in messages."""
+    """The things that are bounded for every user, with or without a rule. The value is the word in messages."""
 
     CONTEXTS = "contexts"
     HANDLES = "open files and directories"
     STATE = "bytes of state in open messages"
-    """What open messages hold besides their data: windows and tables of a compression, a socket, a running digest."""
+    """What open messages hold in addition to their data: windows and tables of a compression, a socket, a running
+    digest."""
     KERNEL_KEYS = "keys in the kernel's keyring"
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How many there may be of a thing.
+    """The bounds of a thing.
 
-    most: over all users; reserved: the last of them, which only root and the daemon's own user may have; per_user:
-    of each other user, unless a rule says less.
+    most: over all users; reserved: the last of them, only for root and the daemon's own user; per_user: for each other
+    user, unless a rule says less.
     """
 
     most: int
@@ -54,7 +55,7 @@ class Ledger:
         self._users: dict[int, Usage] = {}
 
     def user(self, uid: int, rule: Rule) -> "Usage":
-        """What a user holds, from now on under this rule: the newest holds for all that the user has."""
+        """A user's holdings, from now on under this rule: the newest rule applies to everything that the user holds."""
         usage = self._users.get(uid)
         if usage is None:
             usage = self._users[uid] = Usage(self, uid, rule)
@@ -63,7 +64,7 @@ class Ledger:
 
     def forget_idle(self, usage: "Usage") -> None:
         """Forget a user who holds nothing."""
-        # a rate outlives what it was used for, or closing and opening again would renew it
+        # A rate outlives its use. Otherwise closing and opening would renew it.
         if not any(usage.held.values()) and (not usage.rule.rate or len(self._users) > _REMEMBERED):
             self._users.pop(usage.uid, None)
 
@@ -72,7 +73,7 @@ class Ledger:
 
 
 class Usage:
-    """What one user holds. It stays the same object as long as the user holds anything."""
+    """The holdings of one user. It stays the same object as long as the user holds anything."""
 
     __slots__ = ("_ledger", "_metered", "_unmetered", "held", "rule", "uid")
 
@@ -86,7 +87,7 @@ class Usage:
 
     @property
     def queue(self) -> "Queue":
-        """Where a context that is opened now counts its requests."""
+        """The queue in which a new context counts its requests."""
         if not self.rule.counts:
             return self._unmetered
         if self._metered is None:
@@ -94,7 +95,7 @@ class Usage:
         return self._metered
 
     def charge(self, thing: Thing, amount: int = 1) -> None:
-        """Count something. Errors: OverQuota naming what is held and the bound; nothing was counted then."""
+        """Count something. Errors: OverQuota naming the held amount and the bound; then nothing was counted."""
         try:
             self._check(thing, amount)
         except OverQuota:
@@ -135,8 +136,8 @@ def _more(amount: int) -> str:
 
 
 class Queue:
-    """Where contexts and streams count a user's requests. This one lets every request pass and counts none: it is for
-    rules that bound none. A small request calls it three times, so that what it does must cost nothing."""
+    """The count of a user's requests for contexts and streams. This one lets every request pass and counts none: it is
+    for rules without such bounds. A small request calls it three times, so it must cost nothing."""
 
     __slots__ = ("usage",)
 
@@ -144,24 +145,24 @@ class Queue:
         self.usage = usage
 
     def has_room(self, requests: int, size: int) -> bool:
-        """Whether so many requests of `size` bytes in all would be taken now."""
+        """Whether this many requests of `size` bytes in all would be accepted now."""
         return True
 
     def check(self, requests: int, size: int) -> None:
         """Errors: OverQuota naming what the user holds and the bound."""
 
     def charge(self, requests: int, size: int) -> None:
-        """So many requests were accepted, or only so many bytes more are held. It does not check."""
+        """This many requests were accepted, or only this many more bytes are held. It does not check."""
 
     def release(self, requests: int, size: int) -> None:
-        """So many answers were read or dropped, or only so many bytes."""
+        """This many answers were read or dropped, or only this many bytes."""
 
     def pass_one(self, size: int) -> None:
-        """A request that waits for nothing takes its place in the rate: a message of a stream begins, with `size`
-        bytes that are counted elsewhere. Errors: OverQuota."""
+        """A request without waiting uses its place in the rate: a message of a stream begins, with `size` bytes that
+        are counted elsewhere. Errors: OverQuota."""
 
     def charge_state(self, size: int) -> None:
-        """A message has opened that holds a state of so many bytes. Errors: OverQuota."""
+        """A message has opened that holds a state of this many bytes. Errors: OverQuota."""
         self.usage.charge(Thing.STATE, size)
 
     def release_state(self, size: int) -> None:
@@ -197,7 +198,7 @@ class MeteredQueue(Queue):
             return f"{self.queue_bytes} bytes are queued and {size} more are asked: at most {rule.queue_bytes}"
         if rule.rate and requests:
             self._refill()
-            # a batch that is larger than the burst passes when the burst is whole, and is paid off afterwards
+            # A batch larger than the burst passes when the burst is whole, and is paid off afterwards.
             if self._tokens < min(requests, rule.rate * BURST):
                 return f"{requests} requests at once: at most {rule.rate} a second"
         return None

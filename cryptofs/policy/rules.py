@@ -17,17 +17,15 @@ HANDLES_PER_USER = 32_768
 """Files and directories of the mount that one uid may have open at once, unless a rule says less: two for a context."""
 BURST = 1.0
 """Seconds of a rate that may be used at once."""
-# shown for a group that the daemon's user namespace lacks: no rule may take it for `nogroup`
+# Shown for a group that the daemon's user namespace lacks: no rule may mistake it for `nogroup`.
 _UNMAPPED = 65534
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a user may do, over all contexts. names None: every name. handles: files and directories that are open.
-
-    requests: accepted and not read; queue_bytes: what they, their answers and open messages take; rate: requests a
-    second; 0 is no bound of this rule's.
-    """
+    """The permissions of a user, over all contexts. names None: every name. handles: open files and directories.
+    requests: accepted and unread; queue_bytes: bytes of these, their answers and open messages; rate: requests a
+    second; 0: this rule sets no bound."""
 
     names: frozenset[tuple[Type, str]] | None = None
     contexts: int = CONTEXTS_PER_USER
@@ -38,7 +36,7 @@ class Rule:
 
     @property
     def counts(self) -> bool:
-        """Whether requests have to be counted."""
+        """Whether requests must be counted."""
         return bool(self.requests or self.queue_bytes or self.rate)
 
     def admits(self, type_: Type, name: str) -> bool:
@@ -61,7 +59,7 @@ class Policy:
     """By group: its members in the user database. A process may be in further groups, which the kernel shows."""
 
     def rule(self, uid: int, gid: int, pid: int) -> Rule:
-        """The rule for a caller; pid: to find its further groups."""
+        """The rule for a caller; pid: of the process with its further groups."""
         own = self.users.get(uid)
         if own is not None:
             return own
