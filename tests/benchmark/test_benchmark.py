@@ -110,7 +110,7 @@ def test_goals_on_a_busy_machine(tmp_path: Path) -> None:
         (["--peers"], "--peers and --commit need --goals"),
         (["--commit", "HEAD"], "--peers and --commit need --goals"),
         (["--goals", "-n", "sha256"], "--name and --svg are not for --goals"),
-        (["--placement", "apart", "--placement", "free"], "one only"),
+        (["--placement", "apart", "--placement", "free"], "takes only one"),
         (["--only", "nonesuch"], "no part's name contains this"),
     ],
 )
