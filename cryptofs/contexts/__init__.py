@@ -1,9 +1,10 @@
-"""Contexts: one transform each (`context`), its calls (`control`), its stream (`stream`), all of them (`table`)."""
+"""Contexts: what one is (`context`), its requests, its control calls, its stream, and all of them (`table`)."""
 
 from .context import Context
+from .fast import FastWay
 from .lanes import Call
-from .scheduler import Workers
-from .steps import StreamUser
+from .phases import StreamUser
+from .scheduler import Scheduler
 from .stream import STREAM_BUFFER, Stream
 from .table import CONTEXTS_MAX, ContextTable
 
@@ -13,7 +14,8 @@ __all__ = [
     "Call",
     "Context",
     "ContextTable",
+    "FastWay",
+    "Scheduler",
     "Stream",
     "StreamUser",
-    "Workers",
 ]

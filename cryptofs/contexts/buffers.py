@@ -47,3 +47,7 @@ class BufferPool:
         if self._lent is not None:
             self._keep(self._lent)
         self._lent = response.obj if isinstance(response.obj, bytearray) else None
+
+
+buffers = BufferPool()
+"""The daemon's: one event loop, one pool."""

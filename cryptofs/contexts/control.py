@@ -1,206 +1,140 @@
 """The control calls: what each does to a context.
 
-One table serves the records on `crypto`, the records on `ctl` and the text lines on `ctl`.
+One table serves the records on `crypto`, the records on `ctl` and the text lines on `ctl`. A call that may take long
+(a public key is parsed, a name is asked of the kernel for the first time) is computed by a worker: what comes for the
+context meanwhile waits for it.
 """
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
-from ..algorithms import Description, Type, check_name, parse_type
-from ..engines.base import Engine, Transform, resolve
-from ..errors import Busy, InvalidValue, NoSuchTarget, NotOffered, NotPermitted
-from ..policy import Thing, Usage
-from ..policy.audit import audit
-from ..records import OPERATION_WORDS, STREAM_OPERATIONS, Attr, Buffer, Operation, Record, Value
+from ..engines.base import Transform
+from ..errors import (
+    Busy,
+    CryptofsError,
+    EngineFault,
+    Gone,
+    InvalidValue,
+    NoSuchTarget,
+    NotPermitted,
+    OverQuota,
+)
+from ..records import Attr, Operation, Record
+from ..wiping import wipe
+from .configuring import (
+    Long,
+    Reply,
+    compute,
+    configure,
+    describe,
+    integer_of,
+    keep,
+    or_fail,
+    set_key,
+    stream_parameters,
+    text_of,
+)
+from .context import Context
 from .exchange import QUEUE_BYTES, QUEUE_REQUESTS
 
-if TYPE_CHECKING:
-    from .context import Context
+log = logging.getLogger("cryptofs")
 
-Reply = dict[int, Value]
-
-
-def _text(record: Record, attribute: Attr) -> str | None:
-    value = record.attributes.get(attribute)
-    assert value is None or isinstance(value, str)
-    return value
+Outcome = Reply | CryptofsError
+"""The attributes of a call's answer, or why it failed."""
 
 
-def _integer(record: Record, attribute: Attr) -> int | None:
-    value = record.attributes.get(attribute)
-    assert value is None or isinstance(value, int)
-    return value
+def run(context: Context, record: Record, done: Callable[[Outcome], None]) -> Outcome | None:
+    """Do a control call. Returns the outcome, or None where a worker does it: `done` gets the outcome then.
 
-
-def _key(record: Record) -> bytes | bytearray | memoryview | None:
-    value = record.attributes.get(Attr.KEY)
-    assert not isinstance(value, int | str)
-    return value
-
-
-def _stream_parameters(record: Record, transform: Transform) -> tuple[Operation | None, bytes | None, int | None]:
-    word = _text(record, Attr.OPERATION)
-    allowed = STREAM_OPERATIONS[transform.description.type]
-    operation = None if word is None else OPERATION_WORDS.get(word)
-    if word is not None and operation not in allowed:
-        known = ", ".join(sorted(each.word for each in allowed))
-        raise InvalidValue(f"operation {word!r}: a stream of type {transform.description.type} does {known}")
-    iv = record.attributes.get(Attr.IV)
-    assert not isinstance(iv, int | str)
-    assoclen = _integer(record, Attr.ASSOCLEN)
-    size = transform.description.iv_size
-    if iv is not None and len(iv) != size:
-        raise InvalidValue(f"iv of {len(iv)} bytes: {transform.description.name} takes {size or 'no'} bytes")
-    if assoclen and transform.description.type is not Type.AEAD:
-        raise InvalidValue(f"assoclen {assoclen}: {transform.description.name} has no associated data")
-    return operation, None if iv is None else bytes(iv), assoclen
-
-
-def concerned(context: "Context", record: Record | None) -> dict[str, str | int]:
-    """What a refusal concerns, for the audit trail. record: the control call that was refused, if it was one."""
-    values: dict[str, str | int] = {"context": context.number}
-    if context.device is not None:
-        values["device"] = context.device.settings.name
-    if context.transform is not None:
-        values |= {"type": context.transform.description.type.value, "name": context.transform.description.name}
-    elif record is not None:
-        asked = {"type": Attr.TYPE, "name": Attr.NAME, "driver": Attr.DRIVER}
-        values |= {word: text for word, each in asked.items() if (text := _text(record, each)) is not None}
-    return values
-
-
-def _configure(context: "Context", record: Record) -> Reply:
-    if context.transform is not None:
-        raise Busy(f"context {context.number} is configured already: one configure a context")
-    type_ = parse_type(_text(record, Attr.TYPE) or "")
-    name = check_name(_text(record, Attr.NAME) or "")
-    # before any engine sees it: asking the kernel for a name may load a module
-    context.rule.check_name(type_, name)
-    engine, description = _find(context, type_, name, record)
-    authsize = _integer(record, Attr.AUTHSIZE)
-    if authsize is not None and type_ is not Type.AEAD:
-        raise InvalidValue(f"authsize {authsize}: type {type_} has no tag")
+    A key in a bytearray of the record's own is wiped when the call is done.
+    """
     try:
-        transform = engine.open(description, authsize)
-    except NotOffered:
-        # it was offered before and the kernel forbids it now; the engine knows, so the next one is found
-        engine, description = _find(context, type_, name, record)
-        transform = engine.open(description, authsize)
-    try:
-        level = _integer(record, Attr.LEVEL)
-        if level is not None:
-            transform.set_level(level)
-        key = _key(record)
-        if key is not None:
-            _give_key(context, transform, key)
-        parameters = _stream_parameters(record, transform)
-    except BaseException:
-        discard(context.usage, transform)
-        raise
-    context.adopt(transform)
-    if any(value is not None for value in parameters):
-        context.stream.set_parameters(*parameters)
-    audit(
-        "configure",
-        context.uid,
-        context.pid,
-        context=context.number,
-        type=type_.value,
-        name=description.name,
-        engine=description.engine,
-        driver=description.driver,
-    )
-    return _describe(context, transform)
-
-
-def _give_key(context: "Context", transform: Transform, key: Buffer) -> None:
-    """Set a key. The kernel has few to give: a transform that takes one counts as its user's."""
-    taken = 0 if transform.key_set else transform.kernel_keys
-    context.usage.charge(Thing.KERNEL_KEYS, taken)
-    try:
-        transform.set_key(key)
-    except BaseException:
-        context.usage.release(Thing.KERNEL_KEYS, taken)
-        raise
-
-
-def discard(usage: Usage, transform: Transform) -> None:
-    """Close a transform, and release the key that it took."""
-    taken = transform.kernel_keys if transform.key_set else 0
-    transform.close()
-    usage.release(Thing.KERNEL_KEYS, taken)
-
-
-def _find(context: "Context", type_: Type, name: str, record: Record) -> tuple[Engine, Description]:
-    engines = context.engines
-    wanted = _text(record, Attr.ENGINE)
-    if wanted is not None:
-        engines = tuple(engine for engine in engines if engine.name == wanted)
-        if not engines:
-            raise NotOffered(f"engine {wanted!r}: not among those that serve here")
-    found = resolve(engines, type_, name)
-    order = ", ".join(engine.name for engine in engines)
-    if found is None:
-        raise NotOffered(f"{type_} {name!r}: no engine offers it (asked: {order or 'none'})")
-    driver = _text(record, Attr.DRIVER)
-    if driver is None or found[1].driver == driver:
-        return found
-    # a driver other than the preferred one is bound under its own name, which is then asked of the kernel
-    context.rule.check_name(type_, driver)
-    for engine in engines:
-        offered = engine.describe(type_, driver)
-        if offered is not None and offered.driver == driver and offered.name == found[1].name:
-            return engine, offered
-        offered = engine.describe(type_, name)
-        if offered is not None and offered.driver == driver:
-            return engine, offered
-    raise NotOffered(f"driver {driver!r} for {name!r}: no engine offers it (asked: {order})")
-
-
-def _describe(context: "Context", transform: Transform) -> Reply:
-    description = transform.description
-    reply: Reply = {
-        Attr.CONTEXT: context.number,
-        Attr.TYPE: description.type.value,
-        Attr.NAME: description.name,
-        Attr.ENGINE: description.engine,
-        Attr.DRIVER: description.driver,
-        Attr.BLOCK_SIZE: description.block_size,
-        Attr.IV_SIZE: description.iv_size,
-        Attr.KEY_SIZES: str(description.key_sizes),
-        Attr.DIGEST_SIZE: description.digest_size,
-        Attr.MAX_AUTHSIZE: description.max_authsize,
-    }
-    if description.type is Type.AEAD:
-        reply[Attr.AUTHSIZE] = transform.authsize
-    if transform.level is not None:
-        reply[Attr.LEVEL] = transform.level
+        if context.closed:
+            raise Gone(f"context {context.number} was closed")
+        if context.blocked:
+            keep(record)
+            context.let_wait(partial(_run_later, context, record, done))
+            return None
+        call = CONTROLS.get(record.operation)
+        if call is None:
+            raise InvalidValue(f"{record.operation.word}: not a control call; write it to crypto")
+        record.operation.check(record.attributes, len(record.payload), record.flags)
+        reply = call(context, record)
+        if isinstance(reply, Long):
+            if context.shared.scheduler.running:
+                context.block()
+                context.hand_over(partial(compute, reply), partial(_finish, context, record, reply, done))
+                return None
+            reply = reply.finish(or_fail(reply, compute(reply)))
+    except Exception as error:
+        return _failed(context, record, error)
+    _forget_key(record)
     return reply
 
 
-def _set_key(context: "Context", record: Record) -> Reply:
-    transform = context.require_transform()
-    if context.busy:
-        raise Busy(f"set-key: {context.busy}")
-    key = _key(record)
-    assert key is not None
-    _give_key(context, transform, key)
-    return {}
+def _run_later(context: Context, record: Record, done: Callable[[Outcome], None]) -> None:
+    outcome = run(context, record, done)
+    if outcome is not None:
+        done(outcome)
 
 
-def _info(context: "Context", record: Record) -> Reply:
+def _finish(
+    context: Context,
+    record: Record,
+    call: Long,
+    done: Callable[[Outcome], None],
+    result: Transform | Exception,
+) -> None:
+    outcome: Outcome
+    try:
+        transform = or_fail(call, result)
+        if context.closed:
+            call.abandon(transform)
+            raise Gone(f"context {context.number} was closed")
+        outcome = call.finish(transform)
+        _forget_key(record)
+    except Exception as error:
+        outcome = _failed(context, record, error)
+    done(outcome)
+    if not context.closed:
+        context.unblock()
+
+
+def _failed(context: Context, record: Record, error: Exception) -> CryptofsError:
+    _forget_key(record)
+    if not isinstance(error, CryptofsError):
+        log.error("context %d: %s failed", context.number, record.operation.word, exc_info=error)
+        return EngineFault(f"{record.operation.word}: the engine failed; the daemon's log says more")
+    if isinstance(error, NotPermitted | OverQuota):
+        asked: dict[str, str | int] = {}
+        for word, each in (("type", Attr.TYPE), ("name", Attr.NAME), ("driver", Attr.DRIVER)):
+            if context.transform is None and (text := text_of(record, each)) is not None:
+                asked[word] = text
+        context.refused(record.operation.word, error, asked)
+    # its frames hold the key
+    return error.again()
+
+
+def _forget_key(record: Record) -> None:
+    key = record.attributes.get(Attr.KEY)
+    if isinstance(key, bytearray):
+        wipe(key)
+
+
+def _info(context: Context, record: Record) -> Reply:
     reply: Reply = {Attr.CONTEXT: context.number}
     if context.transform is not None:
-        reply = _describe(context, context.transform)
+        reply = describe(context, context.transform)
     reply[Attr.NONBLOCKING] = int(context.nonblocking)
     reply[Attr.QUEUE_REQUESTS] = QUEUE_REQUESTS
     reply[Attr.QUEUE_BYTES] = QUEUE_BYTES
     return reply
 
 
-def _reset(context: "Context", record: Record) -> Reply:
+def _reset(context: Context, record: Record) -> Reply:
     transform = context.require_transform()
-    parameters = _stream_parameters(record, transform)
+    parameters = stream_parameters(record, transform)
     context.exchange.reset()
     if context.has_stream or any(value is not None for value in parameters):
         context.stream.reset()
@@ -208,17 +142,17 @@ def _reset(context: "Context", record: Record) -> Reply:
     return {}
 
 
-def _cancel(context: "Context", record: Record) -> Reply:
-    target = _integer(record, Attr.TARGET)
+def _cancel(context: Context, record: Record) -> Reply:
+    target = integer_of(record, Attr.TARGET)
     assert target is not None
     context.exchange.cancel(target)
     return {}
 
 
-def _clone(context: "Context", record: Record) -> Reply:
+def _clone(context: Context, record: Record) -> Reply:
     context.require_transform()
-    number = _integer(record, Attr.CONTEXT)
-    other = context if number is None else context.peers(number)
+    number = integer_of(record, Attr.CONTEXT)
+    other = context if number is None else context.shared.peers(number)
     if other is None or other.uid != context.uid or other.transform is None:
         raise NoSuchTarget(f"context {number}: no configured context of yours has this number")
     if other.device is not context.device:
@@ -228,7 +162,7 @@ def _clone(context: "Context", record: Record) -> Reply:
             f"clone: context {context.number} is {context.require_transform().description.driver}, "
             f"context {other.number} is {other.require_transform().description.driver}"
         )
-    target = _integer(record, Attr.TARGET)
+    target = integer_of(record, Attr.TARGET)
     if target is None:
         if other is context:
             raise InvalidValue("clone: a stream is cloned into another context")
@@ -246,8 +180,8 @@ def _clone(context: "Context", record: Record) -> Reply:
     return {}
 
 
-def _set(context: "Context", record: Record) -> Reply:
-    value = _integer(record, Attr.NONBLOCKING)
+def _set(context: Context, record: Record) -> Reply:
+    value = integer_of(record, Attr.NONBLOCKING)
     if value not in (0, 1):
         raise InvalidValue(f"nonblocking {value}: 0 or 1")
     context.nonblocking = bool(value)
@@ -255,9 +189,9 @@ def _set(context: "Context", record: Record) -> Reply:
     return {}
 
 
-CONTROLS: dict[Operation, Callable[["Context", Record], Reply]] = {
-    Operation.CONFIGURE: _configure,
-    Operation.SET_KEY: _set_key,
+CONTROLS: dict[Operation, Callable[[Context, Record], Reply | Long]] = {
+    Operation.CONFIGURE: configure,
+    Operation.SET_KEY: set_key,
     Operation.INFO: _info,
     Operation.RESET: _reset,
     Operation.CANCEL: _cancel,

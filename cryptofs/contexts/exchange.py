@@ -334,7 +334,7 @@ class Exchange:
             raise NoSuchTarget(f"request {identity}: nothing unfinished has this id")
         for lane in lanes:
             for job in lane.jobs:
-                job.cancelled = True
+                job.cancel()
             if not lane.jobs and lane.failure is None:
                 self.fail(lane, Cancelled(f"message {identity} was cancelled"), last=False)
 
@@ -350,7 +350,7 @@ class Exchange:
         """Drop unfinished messages. Accepted requests are still answered, in their order: ECANCELED."""
         for identity, lane in list(self.lanes.items()):
             for job in lane.jobs:
-                job.cancelled = True
+                job.cancel()
             if lane.jobs:
                 lane.jobs[-1].forgets = True
             else:
@@ -362,6 +362,10 @@ class Exchange:
         for lane in self.lanes.values():
             for job in lane.jobs:
                 job.cancelled = True
+                if job.task is not None:
+                    # it may wait for its turn long
+                    job.task.drop()
+                    job.task = None
                 if job.call is not None:
                     job.call.gone = True
             if not lane.jobs:

@@ -1,4 +1,4 @@
-"""The short way: small requests that are whole messages, answered before their write returns.
+"""The fast way: small requests that are whole messages, answered before their write returns.
 
 It does what the general way does, with as few steps as possible: a small request costs a tenth of its round trip in the
 daemon, so each extra Python call is measurable. Whatever is not plainly such a request is left to the general way,
@@ -21,15 +21,18 @@ from ..records import (
     pack_header,
     unpack_header,
 )
-from .exchange import Exchange
-from .work import buffers
+from .buffers import buffers
+from .context import Context
+from .requests import answer_declined
 
 SHORT_MAX = 32_768
-"""Largest record of the short way, bytes."""
+"""Largest record of the fast way, bytes."""
 COPY_MAX = 4096
 """Record size, bytes, up to which copies cost less than the views that would save them."""
 BATCH_MAX = 262_144
-"""Largest write of the short way, bytes."""
+"""Largest write of the fast way, bytes."""
+RECORDS_MAX = 256
+"""Records in such a write: it is done in one go, and others wait as long."""
 SLOW_PACE = 10_000
 """Nanoseconds a byte from which a transform is not for the event loop: a token waits for hardware."""
 
@@ -38,65 +41,47 @@ _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
 # how an iv attribute begins, by the size of the iv; shared, because contexts are many
 _IV_HEADS = {size: Attr.IV.to_bytes(2, "little") + size.to_bytes(2, "little") for size in range(4, 68, 4)}
 
-_activity = [0]
 
+class FastWay:
+    """The fast way of one context. It is closed until the context is configured."""
 
-def activity() -> int:
-    """A number that changes with each request that takes the short way."""
-    return _activity[0]
+    __slots__ = ("_context", "_iv_end", "_iv_head", "_scheduler", "_short", "_transform")
 
-
-def _nothing(*arguments: object) -> None:
-    return
-
-
-class ShortWay:
-    """The short way of one context; it is closed until `open`."""
-
-    __slots__ = ("_exchange", "_general", "_iv_end", "_iv_head", "_short", "_told", "_transform", "_watchers")
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        watchers: list[Callable[[], None]],
-        told: Callable[[], None],
-        general: Callable[[Record], None],
-    ) -> None:
-        """told: called after answers if there are `watchers`. general: answers a request that the engine declined."""
-        self._exchange = exchange
-        self._watchers = watchers
-        self._told = told
-        self._general = general
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._scheduler = context.shared.scheduler
         self._transform: Transform | None = None
         self._short: Callable[[int, bytes | None, bytes], bytes | None] | None = None
         self._iv_head = b""
         self._iv_end = 0
 
-    def close(self) -> None:
-        """Answer nothing any more, and let go of the context."""
-        self._transform = self._short = None
-        self._told = self._general = _nothing
-
-    def open(self, transform: Transform) -> None:
-        """Answer with this transform, unless it is one whose every message is work for a worker."""
-        if transform.pace >= SLOW_PACE:
-            return
+    def _open(self) -> bool:
+        """Answer with the context's transform, if it has one by now. A closed transform refuses everything."""
+        transform = self._context.transform
+        # of a slow one every message is work for a worker
+        if transform is None or transform.pace >= SLOW_PACE:
+            return False
         self._transform = transform
         self._short = transform.short
         iv_size = transform.description.iv_size
         # an iv without padding is the only attribute that most requests have
         self._iv_head = _IV_HEADS.get(iv_size, b"")
         self._iv_end = ATTRIBUTE_HEADER_SIZE + iv_size if self._iv_head else 0
+        return True
 
     def answer(self, data: memoryview) -> int:
         """Answer the requests of a write and return its size, or return 0: nothing has happened then."""
         size = len(data)
-        exchange = self._exchange
-        if self._short is None or exchange.lanes or not HEADER_SIZE <= size <= BATCH_MAX:
+        context = self._context
+        exchange = context.exchange
+        if exchange.lanes or context.blocked or not HEADER_SIZE <= size <= BATCH_MAX:
+            # what came before on this context is not done
+            return 0
+        if self._short is None and not self._open():
             return 0
         header = unpack_header(data)
         if header[0] != size:
-            return self._answer_batch(data, self._short)
+            return self._answer_batch(data)
         cost = 2 * (size - header[6])
         if not exchange.has_room(1, cost):
             return 0
@@ -105,16 +90,18 @@ class ShortWay:
             return 0
         # from here on it is answered: the general way must not run it as well
         exchange.answer_at_once(response, cost)
-        _activity[0] += 1
-        if self._watchers:
-            self._told()
+        self._scheduler.short += 1
+        context.changed()
         return size
 
     def call(self, data: memoryview, room: int) -> Buffer | None:
         """The answer to a request that came by ioctl, or None: nothing has happened then. room: bytes it may have."""
         size = len(data)
-        exchange = self._exchange
-        if self._short is None or exchange.lanes or not HEADER_SIZE <= size <= SHORT_MAX:
+        context = self._context
+        exchange = context.exchange
+        if exchange.lanes or context.blocked or not HEADER_SIZE <= size <= SHORT_MAX:
+            return None
+        if self._short is None and not self._open():
             return None
         header = unpack_header(data)
         cost = 2 * (size - header[6])
@@ -123,7 +110,7 @@ class ShortWay:
         response = self._respond(data, header)
         if response is not None:
             exchange.answer_call(cost)
-            _activity[0] += 1
+            self._scheduler.short += 1
             if isinstance(response, memoryview):
                 buffers.lend(response)
         return response
@@ -170,11 +157,12 @@ class ShortWay:
         pack_header(out, 0, total, VERSION, number, _RESPONSE, identity, 0, 0)
         return out[:total]
 
-    def _answer_batch(self, data: memoryview, short: Callable[[int, bytes | None, bytes], bytes | None]) -> int:
+    def _answer_batch(self, data: memoryview) -> int:
         plan = self._plan(data)
         if plan is None:
             return 0
-        exchange = self._exchange
+        exchange, short = self._context.exchange, self._short
+        assert short is not None
         # what the attributes take is counted, too: a bound need not be exact
         if not exchange.has_room(len(plan), 2 * len(data)):
             return 0
@@ -189,19 +177,18 @@ class ShortWay:
                 exchange.answer_many(answers)
                 answers = []
                 attributes = {} if iv is None else {int(Attr.IV): iv}
-                self._general(Record(SHORT_OPERATIONS[number], 0, identity, 0, attributes, payload))
+                answer_declined(self._context, Record(SHORT_OPERATIONS[number], 0, identity, 0, attributes, payload))
                 continue
             head = build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0)
             answers.append((head + output, cost))
         exchange.answer_many(answers)
-        _activity[0] += 1
-        if self._watchers:
-            self._told()
+        self._scheduler.short += 1
+        self._context.changed()
         return len(data)
 
     def _plan(self, data: memoryview) -> list[tuple[int, int, bytes | None, bytes]] | None:
         """Every record of a write, if all are of the kind: all or none of them must be accepted."""
-        plan = []
+        plan: list[tuple[int, int, bytes | None, bytes]] = []
         position, size = 0, len(data)
         iv_head, iv_end = self._iv_head, self._iv_end
         while position < size:
@@ -220,6 +207,8 @@ class ShortWay:
                 if attributes_size != iv_end or data[position + HEADER_SIZE : value_at] != iv_head:
                     return None
                 iv = bytes(data[value_at:at])
+            if len(plan) == RECORDS_MAX:
+                return None
             plan.append((number, identity, iv, bytes(data[at:end])))
             position = end
         return plan

@@ -16,6 +16,7 @@ from ..records import (
     build,
     parse_responses,
 )
+from .work import Task
 
 CALLED = 1 << 64
 """Added to the id of a message whose parts come by ioctl. So its lane is not that of a message that is written, and a
@@ -72,10 +73,15 @@ class Call:
         answer.attributes = {Attr.MESSAGE: text} if text else {}
         return build(answer)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer."""
+        return self.response is not None
+
     def give_up(self) -> None:
         """The caller was interrupted: cancel the request if it has not finished, and drop the answer."""
         if self.job is not None:
-            self.job.cancelled = True
+            self.job.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -88,8 +94,16 @@ class Job:
     lane: Lane
     call: Call | None = None
     cancelled: bool = False
+    task: Task | None = None
+    """What a worker has of it."""
     forgets: bool = False
     """Whether the lane is free for a new message after this job, whatever its outcome: the last job before a reset."""
+
+    def cancel(self) -> None:
+        """Answer ECANCELED when its turn comes, whatever it has computed by then."""
+        self.cancelled = True
+        if self.task is not None:
+            self.task.dropped = True
 
 
 def lane_number(record: Record, call: Call | None) -> int:

@@ -1,16 +1,17 @@
-"""Worker threads for long computations.
+"""Where work is done: in the event loop or by a worker, and in whose turn.
 
-trio's own `to_thread` costs more than a small cipher call; these threads take their work from one queue and hand
-the result back to the event loop, about 30 us in all. The computations release the GIL, so two of them, and the
-copying of a third, run at the same time. Users take turns: a user with a thousand queued computations delays others by
-one.
+Handing work over costs about 30 us, so the event loop does what is short. What is longer goes to a worker, and users
+take turns there: each user's contexts one after the other, so that a user with a thousand queued tasks delays others
+by one. Many short things at once are done in slices, for which users take turns as well.
+trio's own `to_thread` costs more than a small cipher call; these threads take their work from one queue.
+The computations release the GIL, so two of them, and the copying of a third, run at the same time.
 """
 
 import contextlib
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -19,51 +20,54 @@ import trio
 
 Work = Callable[[], Any]
 Done = Callable[[Any], None]
+Turn = tuple[int, int]
+"""Whose turn work takes: a uid, and the number of a context."""
 
 LONG_NS = 200_000
 """Estimated nanoseconds of computation from which a worker does it: below, handing it over costs more than it gains."""
-
-
 ALONE_NS = 2_000_000
 """Estimated nanoseconds up to which the event loop computes for a client that has it to itself."""
+SLICE = 1e-3
+"""Seconds that the event loop works for one context before others have their turn."""
 ALONE = 0.02
-"""Seconds without long work of another context after which one has the event loop to itself."""
+"""Seconds without work of another context after which one has the event loop to itself."""
+
+
+def _nothing(result: Any) -> None:
+    return
 
 
 class Turns:
-    """Work that waits, by user: each user's in its order, the users one after the other. Put by one thread, taken by
-    several."""
+    """Work that waits: the users one after the other, of each user the contexts one after the other, and each context's
+    work in its order. Put by one thread, taken by several."""
 
     def __init__(self) -> None:
-        self._by_user: dict[int, deque[tuple[Work, Done]]] = {}
-        self._order: deque[int] = deque()
+        self._users: OrderedDict[int, OrderedDict[int, deque[tuple[Work, Done]]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, user: int, item: tuple[Work, Done]) -> None:
+    def put(self, turn: Turn, item: tuple[Work, Done]) -> None:
+        user, context = turn
         with self._lock:
-            queue = self._by_user.get(user)
-            if queue is None:
-                queue = self._by_user[user] = deque()
-                self._order.append(user)
-            queue.append(item)
+            self._users.setdefault(user, OrderedDict()).setdefault(context, deque()).append(item)
 
     def take(self) -> tuple[Work, Done] | None:
-        """The next user's first, or None."""
+        """The next user's next context's first, or None."""
         with self._lock:
-            if not self._order:
+            if not self._users:
                 return None
-            user = self._order.popleft()
-            queue = self._by_user[user]
-            item = queue.popleft()
-            if queue:
-                self._order.append(user)
-            else:
-                del self._by_user[user]
+            user, contexts = self._users.popitem(last=False)
+            context, items = contexts.popitem(last=False)
+            item = items.popleft()
+            if items:
+                contexts[context] = items
+            if contexts:
+                self._users[user] = contexts
             return item
 
 
-class Workers:
-    """A few threads; `start` and `stop` are called from the event loop."""
+class Scheduler:
+    """A few threads; `start` and `stop` are called from the event loop. Before the one and after the other the event
+    loop does everything."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or max(1, -1 + len(os.sched_getaffinity(0)))
@@ -72,39 +76,66 @@ class Workers:
         self._words: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._token: trio.lowlevel.TrioToken | None = None
+        self._slices = Turns()
+        self._slices_wait = trio.Event()
         self._latest: object = None
         self._changed_at = -ALONE
         self.pending = 0
-        """Computations that were submitted and whose results have not come back."""
-
-    def alone(self, who: object) -> bool:
-        """Whether `who` has been the same for ALONE seconds: handing its work over would then be pure overhead."""
-        now = time.monotonic()
-        if who != self._latest:
-            self._latest, self._changed_at = who, now
-        return now - self._changed_at > ALONE
+        """Tasks and slices that were submitted and are not done."""
+        self.short = 0
+        """A number that changes with each short request that was answered at once."""
 
     @property
     def running(self) -> bool:
         """Whether work can be handed over."""
         return self._token is not None
 
+    def takes(self, nanoseconds: float, context: int) -> bool:
+        """Whether a worker is to do work of this length, for the context of this number."""
+        if nanoseconds <= LONG_NS or not self.running:
+            return False
+        return nanoseconds > ALONE_NS or not self._is_alone(context)
+
+    def _is_alone(self, context: int) -> bool:
+        # without any other client, handing work over is pure overhead
+        now = time.monotonic()
+        latest = (context, self.short)
+        if latest != self._latest:
+            self._latest, self._changed_at = latest, now
+        return now - self._changed_at > ALONE
+
     def start(self) -> None:
         """Start the threads; results go to the event loop that this is called from."""
         self._token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.spawn_system_task(self._run_slices)
         for index in range(self.threads):
             thread = threading.Thread(target=self._run, name=f"cryptofs-worker-{index}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def submit(self, work: Work, done: Done, user: int) -> None:
-        """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise.
-
-        user: the uid whose turn it takes.
-        """
+    def submit(self, work: Work, done: Done, turn: Turn) -> None:
+        """Run `work` in a thread, then `done` with its result in the event loop. `work` must not raise."""
         self.pending += 1
-        self._turns.put(user, (work, done))
+        self._turns.put(turn, (work, done))
         self._words.put(True)
+
+    def slice(self, work: Callable[[], None], turn: Turn) -> None:
+        """Do something of SLICE at most in the event loop, when it is this context's turn."""
+        self.pending += 1
+        self._slices.put(turn, (work, _nothing))
+        self._slices_wait.set()
+
+    async def _run_slices(self) -> None:
+        while True:
+            item = self._slices.take()
+            if item is None:
+                self._slices_wait = trio.Event()
+                await self._slices_wait.wait()
+                continue
+            self.pending -= 1
+            item[0]()
+            # the transport's requests come in between
+            await trio.lowlevel.checkpoint()
 
     def _hand_back(self, done: Done, result: Any) -> None:
         self.pending -= 1

@@ -7,8 +7,8 @@ from ..devices import Device, DeviceTransform, StreamTransform
 from ..engines.base import Engine
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Bound, Ledger, Policy, Thing, Usage
 from ..policy.audit import audit
-from .context import Context
-from .scheduler import Workers
+from .context import Context, Shared
+from .scheduler import Scheduler
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""
@@ -25,10 +25,11 @@ class ContextTable:
     """The open contexts by number; numbers are never used twice."""
 
     def __init__(
-        self, engines: tuple[Engine, ...], workers: Workers | None = None, policy: Policy | None = None
+        self, engines: tuple[Engine, ...], scheduler: Scheduler | None = None, policy: Policy | None = None
     ) -> None:
         self.engines = engines
-        self.workers = workers
+        # one that is never started leaves everything to the event loop
+        self._shared = Shared(engines, scheduler or Scheduler(), self.get)
         self.policy = policy or Policy()
         """The policy for contexts that are opened from now on."""
         self.devices: dict[str, Device] = {}
@@ -89,7 +90,7 @@ class ContextTable:
         """A new context that is configured already. as_stream: for a stream file of the device. Errors: OverQuota."""
         context = self._open(uid, gid, pid, nonblocking)
         context.device = device
-        context.adopt(StreamTransform(device) if as_stream else DeviceTransform(device))
+        context.transform = StreamTransform(device) if as_stream else DeviceTransform(device)
         audit("open", uid, pid, context=context.number, device=device.settings.name)
         return context
 
@@ -97,7 +98,7 @@ class ContextTable:
         usage = self.usage(uid, gid, pid)
         usage.charge(Thing.CONTEXTS)
         self._last += 1
-        context = Context(self._last, (uid, gid, pid), self.engines, self.get, nonblocking, self.workers, usage)
+        context = Context(self._last, (uid, gid, pid), self._shared, usage.queue, nonblocking)
         self._contexts[self._last] = context
         for viewer in {0, uid}:
             self._numbers.setdefault(viewer, []).append(self._last)
@@ -115,7 +116,7 @@ class ContextTable:
         self.completed += context.exchange.completed
         self.failed += context.exchange.failed
         context.close()
-        context.usage.release(Thing.CONTEXTS)
+        context.queue.usage.release(Thing.CONTEXTS)
 
     def close_all(self) -> None:
         """Close every context."""

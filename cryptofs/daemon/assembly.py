@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..contexts import ContextTable, Workers
+from ..contexts import ContextTable, Scheduler
 from ..devices import Device, same_key
 from ..engines import ENGINES, open_engines
 from ..errors import KeyUnavailable
@@ -66,8 +66,8 @@ class Assembly:
         for engine in opened:
             # Do this before the first client waits for it.
             engine.warm_up()
-        self.workers = Workers()
-        self.table = ContextTable(opened, self.workers)
+        self.scheduler = Scheduler()
+        self.table = ContextTable(opened, self.scheduler)
         self.tree = Tree(self.table)
         if loaded is not None:
             self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
@@ -87,7 +87,7 @@ class Assembly:
 
     def start(self) -> None:
         """Start the workers. Call it in the event loop, after privileges were given up."""
-        self.workers.start()
+        self.scheduler.start()
 
     def reload(self, handed: Mapping[str, Handed] | None = None) -> str:
         """Read the configuration and the keys again; returns a line with the current state and the changes.
@@ -183,7 +183,7 @@ class Assembly:
 
     def close(self) -> None:
         """Stop the workers and close every context; keys are wiped."""
-        self.workers.stop()
+        self.scheduler.stop()
         self.table.close_all()
         for device in self.table.devices.values():
             device.retire()

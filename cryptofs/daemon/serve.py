@@ -110,7 +110,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         at_end.callback(assembly.close)
         device, leave = _device(settings, handed_over)
         at_end.callback(leave)
-        transport = Transport(device, assembly.tree, assembly.workers, _only(settings))
+        transport = Transport(device, assembly.tree, assembly.scheduler, _only(settings))
         at_end.callback(transport.close)
         _become(account)
         _init(transport, assembly, settings)

@@ -65,6 +65,9 @@ class Message(ABC):
     state = 4096
     """Bytes that the message holds besides, as long as it is open: objects, and its library's state or a socket."""
 
+    gathers = False
+    """Whether parts before the last are only kept, and nothing is computed before it."""
+
     def clone(self) -> "Message":
         """A second message in the same state. Errors: NotSupported, except for hashes."""
         raise NotSupported("clone: only the state of a hash can be cloned")
@@ -119,6 +122,10 @@ class Transform(ABC):
     def note_pace(self, size: int, nanoseconds: int) -> None:
         """A message or part of `size` bytes took so long."""
         self.pace += (nanoseconds / size - self.pace) / 4
+
+    def estimate_ns(self, operation: Operation, size: int) -> float:
+        """How many nanoseconds an operation on so many bytes takes, by what was seen so far."""
+        return size * self.pace + self.costs.get(operation, 0.0)
 
     def refuse_key(self, key: Buffer) -> InvalidValue:
         """The error for a key of the wrong size."""

@@ -101,6 +101,8 @@ class ChunkedMessage(Message):
 class WholeMessage(Message):
     """A message that must be computed as a whole: its parts are gathered up to PAYLOAD_MAX bytes."""
 
+    gathers = True
+
     def __init__(self, transform: "WholeTransform", operation: Operation, iv: Buffer | None, assoclen: int) -> None:
         self._transform = transform
         self._operation = operation

@@ -32,7 +32,7 @@ from functools import partial
 
 import trio
 
-from ..contexts import Call, Workers
+from ..contexts import Call, Scheduler
 from ..nodes import Caller, Handle, Tree
 from ..records import is_call
 from .buffers import Buffers
@@ -55,7 +55,7 @@ from .protocol import (
     WRITE_DATA,
     Opcode,
 )
-from .waits import Wait, WaitingCall, WaitingRead, WaitingWrite
+from .waits import Wait, WaitingCall, WaitingControl, WaitingRead, WaitingWrite
 from .window import WINDOW, Window
 
 log = logging.getLogger("cryptofs")
@@ -74,14 +74,14 @@ _WRITABLE = select.POLLOUT | select.POLLWRNORM
 class Transport:
     """The loop on one mount's `/dev/fuse`."""
 
-    def __init__(self, device: int, tree: Tree, workers: Workers, only: int | None) -> None:
-        """device: the descriptor of a mount that was made, which this object owns from now on. workers: they hand
-        results back through trio. only: the uid that may open files beside root, or None where the files' modes
-        decide.
+    def __init__(self, device: int, tree: Tree, scheduler: Scheduler, only: int | None) -> None:
+        """device: the descriptor of a mount that was made, which this object owns from now on. scheduler: hands its
+        workers' results back through trio. only: the uid that may open files beside root, or None where the files'
+        modes decide.
         """
         self._device = Device(device)
         self._entrance = Entrance(tree, only)
-        self._workers = workers
+        self._scheduler = scheduler
         self._relay, self._pyfuse3 = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._relay.setblocking(False)
         self._relayed = 0
@@ -137,7 +137,7 @@ class Transport:
 
     async def _loop(self) -> None:
         device, table = self._device.descriptor, self._table
-        buffers, workers = self._buffers, self._workers
+        buffers, scheduler = self._buffers, self._scheduler
         readv, clock, unpack = os.readv, time.perf_counter, HEADER.unpack_from
         vector, window = [buffers.current], Window(device)
         turn_ends = 0.0
@@ -148,7 +148,7 @@ class Transport:
                 if self._again:
                     self._try_again()
                     await trio.lowlevel.checkpoint()
-                elif self._relayed or workers.pending or not window.look_again():
+                elif self._relayed or scheduler.pending or not window.look_again():
                     self._asleep = True
                     await trio.lowlevel.wait_readable(device)
                     self._asleep = False
@@ -276,8 +276,11 @@ class Transport:
         try:
             handle = self._handles[number]
             taken = handle.write(offset, data)
-            if taken < size:
-                self._wait(WaitingWrite(unique, handle, offset, data, taken))
+            if taken != size:
+                if isinstance(taken, int):
+                    self._wait(WaitingWrite(unique, handle, offset, data, taken))
+                else:
+                    self._wait(WaitingControl(unique, handle, taken))
                 return
         except Exception as error:
             self._device.fail(unique, error, "write")

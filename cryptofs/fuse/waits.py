@@ -4,9 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from ..contexts import Call
 from ..errors import WouldBlock
-from ..nodes import Handle
+from ..nodes import Handle, Pending
 from ..records import Buffer, detached
 
 
@@ -81,6 +80,8 @@ class WaitingWrite(Wait):
             if self.taken:
                 return self.taken
             raise
+        # what is answered later was taken as a whole
+        assert isinstance(taken, int)
         self.taken += taken
         self.has_room = taken > 0
         return self.taken if self.taken == len(self._data) else None
@@ -89,19 +90,26 @@ class WaitingWrite(Wait):
 class WaitingCall(Wait):
     """An ioctl whose record is being computed."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_pending",)
     what = "ioctl"
 
-    def __init__(self, unique: int, handle: Handle, call: Call) -> None:
+    def __init__(self, unique: int, handle: Handle, pending: Pending) -> None:
         super().__init__(unique, handle)
-        self._call = call
+        self._pending = pending
 
-    def attempt(self) -> Buffer | None:
-        return self._call.take()
+    def attempt(self) -> Buffer | int | None:
+        return self._pending.take()
 
     @property
     def is_done(self) -> bool:
-        return self._call.response is not None
+        return self._pending.is_done
 
     def give_up(self) -> None:
-        self._call.give_up()
+        self._pending.give_up()
+
+
+class WaitingControl(WaitingCall):
+    """A write whose control call is being computed."""
+
+    __slots__ = ()
+    what = "write"

@@ -5,7 +5,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..contexts import Call
 from ..errors import InvalidValue, NoSuchTarget, NotACall, NotPermitted
@@ -38,6 +38,20 @@ _OWN = 1 << 62
 _UID_BITS = 32
 
 
+class Pending(Protocol):
+    """What a call that goes on elsewhere has later."""
+
+    def take(self) -> Buffer | int | None:
+        """The answer, or None while there is none. Errors: those of the call."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer, or an error."""
+
+    def give_up(self) -> None:
+        """The caller was interrupted: nobody wants the answer any more."""
+
+
 class Handle:
     """One open file. Nothing here waits: a call that cannot continue returns and says so. The caller tries again after
     `watch` has called back."""
@@ -50,8 +64,9 @@ class Handle:
         """Up to `size` bytes, or None if it must wait."""
         raise InvalidValue("this file is not read")
 
-    def write(self, offset: int, data: memoryview) -> int:
-        """Take `data`, or a first piece of it; returns the number of bytes taken, 0 if it must wait.
+    def write(self, offset: int, data: memoryview) -> int | Pending:
+        """Take `data`, or a first piece of it. Returns the number of bytes taken, 0 if it must wait to take more,
+        or what has the answer later, if all was taken.
 
         The memory is reused when no view of it is left.
         """

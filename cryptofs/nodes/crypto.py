@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..contexts import Call, Context, ContextTable
+from ..contexts import Call, Context, ContextTable, FastWay, requests
 from ..errors import CryptofsError, Gone, InvalidValue, OverQuota, WouldBlock
 from ..records import HEADER_SIZE, Attr, Buffer, Record, parse_requests
 from ..wiping import wipe
@@ -21,26 +21,26 @@ class CryptoHandle(Handle):
     def __init__(self, table: ContextTable, context: Context) -> None:
         self._table = table
         self.context = context
+        self._fast = FastWay(context)
 
     def write(self, offset: int, data: memoryview) -> int:
         # Never wait: the kernel allows one write at a time on this inode.
-        context = self.context
-        size = context.short.answer(data)
+        size = self._fast.answer(data)
         if size:
             return size
         with self._requests(data, data, "write") as records:
-            context.accept(records)
+            requests.accept(self.context, records)
         return len(data)
 
     def call(self, data: memoryview, room: int) -> Buffer | Call:
         record = data[: int.from_bytes(data[:4], "little")]
-        response = self.context.short.call(record, room)
+        response = self._fast.call(record, room)
         if response is not None:
             return response
         if room < HEADER_SIZE:
             raise InvalidValue(f"buffer of {room} bytes: an answer has at least {HEADER_SIZE}")
         with self._requests(record, data, "ioctl") as (request,):
-            return self.context.call(request, room)
+            return requests.call(self.context, request, room)
 
     @contextmanager
     def _requests(self, data: memoryview, whole: memoryview, how: str) -> Iterator[list[Record]]:
@@ -70,7 +70,7 @@ class CryptoHandle(Handle):
 
     def read(self, offset: int, size: int) -> Buffer | None:
         context = self.context
-        response = context.take(size)
+        response = requests.take(context, size)
         if response is not None:
             return response
         if context.closed:

@@ -79,9 +79,9 @@ class DeviceStreamHandle(StreamHandle):
             device, caller.uid, caller.gid, caller.pid, bool(flags & os.O_NONBLOCK), as_stream=True
         )
         try:
-            context.stream.limit = DEVICE_STREAM
-            context.stream.set_parameters(operation, None, None)
-            super().__init__(context, context.stream, flags)
+            stream = context.open_stream(DEVICE_STREAM)
+            stream.set_parameters(operation, None, None)
+            super().__init__(context, stream, flags)
         except BaseException:
             table.close(context)
             raise

@@ -31,6 +31,9 @@ class StreamHandle(Handle):
         Errors: those of any piece, because what was taken before is lost with the message.
         """
         self._check_open()
+        if self._context.blocked:
+            # its key is being set
+            return 0
         piece = data[:PIECE]
         try:
             self._stream.feed_nowait(self._user, piece)
@@ -51,6 +54,8 @@ class StreamHandle(Handle):
 
     def read(self, offset: int, size: int) -> Buffer | None:
         self._check_open()
+        if self._context.blocked:
+            return None
         try:
             data = self._stream.drain_nowait(self._user, size)
         except (NotPermitted, OverQuota) as error:

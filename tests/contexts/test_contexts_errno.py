@@ -58,8 +58,7 @@ from helpers.errno_scenarios import (
 from helpers.fake_engine import CANARY
 from helpers.record_format import table_of
 
-from cryptofs.contexts import context as context_module
-from cryptofs.contexts import exchange
+from cryptofs.contexts import exchange, requests, scheduler
 from cryptofs.contexts.control import CONTROLS
 from cryptofs.records import PAYLOAD_MAX, Attr, Operation
 
@@ -305,9 +304,10 @@ def test_errno_by_workers(
 ) -> None:
     """The same rows when workers compute."""
     monkeypatch.setattr(exchange, "OPEN_MESSAGES", 3)
-    monkeypatch.setattr(context_module, "LONG_NS", -1)
+    monkeypatch.setattr(requests, "LONG_NS", -1)
+    monkeypatch.setattr(scheduler, "LONG_NS", -1)
 
-    def at_once(work: Callable[[], Any], done: Callable[[Any], None], user: int = 0) -> None:
+    def at_once(work: Callable[[], Any], done: Callable[[Any], None], turn: tuple[int, int]) -> None:
         done(work())
 
     monkeypatch.setattr(bench.workers, "submit", at_once)

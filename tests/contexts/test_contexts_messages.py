@@ -8,6 +8,7 @@ import pytest
 from helpers import context_bench
 from helpers.context_bench import CANCEL, CLONE, CONFIGURE, DECRYPT, DIGEST, ENCRYPT, GENERATE, INFO, KEY, MORE, Bench
 from helpers.fake_engine import CANARY
+from helpers.talking import submit
 
 from cryptofs.contexts import exchange
 from cryptofs.errors import InvalidValue, MalformedRecord, TooLarge
@@ -57,7 +58,7 @@ def test_messages_are_independent(bench: Bench) -> None:
         (2, b"y", False),
         (1, b"c", False),
     ]
-    client.context.submit(build_many(Record(DIGEST, MORE * more, id, 0, {}, data) for id, data, more in parts))
+    submit(client.context, build_many(Record(DIGEST, MORE * more, id, 0, {}, data) for id, data, more in parts))
     answers = client.answers()
     assert [(answer.id, answer.more, answer.status) for answer in answers] == [
         (identity, more, 0) for identity, _, more in parts
@@ -88,7 +89,7 @@ def test_a_first_part_that_fails_poisons_too(bench: Bench) -> None:
     assert client.fails(ENCRYPT, b"tail", iv=client.iv) == "EINVAL"
     head = Record(ENCRYPT, MORE, 7, 0, {Attr.IV: b"short"}, b"head")
     tail = Record(ENCRYPT, 0, 7, 0, {Attr.IV: client.iv}, b"tail")
-    client.context.submit(build_many((head, tail, tail)))
+    submit(client.context, build_many((head, tail, tail)))
     assert [answer.status for answer in client.answers()] == [errno.EINVAL, errno.EINVAL, 0]
 
 
@@ -146,7 +147,7 @@ def test_an_engine_exception_in_configure(bench: Bench, fuse: str) -> None:
     client = bench.client()
     bench.fake.fuses = {fuse}
     attributes: dict[int, Any] = {Attr.TYPE: "hash", Attr.NAME: "hmac(toysum)", Attr.KEY: KEY}
-    client.context.submit(build_many((Record(CONFIGURE, 0, 1, 0, attributes), Record(INFO, 0, 2))))
+    submit(client.context, build_many((Record(CONFIGURE, 0, 1, 0, attributes), Record(INFO, 0, 2))))
     assert [(answer.id, answer.status) for answer in client.answers()] == [(1, errno.EIO), (2, 0)]
     bench.fake.fuses = set()
     assert client.configure("mac", key=KEY).status == 0
@@ -169,7 +170,7 @@ def test_a_refused_write_does_nothing(bench: Bench) -> None:
     good = build(Record(CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"}))
     for bad, error in ((b"x", MalformedRecord), (bytes(24), InvalidValue), (bytes(RECORD_MAX), TooLarge)):
         with pytest.raises(error):
-            client.context.submit(good + bad)
+            submit(client.context, good + bad)
         assert client.context.transform is None
         assert client.answers() == []
 

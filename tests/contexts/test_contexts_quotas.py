@@ -5,6 +5,7 @@ import errno
 import pytest
 from helpers import context_bench
 from helpers.context_bench import CONFIGURE, DIGEST, ENCRYPT, FAMILIES, INFO, RESET, SET_KEY, Bench
+from helpers.talking import perform, submit, take
 
 from cryptofs.contexts import exchange
 from cryptofs.errors import Busy, CryptofsError, OverQuota, TooLarge, WouldBlock
@@ -65,17 +66,17 @@ def test_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "QUEUE_REQUESTS", 4)
     context = bench.client("hash").context
     record = build(Record(DIGEST))
-    context.submit(3 * record)
+    submit(context, 3 * record)
     with pytest.raises(WouldBlock):
-        context.submit(2 * record)
+        submit(context, 2 * record)
     with pytest.raises(TooLarge):
-        context.submit(5 * record)
-    context.submit(record)
+        submit(context, 5 * record)
+    submit(context, record)
     assert not context.exchange.writable
-    data = context.take(RECORD_MAX)
+    data = take(context, RECORD_MAX)
     assert data is not None
     assert len(parse_responses(data)) == 4
-    context.submit(4 * record)
+    submit(context, 4 * record)
 
 
 @pytest.mark.parametrize("kind", ["mac", "stream", "aead"])
@@ -97,7 +98,7 @@ def test_status(bench: Bench) -> None:
     client.configure("hash")
     client.ok(DIGEST, b"x", more=True)
     client.fails(ENCRYPT, id=2)
-    client.context.submit(build(Record(DIGEST, 0, 3)))
+    submit(client.context, build(Record(DIGEST, 0, 3)))
     rows = dict(line.split(": ", 1) for line in client.context.status().splitlines())
     assert rows["state"] == "configured"
     assert rows["name"] == FAMILIES[bench.family]["hash"]
@@ -145,7 +146,7 @@ def test_close(bench: Bench) -> None:
     assert client.context.closed
     assert (bench.table.completed, bench.table.failed, bench.table.opened) == (2, 0, 1)
     with pytest.raises(CryptofsError):
-        client.context.control(Record(INFO))
+        perform(client.context, Record(INFO))
 
 
 def test_busy_is_an_errno_of_its_own() -> None:

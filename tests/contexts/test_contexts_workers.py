@@ -59,21 +59,6 @@ def test_parts_are_computed_one_after_the_other(bench: Bench) -> None:
     ]
 
 
-def test_a_context_takes_no_more_workers_than_there_are(bench: Bench) -> None:
-    """The rest of its requests wait with it, so that another context's are not behind them."""
-    client, other = bench.client("hash"), bench.client("hash")
-    client.slow()
-    other.slow()
-    client.send(*[digest_request(identity, b"x") for identity in range(10)])
-    assert len(bench.workers.given) == bench.workers.threads
-    other.send(digest_request(1, b"y"))
-    assert len(bench.workers.given) == bench.workers.threads + 1
-    while bench.workers.given:
-        bench.workers.do(-1)
-    assert sorted(answer.id for answer in client.answers()) == list(range(10))
-    assert len(other.answers()) == 1
-
-
 @pytest.mark.parametrize("cancel", [Record(CANCEL, 0, 8, 0, {Attr.TARGET: 7}), Record(RESET, 0, 8)])
 def test_what_workers_do_can_be_cancelled(bench: Bench, cancel: Record) -> None:
     """In a worker, on its way back, or behind it on its lane: ECANCELED once each, and no output."""

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from helpers.configs import configured
 from helpers.daemons import SHARED, Daemon, serving
 from helpers.raw import Raw
+from helpers.talking import perform, submit, take
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Context, ContextTable, Stream
+from cryptofs.contexts import STREAM_BUFFER, Context, ContextTable, Stream
 from cryptofs.contexts.exchange import KEPT_BYTES, QUEUE_BYTES
-from cryptofs.contexts.steps import Step
+from cryptofs.contexts.work import Task
 from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices.streams import StreamTransform
 from cryptofs.devices.transform import DeviceTransform
@@ -37,7 +38,6 @@ from cryptofs.records import (
     Operation,
     Record,
     build,
-    parse_requests,
     parse_responses,
 )
 
@@ -170,7 +170,7 @@ def context_of(table: ContextTable, type_: str, name: str, key: bytes = b"", uid
     """A configured context."""
     context = table.open(uid, uid, 1, False)
     attributes: dict[int, Any] = {Attr.TYPE: type_, Attr.NAME: name}
-    context.control(Record(Operation.CONFIGURE, attributes=attributes | ({Attr.KEY: key} if key else {})))
+    perform(context, Record(Operation.CONFIGURE, attributes=attributes | ({Attr.KEY: key} if key else {})))
     return context
 
 
@@ -183,8 +183,8 @@ def ask(context: Context, identity: int, data: bytes, more: bool, operation: Ope
     """One part and its answer; the iv comes with the first."""
     first = identity not in context.exchange.lanes and operation is ENCRYPT
     attributes: dict[int, Any] = {Attr.IV: bytes(12)} if first else {}
-    context.accept(parse_requests(build(Record(operation, MORE * more, identity, 0, attributes, data))))
-    response = context.take(RECORD_MAX)
+    submit(context, build(Record(operation, MORE * more, identity, 0, attributes, data)))
+    response = take(context, RECORD_MAX)
     assert response is not None
     (answer,) = parse_responses(response)
     return answer
@@ -207,9 +207,9 @@ def test_users_hold_what_they_gather() -> None:
     assert (answer.status, len(answer.payload)) == (0, 350_016)
     assert held(queue) == 250_000
     assert ask(second, 1, bytes(250_000), True).status == 0
-    first.control(Record(Operation.CANCEL, attributes={Attr.TARGET: 2}))
+    perform(first, Record(Operation.CANCEL, attributes={Attr.TARGET: 2}))
     assert held(queue) == 250_000
-    second.control(Record(Operation.RESET))
+    perform(second, Record(Operation.RESET))
     assert held(queue) == 0
     assert ask(second, 1, bytes(300_000), True).status == 0
     table.close(second)
@@ -225,8 +225,8 @@ def test_a_message_that_fails_gives_back() -> None:
     assert (context.exchange.bytes, held(context.exchange.queue)) == (0, 0)
     assert ask(context, 1, bytes(1), False).status == errno.EMSGSIZE
     record = Record(DECRYPT, MORE, 2, 0, {Attr.IV: bytes(12)}, bytes(100_000))
-    context.accept(parse_requests(build(record)))
-    context.take(RECORD_MAX)
+    submit(context, build(record))
+    take(context, RECORD_MAX)
     assert held(context.exchange.queue) == 100_000
     assert ask(context, 2, b"", False, DECRYPT).status == errno.EBADMSG
     assert (context.exchange.bytes, held(context.exchange.queue)) == (0, 0)
@@ -239,11 +239,11 @@ def test_answers_that_are_not_read_count_as_before() -> None:
     records = [Record(ENCRYPT, MORE, 1, 0, {} if part else {Attr.IV: bytes(12)}, bytes(1000)) for part in range(3)]
     records.append(Record(ENCRYPT, 0, 1, 0, {}, bytes(1000)))
     for count, record in enumerate(records, 1):
-        context.accept(parse_requests(build(record)))
+        submit(context, build(record))
         assert context.exchange.bytes == held(context.exchange.queue) == count * 2048
     assert context.exchange.kept == 0
     sizes = []
-    while (response := context.take(4100)) is not None:
+    while (response := take(context, 4100)) is not None:
         sizes.append((len(response), context.exchange.bytes))
     assert sizes == [(3 * 24, 2048 + 3000), (24 + 4016, 0)]
 
@@ -261,7 +261,7 @@ def test_one_context_keeps_so_much() -> None:
     assert context.exchange.bytes == fitting * PAYLOAD_MAX
     assert context.exchange.writable
     for identity in range(1, fitting + 1):
-        context.control(Record(Operation.CANCEL, attributes={Attr.TARGET: identity}))
+        perform(context, Record(Operation.CANCEL, attributes={Attr.TARGET: identity}))
     assert context.exchange.bytes == 0
     assert ask(context, 98, bytes(1000), True).status == 0
     assert len(ask(context, 98, bytes(1000), False).payload) == 2016
@@ -272,7 +272,7 @@ def test_a_clone_is_counted() -> None:
     table = table_of(Rule(queue_bytes=100_000))
     context, other = context_of(table, "hash", "sha256"), context_of(table, "hash", "sha256")
     ask(context, 1, b"abc", True, DIGEST)
-    context.control(Record(Operation.CLONE, id=5, attributes={Attr.TARGET: 1, Attr.CONTEXT: other.number}))
+    perform(context, Record(Operation.CLONE, id=5, attributes={Attr.TARGET: 1, Attr.CONTEXT: other.number}))
     assert other.exchange.bytes == held(context.exchange.queue) == 0
     assert ask(other, 5, b"", False, DIGEST).payload == ask(context, 1, b"", False, DIGEST).payload
 
@@ -286,7 +286,7 @@ def test_a_stream_holds_what_it_gathers() -> None:
     context, other = gcm(table), gcm(table)
     queue = context.exchange.queue
     for drop in (False, True):
-        context.control(Record(Operation.RESET, attributes={Attr.IV: bytes([drop]) * 12}))
+        perform(context, Record(Operation.RESET, attributes={Attr.IV: bytes([drop]) * 12}))
         stream = context.stream
         user = stream.attach(True, True)
         for part in range(1, 4):
@@ -314,7 +314,7 @@ def test_a_stream_that_is_closed_gives_back() -> None:
     """With its context, in the middle of a message."""
     table = table_of(Rule(queue_bytes=500_000))
     context = gcm(table)
-    context.control(Record(Operation.RESET, attributes={Attr.IV: bytes(12)}))
+    perform(context, Record(Operation.RESET, attributes={Attr.IV: bytes(12)}))
     user = context.stream.attach(True, True)
     context.stream.feed_nowait(user, bytes(100_000))
     queue = context.exchange.queue
@@ -326,26 +326,26 @@ def test_what_a_worker_has_of_a_stream_is_counted() -> None:
     """Its input and the room for its output, until the worker is done."""
     table = table_of(Rule(queue_bytes=5_000_000))
     context = gcm(table)
-    given: list[tuple[Callable[[], Step], Callable[[Step], None]]] = []
+    given: list[tuple[Task, Callable[[Task], None]]] = []
 
-    def offload(compute: Callable[[], Step], settle: Callable[[Step], None]) -> bool:
-        given.append((compute, settle))
+    def offload(task: Task, settle: Callable[[Task], None]) -> bool:
+        given.append((task, settle))
         return True
 
     transform = context.require_transform()
-    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
+    stream = Stream(transform, context.exchange.queue, offload, lambda: None, STREAM_BUFFER)
     stream.set_parameters(None, bytes(12), None)
     transform.pace = 1e6
     user = stream.attach(True, True)
     stream.feed_nowait(user, bytes(100_000))
     assert held(context.exchange.queue) == 100_000 + OUT_SLACK
-    compute, settle = given.pop()
-    settle(compute())
+    task, settle = given.pop()
+    settle(task.compute())
     assert held(context.exchange.queue) == 100_000
     assert stream.drain_nowait(user, 1000) is None
     assert held(context.exchange.queue) == 100_000 + 100_016 + OUT_SLACK
-    compute, settle = given.pop()
-    settle(compute())
+    task, settle = given.pop()
+    settle(task.compute())
     assert held(context.exchange.queue) == 100_016
     stream.close()
     assert held(context.exchange.queue) == 0
@@ -354,15 +354,15 @@ def test_what_a_worker_has_of_a_stream_is_counted() -> None:
 def test_steps_that_were_dropped_are_let_go() -> None:
     """Who resets a stream again and again while a worker is busy leaves nothing with it that is large or long."""
     context = gcm(table_of(Rule(queue_bytes=5_000_000)))
-    given: list[tuple[Callable[[], Step], Callable[[Step], None]]] = []
+    given: list[tuple[Task, Callable[[Task], None]]] = []
 
-    def offload(compute: Callable[[], Step], settle: Callable[[Step], None]) -> bool:
-        given.append((compute, settle))
+    def offload(task: Task, settle: Callable[[Task], None]) -> bool:
+        given.append((task, settle))
         return True
 
     transform = context.require_transform()
     transform.pace = 1e6
-    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
+    stream = Stream(transform, context.exchange.queue, offload, lambda: None, STREAM_BUFFER)
     for count in range(20):
         user = stream.attach(True, True)
         stream.set_parameters(None, count.to_bytes(12), None)
@@ -370,10 +370,11 @@ def test_steps_that_were_dropped_are_let_go() -> None:
         assert held(context.exchange.queue) == 100_000 + OUT_SLACK
         stream.reset()
         assert held(context.exchange.queue) == 0
-    for compute, settle in given:
-        step = compute()
-        assert (len(step.data), len(step.out), step.size, step.message.kept) == (0, 0, 0, 0)
-        settle(step)
+    for task, settle in given:
+        task.compute()
+        assert task.message is not None
+        assert (len(task.data), len(task.out), task.written, task.message.kept) == (0, 0, 0, 0)
+        settle(task)
     assert len(given) == 20
     assert not stream.busy
 

@@ -1,14 +1,15 @@
 """The short way answers what the general way answers, byte for byte, or leaves the request to it."""
 
 import pytest
+from helpers.talking import submit, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type, look_up
-from cryptofs.contexts import Context, ContextTable
+from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.contexts import exchange as state
 from cryptofs.engines import open_engines
-from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record, build, parse_requests
+from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record, build
 
 NAMES = [
     (Type.HASH, "sha256", None),
@@ -29,8 +30,8 @@ def configured(table: ContextTable, type_: Type, name: str, key: bytes | None) -
     """A context of an algorithm."""
     context = table.open(1000, 1000, 1, False)
     attributes = {Attr.TYPE: str(type_), Attr.NAME: name} | ({} if key is None else {Attr.KEY: key})
-    context.submit(build(Record(Operation.CONFIGURE, 0, 0, 0, attributes)))
-    assert context.take(4096)
+    submit(context, build(Record(Operation.CONFIGURE, 0, 0, 0, attributes)))
+    assert take(context, 4096)
     return context
 
 
@@ -70,12 +71,12 @@ def test_both_ways_agree(engine: str, type_: Type, name: str, key: bytes | None,
         short, general = (configured(table, type_, name, key) for _ in range(2))
         for record in records:
             data = build(record)
-            taken = short.short.answer(data)
+            taken = FastWay(short).answer(data)
             assert taken in (0, len(data))
             if not taken:
-                short.accept(parse_requests(data))
-            general.accept(parse_requests(data))
-            first, second = short.take(1 << 20), general.take(1 << 20)
+                submit(short, data)
+            submit(general, data)
+            first, second = take(short, 1 << 20), take(general, 1 << 20)
             assert first is not None
             assert second is not None
             if record.operation is not Operation.INFO:
@@ -96,7 +97,7 @@ def test_the_short_way_is_taken() -> None:
             operation = Operation.DIGEST if type_ is Type.HASH else Operation.ENCRYPT
             iv = {Attr.IV: bytes(description.iv_size)} if description.iv_size else {}
             data = build(Record(operation, 0, 7, 0, iv, bytes(64)))
-            assert context.short.answer(data) == len(data), name
+            assert FastWay(context).answer(data) == len(data), name
     finally:
         table.close_all()
 
@@ -107,10 +108,10 @@ def test_the_short_way_keeps_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None
     table = ContextTable(open_engines(("openssl",)))
     context = configured(table, Type.HASH, "sha256", None)
     data = build(Record(Operation.DIGEST, 0, 7, 0, {}, b"abc"))
-    assert [context.short.answer(data) for _ in range(3)] == [len(data), len(data), 0]
+    assert [FastWay(context).answer(data) for _ in range(3)] == [len(data), len(data), 0]
     assert context.exchange.outstanding == 2
-    assert len(context.take(4096) or b"") == 2 * (HEADER_SIZE + 32)
-    context.submit(build(Record(Operation.DIGEST, Flag.MORE, 7, 0, {}, b"abc")))
-    assert context.short.answer(data) == 0, "it would be taken for a message of its own"
+    assert len(take(context, 4096) or b"") == 2 * (HEADER_SIZE + 32)
+    submit(context, build(Record(Operation.DIGEST, Flag.MORE, 7, 0, {}, b"abc")))
+    assert FastWay(context).answer(data) == 0, "it would be taken for a message of its own"
     table.close_all()
-    assert context.short.answer(data) == 0
+    assert FastWay(context).answer(data) == 0

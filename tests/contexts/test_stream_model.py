@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from helpers.stream_devices import OPENSSL
+from helpers.talking import perform
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -132,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.table = ContextTable(OPENSSL)
         self.context = self.table.open(1000, 1000, 1, False)
-        self.context.control(Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"}))
+        perform(self.context, Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"}))
         self.stream: Stream = self.context.stream
         self.model = Model()
 
@@ -187,7 +188,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reset(self) -> None:
         """By anybody."""
-        self.context.control(Record(Operation.RESET))
+        perform(self.context, Record(Operation.RESET))
         self.model.reset()
 
     @invariant()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.context_bench import HandWorkers
+from helpers.context_bench import HandScheduler
 from helpers.fake_engine import FakeEngine, toy
+from helpers.talking import perform, submit, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.client import files
 from cryptofs.config import ConfigError
-from cryptofs.contexts import Context, ContextTable
+from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.daemon import assembly
 from cryptofs.daemon import serve as daemon
 from cryptofs.daemon.assembly import Assembly
@@ -34,7 +35,7 @@ from cryptofs.nodes import Caller, Tree
 from cryptofs.nodes.base import Directory, File, Node
 from cryptofs.nodes.devices import DeviceStreamHandle
 from cryptofs.policy import Policy, Rule, Thing
-from cryptofs.records import Attr, Operation, Record, Value, build, parse_requests, parse_responses
+from cryptofs.records import Attr, Operation, Record, Value, build, parse_responses
 
 ENCRYPT, DECRYPT, DIGEST = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST
 BOTH = frozenset({ENCRYPT, DECRYPT})
@@ -271,10 +272,10 @@ def test_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def send(*payloads: bytes, operation: Operation = ENCRYPT) -> list[Record]:
         data = b"".join(build(Record(operation, id=index, payload=each)) for index, each in enumerate(payloads))
-        if not context.short.answer(data):
-            context.accept(parse_requests(data))
+        if not FastWay(context).answer(data):
+            submit(context, data)
         answers: list[Record] = []
-        while (piece := context.take(1 << 20)) is not None:
+        while (piece := take(context, 1 << 20)) is not None:
             answers += parse_responses(bytes(piece))
         return answers
 
@@ -412,13 +413,13 @@ def test_denied_names_reach_no_engine() -> None:
     ]
     for attributes in wanted:
         with pytest.raises(NotPermitted):
-            context.control(Record(Operation.CONFIGURE, attributes=attributes))
+            perform(context, Record(Operation.CONFIGURE, attributes=attributes))
     for name in ("denied", "toysum-fake", "hmac(toysum)", "denied-driver"):
         with pytest.raises(NoSuchTarget):
             walk(tree, "algorithms", "hash", name)
     assert set(engine.asked) <= {"toysum"}
     walk(tree, "algorithms", "hash", "toysum")
-    context.control(Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "toysum"}))
+    perform(context, Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "toysum"}))
     table.close_all()
 
 
@@ -566,7 +567,7 @@ class Held:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        self.workers = HandWorkers()
+        self.workers = HandScheduler()
         description = self.engine.describe(Type.AEAD, "gcm(toy)")
         assert description is not None
         transform = self.engine.open(description, None)
@@ -590,7 +591,7 @@ class Held:
                 "aead": {Attr.TYPE: "aead", Attr.NAME: "gcm(toy)", Attr.KEY: bytes(16)},
             }
             if kind in names:
-                context.control(Record(Operation.CONFIGURE, attributes=names[kind]))
+                perform(context, Record(Operation.CONFIGURE, attributes=names[kind]))
         self.contexts.append(context)
 
     def step(self, what: str, one: Any, two: Any) -> None:
@@ -614,13 +615,13 @@ class Held:
                 Record(operation, 1 if more else 0, id_, 0, {}, bytes(size)) for operation, id_, more, size in value
             ]
             data = b"".join(map(build, records))
-            if not context.short.answer(data):
-                context.accept(parse_requests(data))
+            if not FastWay(context).answer(data):
+                submit(context, data)
         elif what == "take":
-            context.take(value)
+            take(context, value)
         elif what == "control":
             target: dict[int, Value] = {Attr.TARGET: 1} if value is Operation.CANCEL else {}
-            context.control(Record(value, attributes=target))
+            perform(context, Record(value, attributes=target))
         elif what in ("feed", "drain"):
             stream = context.stream
             user = stream._users[0] if stream._users else stream.attach(True, True)
@@ -640,15 +641,15 @@ class Held:
     def check(self) -> None:
         """The ledger says what the contexts hold."""
         for usage in self.table.ledger._users.values():
-            mine = [each for each in self.contexts if each.usage is usage]
+            mine = [each for each in self.contexts if each.queue.usage is usage]
             assert usage.held[Thing.CONTEXTS] == len(mine)
             assert usage.held[Thing.STATE] == sum(map(self.state_of, mine))
             queue = usage._metered
             if queue is not None:
                 counting = [each for each in mine if each.exchange.queue is queue]
                 assert queue.requests == sum(each.exchange.outstanding for each in counting)
-                tallies = [each._stream._tally for each in counting if each._stream is not None]
-                held = sum(tally.waiting + tally.kept for tally in tallies) + sum(map(self.state_of, counting))
+                flows = [each._stream._flow for each in counting if each._stream is not None]
+                held = sum(flow.waiting + flow._kept for flow in flows) + sum(map(self.state_of, counting))
                 assert queue.queue_bytes == sum(each.exchange.bytes for each in counting) + held
         for context in self.contexts:
             self.check_kept(context)
@@ -658,8 +659,8 @@ class Held:
         """What a context's open messages hold, as they say themselves."""
         messages = [lane.message for lane in context.exchange.lanes.values()]
         if context._stream is not None:
-            messages.append(context._stream._message)
-        counted = context.exchange.state + (context._stream._tally.state if context._stream is not None else 0)
+            messages.append(context._stream._flow._message)
+        counted = context.exchange.state + (context._stream._flow._state_size if context._stream is not None else 0)
         assert counted == sum(message.state for message in messages if message is not None) or context._running
         return counted
 
@@ -674,12 +675,13 @@ class Held:
         unread = sum(cost for _, cost in exchange._ready) + sum(job.cost for lane in lanes for job in lane.jobs)
         forgotten = exchange.bytes - exchange.kept - unread
         assert forgotten == 0 or exchange.in_flight > sum(len(lane.jobs) for lane in lanes)
-        if stream is not None and stream._at_work is None:
-            assert stream._tally.kept == (stream._message.kept if stream._message is not None else 0)
+        if stream is not None and stream._flow._task is None:
+            message = stream._flow._message
+            assert stream._flow._kept == (message.kept if message is not None else 0)
 
     def end(self) -> None:
         """Close everything, in the middle of whatever goes on."""
-        users = [context.usage for context in self.contexts]
+        users = [context.queue.usage for context in self.contexts]
         self.table.close_all()
         self.contexts.clear()
         self.engine.fuses.clear()

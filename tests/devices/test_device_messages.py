@@ -20,8 +20,8 @@ from helpers.daemons import Daemon, serving_config
 from helpers.stream_devices import context_of, device_of, newest, open_stream, read_all
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts.steps import Step
-from cryptofs.contexts.stream import Stream
+from cryptofs.contexts.stream import STREAM_BUFFER, Stream
+from cryptofs.contexts.work import Task
 from cryptofs.errors import BadTag, Cancelled, InvalidValue
 from cryptofs.records import Operation
 
@@ -260,20 +260,20 @@ def test_a_reader_waits_for_the_worker() -> None:
     context = context_of(device)
     transform = context.require_transform()
     transform.pace = 1e9
-    given: list[tuple[Callable[[], Step], Callable[[Step], None]]] = []
+    given: list[tuple[Task, Callable[[Task], None]]] = []
 
-    def offload(compute: Callable[[], Step], done: Callable[[Step], None]) -> bool:
-        given.append((compute, done))
+    def offload(task: Task, done: Callable[[Task], None]) -> bool:
+        given.append((task, done))
         return True
 
-    stream = Stream(transform, lambda: None, context.exchange.queue, offload)
+    stream = Stream(transform, context.queue, offload, lambda: None, STREAM_BUFFER)
     user = stream.attach(True, True)
     stream.feed_nowait(user, b"text")
     while given:
         assert stream.drain_nowait(user, 100) is None
         assert stream.drain_nowait(user, 100) is None
-        compute, done = given.pop()
-        done(compute())
+        task, done = given.pop()
+        done(task.compute())
     assert stream.drain_nowait(user, 100) is not None
     assert stream.drain_nowait(user, 100) == b""
     with pytest.raises(InvalidValue, match=AGAIN):

@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from helpers.configs import declare
 from helpers.daemons import Daemon, serving_config
 from helpers.stream_devices import OPENSSL, context_of, device_of, newest, open_stream, read_all
+from helpers.talking import submit, take
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Facts, Type
 from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.client import Context
+from cryptofs.contexts import FastWay
 from cryptofs.engines.base import OUT_SLACK, Transform
 from cryptofs.records import PAYLOAD_MAX, Flag, Operation, Record, build, parse_responses
 
@@ -312,9 +314,9 @@ def test_records_without_a_mount() -> None:
     context = context_of(device_of(Type.SKCIPHER, "cbc(aes)", KEY, {ENCRYPT}), as_stream=False)
     for id, flags, size in ((1, MORE, 32), (1, MORE, 32), (2, 0, 48), (1, 0, 48)):
         data = build(Record(ENCRYPT, flags, id, 0, {}, bytes(32)))
-        if not context.short.answer(data):
-            context.submit(data)
-        (answer,) = parse_responses(bytes(context.take(1 << 20) or b""))
+        if not FastWay(context).answer(data):
+            submit(context, data)
+        (answer,) = parse_responses(bytes(take(context, 1 << 20) or b""))
         assert (answer.status, len(answer.payload)) == (0, size)
     context.close()
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, hmac
 from helpers.configs import declare
 from helpers.daemons import Daemon, serving_config
 from helpers.stream_devices import context_of, device_of, newest, open_stream, read_all
+from helpers.talking import perform
 
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
@@ -221,18 +222,19 @@ def test_a_cloned_message(clock: Clock) -> None:
     table = ContextTable(engines, policy=Policy(Rule(rate=3)))
     one, two = (table.open(1000, 1000, 1, False) for _ in range(2))
     for context in (one, two):
-        context.control(
-            Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "hmac(sha256)", Attr.KEY: KEY})
+        perform(
+            context,
+            Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "hmac(sha256)", Attr.KEY: KEY}),
         )
     one.stream.feed_nowait(one.stream.attach(True, True), b"head")
     for number in range(3):
         reader = two.stream.attach(True, True)
         if number == 2:
             with pytest.raises(OverQuota, match="at most 3 a second"):
-                one.control(Record(Operation.CLONE, attributes={Attr.CONTEXT: two.number}))
+                perform(one, Record(Operation.CLONE, attributes={Attr.CONTEXT: two.number}))
             assert not two.stream.busy
             clock.now += 1
-        one.control(Record(Operation.CLONE, attributes={Attr.CONTEXT: two.number}))
+        perform(one, Record(Operation.CLONE, attributes={Attr.CONTEXT: two.number}))
         two.stream.feed_nowait(reader, b"tail")
         assert two.stream.drain_nowait(reader, 100) == mac(b"headtail")
         assert two.stream.drain_nowait(reader, 100) == b""

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from helpers.talking import submit, take
+
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Context, ContextTable
+from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.errors import CryptofsError
 from cryptofs.records import ATTRIBUTES, RECORD_MAX, Attr, Operation, Record, build_many, parse_responses
 
@@ -86,12 +88,12 @@ class Duel:
     def _ask(self, context: Context, data: bytes) -> list[Answer]:
         try:
             # as an open handle does it
-            if not context.short.answer(data):
-                context.submit(data)
+            if not FastWay(context).answer(data):
+                submit(context, data)
         except CryptofsError as error:
             return [Answer(0, 0, 0, error.errno, (), b"", error.message)]
         answers = []
-        while (taken := context.take(RECORD_MAX)) is not None:
+        while (taken := take(context, RECORD_MAX)) is not None:
             # copied at once: its buffer is free again with the next answer
             answers += [self._answer(record) for record in parse_responses(bytes(taken))]
         assert not context.exchange.outstanding

@@ -10,6 +10,7 @@ from helpers import restricted
 from helpers.daemons import Daemon
 from helpers.machine import AF_ALG
 from helpers.restricted import CAPABLE, EVERYBODY, MODES, Restriction
+from helpers.talking import submit, take
 from names.survey import CATALOGUE
 
 from cryptofs import engines as cryptofs_engines
@@ -46,8 +47,8 @@ class Asker:
 
     def ask(self, context: Context, operation: Operation, payload: bytes = b"", **words: object) -> Record:
         attributes = {Attr[word.upper()]: value for word, value in words.items()}
-        context.submit(build(Record(operation, 0, 1, 0, attributes, payload)))  # type: ignore[arg-type]
-        taken = context.take(RECORD_MAX)
+        submit(context, build(Record(operation, 0, 1, 0, attributes, payload)))  # type: ignore[arg-type]
+        taken = take(context, RECORD_MAX)
         assert taken is not None
         (answer,) = parse_responses(bytes(taken))
         return answer

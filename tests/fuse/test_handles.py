@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.daemons import Daemon, serve
+from helpers.daemons import SHARED, Daemon, serving
 from helpers.raw import Raw
 
 from cryptofs.records import Attr, Operation
@@ -20,7 +20,8 @@ def bounded(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that lets each user have HANDLES open."""
     config = tmp_path / "cryptofs.toml"
     config.write_text(f"[policy]\nhandles = {HANDLES}\n")
-    yield from serve(tmp_path, "--config", str(config))
+    with serving(tmp_path / "mount", *SHARED, "--config", str(config)) as made:
+        yield made
 
 
 def opened(path: Path, flags: int, most: int) -> list[int]:
@@ -71,21 +72,20 @@ def test_every_open_file_counts(bounded: Daemon, name: str, flags: int) -> None:
 
 def test_an_open_directory_costs_little(tmp_path: Path) -> None:
     """Thousands of descriptors of a directory of many contexts take no list of their own each, read or not."""
-    for daemon in serve(tmp_path):
-        with contextlib.ExitStack() as stack:
-            for _ in range(200):
-                stack.enter_context(Raw(daemon.mountpoint))
-            path = daemon.mountpoint / "contexts"
-            assert len(os.listdir(path)) == 200
-            before = daemon.memory
-            descriptors = opened(path, os.O_RDONLY | os.O_DIRECTORY, 1000)
-            try:
-                assert len(descriptors) == 1000
-                for descriptor in descriptors[:300]:
-                    assert len(os.listdir(descriptor)) == 200
-                assert daemon.memory - before < 300 * 200 * 100
-            finally:
-                close(descriptors)
+    with serving(tmp_path / "mount", *SHARED) as daemon, contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(Raw(daemon.mountpoint))
+        path = daemon.mountpoint / "contexts"
+        assert len(os.listdir(path)) == 200
+        before = daemon.memory
+        descriptors = opened(path, os.O_RDONLY | os.O_DIRECTORY, 1000)
+        try:
+            assert len(descriptors) == 1000
+            for descriptor in descriptors[:300]:
+                assert len(os.listdir(descriptor)) == 200
+            assert daemon.memory - before < 300 * 200 * 100
+        finally:
+            close(descriptors)
 
 
 def test_contexts_that_close_while_they_are_listed(mount: Path) -> None:

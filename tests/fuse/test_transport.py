@@ -113,9 +113,9 @@ async def long_request(rig: Rig, handle: int, identity: int) -> None:
 
 def test_a_read_waits_and_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a worker computes, a read has no answer; then it has the right one."""
-    monkeypatch.setattr("cryptofs.contexts.context._INLINE_NS", 0)
+    monkeypatch.setattr("cryptofs.contexts.requests.ALONE_NS", 0)
     monkeypatch.setattr("cryptofs.contexts.scheduler.ALONE_NS", 0)
-    monkeypatch.setattr("cryptofs.contexts.context.ALONE_NS", 0)
+    monkeypatch.setattr("cryptofs.contexts.scheduler.LONG_NS", -1)
 
     async def main() -> None:
         handle = await configured(rig)
@@ -332,8 +332,8 @@ def test_a_directory_is_not_somebodys_file(rig: Rig) -> None:
 
 def test_an_interrupted_call_is_cancelled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """EINTR at once; its output is never given out, and the context goes on."""
-    monkeypatch.setattr("cryptofs.contexts.context._INLINE_NS", 0)
-    monkeypatch.setattr("cryptofs.contexts.context.ALONE_NS", 0)
+    monkeypatch.setattr("cryptofs.contexts.requests.ALONE_NS", 0)
+    monkeypatch.setattr("cryptofs.contexts.scheduler.LONG_NS", -1)
 
     async def main() -> None:
         handle = await configured(rig)
@@ -341,7 +341,7 @@ def test_an_interrupted_call_is_cancelled(rig: Rig, monkeypatch: pytest.MonkeyPa
         for identity in range(5):
             await long_request(rig, handle, identity)
         record = Record(Operation.DIGEST, id=7, payload=bytes(16_000))
-        monkeypatch.setattr("cryptofs.contexts.context.LONG_NS", 0)
+        monkeypatch.setattr("cryptofs.contexts.requests.LONG_NS", 0)
         unique = await rig.kernel.send_call(handle, record)
         await rig.kernel.interrupt(unique)
         with pytest.raises(Refused) as caught:

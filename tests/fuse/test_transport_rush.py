@@ -14,7 +14,8 @@ import pytest
 import trio
 from helpers.kernel import ALICE, BOB, Refused, Rig, run
 
-from cryptofs.contexts import Workers
+from cryptofs.contexts import Scheduler
+from cryptofs.contexts.work import Task
 from cryptofs.fuse import Transport, protocol
 from cryptofs.records import Attr, Operation, Record, build, detached, parse_responses
 
@@ -40,7 +41,7 @@ async def configured(rig: Rig, attributes: Any = HASH, who: Any = ALICE) -> tupl
 
 def by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers compute everything, at once or never."""
-    for name in ("context._INLINE_NS", "context.ALONE_NS", "context.LONG_NS", "stream.ALONE_NS"):
+    for name in ("requests.ALONE_NS", "requests.LONG_NS", "scheduler.ALONE_NS", "scheduler.LONG_NS"):
         monkeypatch.setattr(f"cryptofs.contexts.{name}", 0)
     monkeypatch.setattr("cryptofs.contexts.fast.SHORT_MAX", 0)
 
@@ -99,7 +100,7 @@ def test_a_reader_does_not_wait_for_a_call(rig: Rig, monkeypatch: pytest.MonkeyP
         handle, number = await configured(rig)
         # the workers are kept busy, so that the call cannot be done before the read
         for _ in range(rig.workers.threads):
-            rig.workers.submit(lambda: gate.wait(20), lambda _: None, 0)
+            rig.workers.submit(lambda: gate.wait(20), lambda _: None, (0, 0))
         call = await rig.kernel.send_call(handle, Record(Operation.DIGEST, id=5, payload=b"abc"))
         assert await rig.kernel.read(handle, 0, 100) == b""
         context = rig.table.get(number)
@@ -154,11 +155,11 @@ def test_what_waits_for_a_worker_does_not_hold_a_buffer(rig: Rig, monkeypatch: p
     asked: list[tuple[int, int]] = []
     submit = rig.workers.submit
 
-    def note(work: Any, done: Any, user: int) -> None:
-        step = getattr(getattr(work, "func", None), "__self__", None)
-        if step is not None:
-            asked.append((user, memoryview(getattr(step.data, "obj", step.data)).nbytes))
-        submit(work, done, user)
+    def note(work: Any, done: Any, turn: tuple[int, int]) -> None:
+        task = getattr(work, "__self__", None)
+        if isinstance(task, Task):
+            asked.append((turn[0], memoryview(getattr(task.data, "obj", task.data)).nbytes))
+        submit(work, done, turn)
 
     monkeypatch.setattr(rig.workers, "submit", note)
 
@@ -216,7 +217,7 @@ def test_a_worker_forgets_what_it_has_done() -> None:
     class Large:
         """What a request would be."""
 
-    workers = Workers(2)
+    workers = Scheduler(2)
 
     async def main() -> None:
         workers.start()
@@ -230,7 +231,7 @@ def test_a_worker_forgets_what_it_has_done() -> None:
 
         for _ in range(4):
             large = Large()
-            workers.submit(lambda large=large: large, hand_back, 0)  # type: ignore[misc]
+            workers.submit(lambda large=large: large, hand_back, (0, 0))  # type: ignore[misc]
             del large
         with trio.fail_after(10):
             await done.wait()

@@ -31,6 +31,7 @@ import errno
 import logging
 
 from helpers.fake_engine import CANARY, FakeEngine
+from helpers.talking import take, write
 from stress.oracle import acceptable, check_line, check_parser, walk
 
 from cryptofs.contexts.exchange import Exchange
@@ -112,8 +113,7 @@ def submit(context: cryptofs.contexts.Context, data: bytes, mode: str) -> None:
     exchange = context.exchange
     before = (exchange.outstanding, exchange.bytes)
     try:
-        if not context.short.answer(data):
-            context.submit(data)
+        write(context, data)
     except CryptofsError:
         if (exchange.outstanding, exchange.bytes) != before:
             raise Finding("a refused write has left something") from None
@@ -122,7 +122,7 @@ def submit(context: cryptofs.contexts.Context, data: bytes, mode: str) -> None:
         raise Finding("accepted what the definition refuses")
     expected = Counter((operation, identity, flags & MORE) for operation, flags, identity, _, _ in walk(data))
     answers: Counter[tuple[int, int, int]] = Counter()
-    while (response := context.take(RECORD_MAX)) is not None:
+    while (response := take(context, RECORD_MAX)) is not None:
         for record in parse_responses(bytes(response)):
             answers[record.operation, record.id, record.flags & MORE] += 1
             check_answer(record, mode)

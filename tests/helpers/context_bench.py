@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from helpers.fake_engine import FakeEngine
+from helpers.talking import submit, take
 
-from cryptofs.contexts import Context, ContextTable, Workers
+from cryptofs.contexts import Context, ContextTable, Scheduler
 from cryptofs.engines import open_engines
 from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build_many, parse_responses
 
@@ -49,8 +50,8 @@ def symbol_of(number: int) -> str:
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, "success")
 
 
-class HandWorkers(Workers):
-    """Workers whose work is done when a test says so, in the order that it says."""
+class HandScheduler(Scheduler):
+    """A scheduler whose work is done when a test says so, in the order that it says."""
 
     def __init__(self) -> None:
         super().__init__(threads=2)
@@ -63,10 +64,14 @@ class HandWorkers(Workers):
         """Always."""
         return True
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], user: int) -> None:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], turn: tuple[int, int]) -> None:
         """Keep it."""
         self.given.append((work, done))
-        self.users.append(user)
+        self.users.append(turn[0])
+
+    def slice(self, work: Callable[[], None], turn: tuple[int, int]) -> None:
+        """Do it at once: how long a slice is depends on the machine."""
+        work()
 
     def do(self, index: int = 0) -> None:
         """Do one piece of work and hand it back."""
@@ -86,7 +91,7 @@ class Bench:
     def __init__(self, family: str) -> None:
         self.family = family
         self.fake = FakeEngine()
-        self.workers = HandWorkers()
+        self.workers = HandScheduler()
         self.table = ContextTable((self.fake, *OPENSSL), self.workers)
 
     def client(self, kind: str | None = None, uid: int = 1000, **words: Any) -> "Client":
@@ -123,12 +128,12 @@ class Client:
 
     def answers(self) -> list[Record]:
         """All that is ready."""
-        data = self.context.take(RECORD_MAX)
+        data = take(self.context, RECORD_MAX)
         return parse_responses(data) if data is not None else []
 
     def send(self, *records: Record) -> None:
         """One write."""
-        self.context.submit(build_many(records))
+        submit(self.context, build_many(records))
 
     def slow(self) -> None:
         """From now on every request with a payload is for the workers."""

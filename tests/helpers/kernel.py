@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from cryptofs.contexts import ContextTable, Workers
+from cryptofs.contexts import ContextTable, Scheduler
 from cryptofs.engines import open_engines
 from cryptofs.fuse import Operations, Transport, protocol
 from cryptofs.nodes import Tree
@@ -152,7 +152,7 @@ class Rig:
     """A tree that is served without a mount: names by `operations`, as pyfuse3 would call them, files by `kernel`."""
 
     def __init__(self, workers: bool = False) -> None:
-        self.workers = Workers()
+        self.workers = Scheduler()
         self._with_workers = workers
         self.table = ContextTable(open_engines(("openssl",)), self.workers)
         self.tree = Tree(self.table)

@@ -20,11 +20,12 @@ from helpers.machine import IN_GUEST
 from helpers.other_user import STRANGER, as_user, needs_root
 from helpers.raw import Raw
 from helpers.security_mount import NO, refuses
+from helpers.talking import perform
 
 from cryptofs.algorithms import Description, Facts, Type
 from cryptofs.client import Context, RequestError
 from cryptofs.config import load, models
-from cryptofs.contexts import ContextTable
+from cryptofs.contexts import ContextTable, requests
 from cryptofs.errors import NoSuchTarget, NotOffered, NotPermitted
 from cryptofs.nodes import Tree
 from cryptofs.nodes.base import Caller, Directory
@@ -80,10 +81,10 @@ def walk(rule: Rule) -> list[str]:
     for attributes in DENIED:
         context = table.open(1000, 1000, 1, False)
         with contextlib.suppress(NotPermitted, NotOffered):
-            context.control(Record(Operation.CONFIGURE, attributes=attributes))
+            perform(context, Record(Operation.CONFIGURE, attributes=attributes))
         records = [Record(Operation.CONFIGURE, id=1, attributes=attributes)]
         with contextlib.suppress(NotPermitted, NotOffered):
-            context.accept(records)
+            requests.accept(context, records)
     algorithms = tree.node(1)
     assert isinstance(algorithms, Directory)
     algorithms = algorithms.lookup("algorithms", caller)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from helpers.context_bench import CLONE, COMPRESS, CONFIGURE, DIGEST, SET_KEY, Bench
 from helpers.fake_engine import ToyBox
+from helpers.talking import perform, submit, take
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -170,14 +171,14 @@ TestLedgerMachine = LedgerMachine.TestCase
 def compressing(table: ContextTable, name: str, level: int, uid: int = 7) -> Any:
     """A context for messages of one compression."""
     context = table.open(uid, uid, 1, False)
-    context.control(Record(CONFIGURE, attributes={Attr.TYPE: "compression", Attr.NAME: name, Attr.LEVEL: level}))
+    perform(context, Record(CONFIGURE, attributes={Attr.TYPE: "compression", Attr.NAME: name, Attr.LEVEL: level}))
     return context
 
 
 def begin(context: Any, identity: int) -> int:
     """A message's first part; returns the answer's status."""
-    context.submit(build(Record(COMPRESS, 1, identity, payload=b"x")))
-    return int(parse_responses(context.take(1 << 20))[0].status)
+    submit(context, build(Record(COMPRESS, 1, identity, payload=b"x")))
+    return int(parse_responses(take(context, 1 << 20))[0].status)
 
 
 @pytest.mark.parametrize(

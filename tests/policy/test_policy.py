@@ -7,16 +7,17 @@ import time
 from typing import Any
 
 import pytest
+from helpers.talking import perform, submit, take
 
 from cryptofs.algorithms import Facts, Type, complete, standard_names
-from cryptofs.contexts import ContextTable, Workers
+from cryptofs.contexts import ContextTable, FastWay, Scheduler
 from cryptofs.contexts.scheduler import Turns
 from cryptofs.engines import open_engines
 from cryptofs.errors import NotPermitted, OverQuota
 from cryptofs.policy import Bound, Ledger, Policy, Rule, Thing
 from cryptofs.policy import ledger as policy_module
 from cryptofs.policy.rules import supplementary_groups
-from cryptofs.records import Attr, Operation, Record, build, parse_requests, parse_responses
+from cryptofs.records import Attr, Operation, Record, build, parse_responses
 
 OPENSSL = open_engines(("openssl",))
 GCM = frozenset({(Type.AEAD, "gcm(aes)"), (Type.HASH, "sha256")})
@@ -32,7 +33,7 @@ def configure(context: Any, type_: str, name: str, **words: Any) -> dict[int, An
     attributes = {Attr.TYPE: type_, Attr.NAME: name}
     if "key" in words:
         attributes[Attr.KEY] = words["key"]
-    return context.control(Record(Operation.CONFIGURE, attributes=attributes))  # type: ignore[no-any-return]
+    return perform(context, Record(Operation.CONFIGURE, attributes=attributes))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -118,19 +119,19 @@ def test_requests_over_all_contexts(short: bool) -> None:
 
     def send(context: Any, *ids: int) -> None:
         data = b"".join(request(each) for each in ids)
-        if not (short and context.short.answer(data)):
-            context.accept(parse_requests(data))
+        if not (short and FastWay(context).answer(data)):
+            submit(context, data)
 
     send(first, 1, 2)
     send(second, 3)
     with pytest.raises(OverQuota, match="uid 7: 3 requests wait to be read and 1 more are asked: at most 3"):
         send(second, 4)
     send(other, 1, 2, 3)
-    assert len(parse_responses(first.take(4096))) == 2
+    assert len(parse_responses(take(first, 4096))) == 2
     send(second, 4)
     with pytest.raises(OverQuota):
         send(first, 5, 6)
-    assert [each.id for each in parse_responses(second.take(4096))] == [3, 4]
+    assert [each.id for each in parse_responses(take(second, 4096))] == [3, 4]
     assert second.exchange.queue.requests == 0
     assert second.exchange.queue.queue_bytes == 0
 
@@ -139,13 +140,13 @@ def test_bytes() -> None:
     """What is queued is bounded in bytes, and given back by closing, too."""
     table = table_with(Rule(queue_bytes=20_000))
     first, second = hash_context(table), hash_context(table)
-    first.accept(parse_requests(request(1, 8000)))
+    submit(first, request(1, 8000))
     with pytest.raises(OverQuota, match="bytes are queued"):
-        second.accept(parse_requests(request(1, 8000)))
+        submit(second, request(1, 8000))
     assert second.exchange.outstanding == 0
     table.close(first)
-    second.accept(parse_requests(request(1, 8000)))
-    assert parse_responses(second.take(4096))[0].status == 0
+    submit(second, request(1, 8000))
+    assert parse_responses(take(second, 4096))[0].status == 0
 
 
 def test_gathered_answer_counts() -> None:
@@ -157,11 +158,11 @@ def test_gathered_answer_counts() -> None:
         last = index == 3
         attributes = {Attr.IV: bytes(12)} if index == 0 else {}
         record = Record(Operation.ENCRYPT, 0 if last else 1, 5, 0, attributes, bytes(30_000))
-        context.accept(parse_requests(build(record)))
+        submit(context, build(record))
         if not last:
-            context.take(1 << 20)
+            take(context, 1 << 20)
     assert context.exchange.queue.queue_bytes > 120_000
-    context.take(1 << 20)
+    take(context, 1 << 20)
     assert context.exchange.queue.queue_bytes == 0
 
 
@@ -172,25 +173,25 @@ def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     table = table_with(Rule(rate=10))
     context = hash_context(table)
     for each in range(10):
-        context.accept(parse_requests(request(each)))
+        submit(context, request(each))
     with pytest.raises(OverQuota, match="10 a second"):
-        context.accept(parse_requests(request(11)))
+        submit(context, request(11))
     table.close(context)
     context = hash_context(table)
     with pytest.raises(OverQuota):
-        context.accept(parse_requests(request(11)))
+        submit(context, request(11))
     now[0] += 0.5
-    context.accept(parse_requests(b"".join(request(each) for each in range(5))))
+    submit(context, b"".join(request(each) for each in range(5)))
     with pytest.raises(OverQuota):
-        context.accept(parse_requests(request(11)))
+        submit(context, request(11))
     now[0] += 100
     # more than a second's worth in one write passes when nothing was used before, and is paid off afterwards
-    context.accept(parse_requests(b"".join(request(each) for each in range(30))))
+    submit(context, b"".join(request(each) for each in range(30)))
     now[0] += 1.5
     with pytest.raises(OverQuota):
-        context.accept(parse_requests(request(11)))
+        submit(context, request(11))
     now[0] += 1.0
-    context.accept(parse_requests(request(11)))
+    submit(context, request(11))
 
 
 def test_contexts() -> None:
@@ -223,13 +224,13 @@ def test_a_user_is_forgotten() -> None:
 
 
 def test_turns() -> None:
-    """Each user's work in its order, the users one after the other."""
+    """The users one after the other, of each user the contexts, and each context's work in its order."""
     turns = Turns()
-    for user, items in ((1, "abc"), (2, "d"), (3, "ef")):
+    for turn, items in (((1, 10), "abc"), ((1, 11), "xy"), ((2, 20), "d"), ((3, 30), "ef")):
         for item in items:
-            turns.put(user, (item, None))  # type: ignore[arg-type]
-    taken = [turns.take() for _ in range(7)]
-    assert [item[0] if item else None for item in taken] == ["a", "d", "e", "b", "f", "c", None]
+            turns.put(turn, (item, None))  # type: ignore[arg-type]
+    taken = [turns.take() for _ in range(9)]
+    assert [item[0] if item else None for item in taken] == ["a", "d", "e", "x", "f", "b", "y", "c", None]
 
 
 def test_workers_take_turns() -> None:
@@ -240,12 +241,12 @@ def test_workers_take_turns() -> None:
     block = threading.Event()
 
     async def main() -> None:
-        workers = Workers(threads=1)
+        workers = Scheduler(threads=1)
         workers.start()
-        workers.submit(lambda: block.wait(10), lambda _: None, 9)
+        workers.submit(lambda: block.wait(10), lambda _: None, (9, 1))
         for index in range(100):
-            workers.submit(lambda index=index: (1, index), done.append, 1)
-        workers.submit(lambda: (2, 0), done.append, 2)
+            workers.submit(lambda index=index: (1, index), done.append, (1, 2))
+        workers.submit(lambda: (2, 0), done.append, (2, 3))
         block.set()
         deadline = time.monotonic() + 10
         while len(done) < 101 and time.monotonic() < deadline:
@@ -264,8 +265,8 @@ def test_a_batch_is_all_or_nothing_under_a_rate(monkeypatch: pytest.MonkeyPatch)
     context = table.open(7, 7, 1, False)
     configure(context, "aead", "gcm(aes)", key=bytes(16))
     requests = [build(Record(Operation.DECRYPT, 0, each, 0, {Attr.IV: bytes(12)}, bytes(40))) for each in range(30)]
-    assert context.short.answer(b"".join(requests)) == sum(map(len, requests))
-    answers = parse_responses(context.take(1 << 20))
+    assert FastWay(context).answer(b"".join(requests)) == sum(map(len, requests))
+    answers = parse_responses(take(context, 1 << 20))
     assert [each.id for each in answers] == list(range(30))
     assert context.exchange.queue.requests == 0
 

@@ -270,13 +270,13 @@ FAULTS = {
         "descriptors grew",
     ),
     "a leak of memory": (
-        "from cryptofs.contexts import context as c\n"
-        "inner = c.Context._begin\n"
+        "from cryptofs.contexts import requests as r\n"
+        "inner = r._begin\n"
         "kept = []\n"
-        "def begin(self, *arguments):\n"
+        "def begin(*arguments):\n"
         "    kept.append(bytearray(b'x') * 20000)\n"
-        "    return inner(self, *arguments)\n"
-        "c.Context._begin = begin\n",
+        "    return inner(*arguments)\n"
+        "r._begin = begin\n",
         "memory grew",
     ),
     "a device that shows its key": (
