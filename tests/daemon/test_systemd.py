@@ -571,7 +571,7 @@ def test_install_over_a_running_service(service: int, tmp_path: Path) -> None:
         assert "policy.colour: unknown key" in done.stderr
         assert "nothing was changed" in done.stderr
         assert main_pid() == pid
-    daemon = package / "daemon.py"
+    daemon = package / "daemon" / "serve.py"
     text = daemon.read_text()
     daemon.write_text(text + "\nraise SystemExit(3)\n")
     built.write_text("version, commit_id = '9.9.9', None\n")
