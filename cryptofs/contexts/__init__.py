@@ -1,5 +1,6 @@
 """Contexts: what one is (`context`), its requests, its control calls, its stream, and all of them (`table`)."""
 
+from .batch import MANY, Batch
 from .context import Context
 from .fast import FastWay
 from .lanes import Call
@@ -10,7 +11,9 @@ from .table import CONTEXTS_MAX, ContextTable
 
 __all__ = [
     "CONTEXTS_MAX",
+    "MANY",
     "STREAM_BUFFER",
+    "Batch",
     "Call",
     "Context",
     "ContextTable",

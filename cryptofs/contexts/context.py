@@ -83,7 +83,8 @@ class Context:
         self.last_error: CryptofsError | None = None
         """Why the last write on `crypto` was refused: such a write has no answer."""
         self._stream: Stream | None = None
-        self._watchers: list[Callable[[], None]] = []
+        # by themselves: a thousand readers may come and go
+        self._watchers: dict[Callable[[], None], None] = {}
         self._running = 0
         self._later: deque[Callable[[], None]] | None = None
 
@@ -155,6 +156,12 @@ class Context:
             self._later = deque()
         self._later.append(action)
 
+    def let_wait_first(self, action: Callable[[], None]) -> None:
+        """`let_wait`, ahead of all that has come since."""
+        if self._later is None:
+            self._later = deque()
+        self._later.appendleft(action)
+
     def unblock(self) -> None:
         """Go on with what has come meanwhile: for one slice, or up to the next call that blocks the context."""
         self.blocked = False
@@ -174,18 +181,13 @@ class Context:
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, once, when something has changed; returns a function that cancels this."""
-        self._watchers.append(callback)
-
-        def forget() -> None:
-            if callback in self._watchers:
-                self._watchers.remove(callback)
-
-        return forget
+        self._watchers[callback] = None
+        return partial(self._watchers.pop, callback, None)
 
     def changed(self) -> None:
         """Something that a waiting reader, writer or poll may want has happened."""
         if self._watchers:
-            watchers = self._watchers.copy()
+            watchers = list(self._watchers)
             self._watchers.clear()
             for callback in watchers:
                 callback()

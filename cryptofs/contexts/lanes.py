@@ -117,7 +117,8 @@ def cost_of(record: Record) -> int:
     # an answer without a bound may be full
     length = attributes.get(Attr.LENGTH, PAYLOAD_MAX if Attr.LENGTH in row.optional else 0)
     cost = 2 * (HEADER_SIZE + len(record.payload)) + (length if isinstance(length, int) else 0)
-    if row.operands and attributes:
+    # a control call's key, too, which may wait
+    if attributes and (row.operands or not row.types):
         cost += sum(len(_kept(record, number)) for number in row.kept)
     return cost
 

@@ -8,7 +8,6 @@
 The answers are made here and wait in the exchange. A request that comes by ioctl has its answer in its `Call`.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,7 @@ from .configuring import keep
 from .context import Context
 from .exchange import MORE
 from .lanes import CALLED, Call, Job, Lane, cost_of, lane_number
-from .scheduler import ALONE_NS, LONG_NS, SLICE
+from .scheduler import ALONE_NS, LONG_NS
 from .work import Task, engine_fault
 
 _RESPONSE = int(Flag.RESPONSE)
@@ -71,16 +70,8 @@ def accept(context: Context, records: Sequence[Record]) -> None:
     """
     context.exchange.admit(records)
     planned = 0.0
-    ends = time.perf_counter() + SLICE
-    waiting = iter(records)
-    for record in waiting:
-        planned = _begin(context, record, None, planned)
-        if time.perf_counter() > ends and not context.blocked and context.shared.scheduler.running:
-            rest = list(waiting)
-            for each in rest:
-                _let_wait(context, each, None)
-            if rest:
-                context.go_on_later()
+    for record in records:
+        planned = begin(context, record, None, planned)
     context.changed()
 
 
@@ -95,7 +86,7 @@ def call(context: Context, record: Record, room: int) -> Buffer | Call:
         _check_room(context.transform, record, exchange.lanes.get(record.id + CALLED), room)
     came = Call(room)
     exchange.admit((record,), came)
-    _begin(context, record, came, 0.0)
+    begin(context, record, came, 0.0)
     context.changed()
     response = came.take()
     if response is None:
@@ -115,7 +106,7 @@ def take(context: Context, size: int) -> Buffer | None:
     return response
 
 
-def _begin(context: Context, record: Record, came: Call | None, planned: float) -> float:
+def begin(context: Context, record: Record, came: Call | None, planned: float) -> float:
     """Do an admitted request, or have it done.
 
     planned: nanoseconds that the requests before it in the same write take; returns those with its own.
@@ -146,7 +137,7 @@ def _let_wait(context: Context, record: Record, came: Call | None) -> None:
 
 
 def _go_on(context: Context, record: Record, came: Call | None) -> None:
-    _begin(context, record, came, 0.0)
+    begin(context, record, came, 0.0)
 
 
 def _do_control(context: Context, record: Record, came: Call | None) -> None:
@@ -164,6 +155,13 @@ def _answer_control(context: Context, record: Record, came: Call | None, outcome
     else:
         reply = Record(record.operation, _RESPONSE, record.id, 0, outcome)
     context.exchange.answer(build(reply), cost_of(record), reply.status != 0, came)
+
+
+def refused_write(context: Context, how: str, error: CryptofsError) -> None:
+    """Remember why a write or ioctl was refused: it has no answer. how: what it was, for the audit trail."""
+    context.last_error = error.again()
+    if isinstance(error, OverQuota):
+        context.refused(how, error)
 
 
 # A whole message that is short is answered at once

@@ -35,7 +35,9 @@ class Stream:
         self._iv: bytes | None = None
         self._assoclen = 0
         self._iv_spent = False
-        self._users: list[StreamUser] = []
+        self._users: set[StreamUser] = set()
+        # those of them that may still write: others are many
+        self._feeding: set[StreamUser] = set()
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -46,28 +48,30 @@ class Stream:
         if writes and not self._flow.has_room:
             raise self._flow.full()
         user = StreamUser(reads, writes)
-        self._users.append(user)
+        self._users.add(user)
+        self._note(user)
         return user
+
+    def _note(self, user: StreamUser) -> None:
+        """A handle's phase has changed."""
+        if user.feeds:
+            self._feeding.add(user)
+        else:
+            self._feeding.discard(user)
 
     def detach(self, user: StreamUser) -> None:
         """A handle was closed; with the last one that feeds, the message ends."""
         if user not in self._users:
             return
         self._users.remove(user)
-        if user.feeds and not self._fed:
+        self._feeding.discard(user)
+        if user.feeds and not self._feeding:
             self._end()
         self._changed()
 
-    @property
-    def _fed(self) -> bool:
-        return any(user.feeds for user in self._users)
-
-    def _fed_by_others(self, user: StreamUser) -> bool:
-        return any(other.feeds for other in self._users if other is not user)
-
     def is_alone(self, user: StreamUser) -> bool:
         """Whether no other handle is open: then only the writer itself could read."""
-        return self._users == [user]
+        return self._users == {user}
 
     # What can be done now
 
@@ -95,7 +99,7 @@ class Stream:
     def readable_by(self, user: StreamUser) -> bool:
         """Whether a read of this handle would go on without waiting: the end of file counts, too."""
         told = user.at_end or user.phase in (Phase.CUT, Phase.DONE)
-        turns = user.writes and not self._fed_by_others(user) and self._flow.state is not State.ENDING
+        turns = user.writes and self._feeding <= {user} and self._flow.state is not State.ENDING
         return self.readable or told or turns
 
     def writable_by(self, user: StreamUser) -> bool:
@@ -119,6 +123,7 @@ class Stream:
         self._flow.drop()
         for user in self._users:
             user.cut(dropped)
+            self._note(user)
         self._changed()
 
     def _start(self) -> None:
@@ -159,6 +164,7 @@ class Stream:
             raise InvalidValue("a stream of type rng is only read")
         flow.check_room(len(data))
         user.wrote()
+        self._note(user)
         self._start()
         flow.feed(data)
         self.bytes_in += len(data)
@@ -187,7 +193,7 @@ class Stream:
         if user.writes:
             self._turn_to_reading(user)
         if not flow.output:
-            return user.end() if user.writes and not self._fed and flow.state is not State.ENDING else None
+            return user.end() if user.writes and not self._feeding and flow.state is not State.ENDING else None
         try:
             data, ends = flow.take(size)
         except CryptofsError:
@@ -202,8 +208,9 @@ class Stream:
     def _turn_to_reading(self, user: StreamUser) -> None:
         """A handle that may write reads: that ends its message, unless another handle still writes."""
         phase = user.turn()
+        self._note(user)
         is_empty = phase is Phase.FRESH and not self._flow.output
-        if (phase is Phase.FEEDING or is_empty or self._flow.state is not State.IDLE) and not self._fed:
+        if (phase is Phase.FEEDING or is_empty or self._flow.state is not State.IDLE) and not self._feeding:
             self._end()
 
     # Clone
@@ -238,3 +245,4 @@ class Stream:
         """Drop everything."""
         self._flow.drop()
         self._users.clear()
+        self._feeding.clear()

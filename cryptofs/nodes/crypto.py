@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..contexts import Call, Context, ContextTable, FastWay, requests
-from ..errors import CryptofsError, Gone, InvalidValue, OverQuota, WouldBlock
-from ..records import HEADER_SIZE, Attr, Buffer, Record, parse_requests
+from ..contexts import MANY, Batch, Call, Context, ContextTable, FastWay, requests
+from ..errors import CryptofsError, Gone, InvalidValue, WouldBlock
+from ..records import HEADER_SIZE, Attr, Buffer, Record, holds_many, parse_requests
 from ..wiping import wipe
-from .base import BIG_PIECES, Caller, File, Handle
+from .base import BIG_PIECES, Caller, File, Handle, Pending
 
 
 class CryptoHandle(Handle):
@@ -23,11 +23,14 @@ class CryptoHandle(Handle):
         self.context = context
         self._fast = FastWay(context)
 
-    def write(self, offset: int, data: memoryview) -> int:
+    def write(self, offset: int, data: memoryview) -> int | Pending:
         # Never wait: the kernel allows one write at a time on this inode.
         size = self._fast.answer(data)
         if size:
             return size
+        if self.context.shared.scheduler.running and holds_many(data, MANY):
+            batch = Batch(self.context, data)
+            return batch if batch.take() is None else len(data)
         with self._requests(data, data, "write") as records:
             requests.accept(self.context, records)
         return len(data)
@@ -56,9 +59,7 @@ class CryptoHandle(Handle):
                     keys.append(key)
             yield records
         except CryptofsError as error:
-            self.context.last_error = error.again()
-            if isinstance(error, OverQuota):
-                self.context.refused(how, error)
+            requests.refused_write(self.context, how, error)
             if not records:
                 # Invalid data may contain a key anywhere.
                 wipe(whole)

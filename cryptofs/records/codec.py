@@ -5,7 +5,7 @@ construct itself takes 5 to 20 us a record and copies what it parses.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InvalidValue, MalformedRecord, TooLarge
@@ -87,11 +87,27 @@ def parse_requests(buffer: Buffer) -> list[Record]:
     (EINVAL) for a version, operation, flag, status or attribute that a request cannot have. Payloads are views into
     `buffer`.
     """
-    requests = _parse(buffer, PAYLOAD_MAX)
-    for request in requests:
+    return list(iterate_requests(buffer))
+
+
+def iterate_requests(buffer: Buffer) -> Iterator[Record]:
+    """The requests of one write, one after the other: `parse_requests` for a write of which others do not wait for the
+    end. Errors: as there, where the wrong record comes."""
+    for request in _parse(buffer, PAYLOAD_MAX):
         if request.flags & _NOT_OF_REQUESTS or request.status:
             _check_request(request)
-    return requests
+        yield request
+
+
+def holds_many(buffer: Buffer, most: int) -> bool:
+    """Whether a write has more than so many records, by their sizes alone."""
+    view = memoryview(buffer)
+    position, end = 0, len(view)
+    for _ in range(most):
+        if end - position < HEADER_SIZE:
+            return False
+        position += max(HEADER_SIZE, int.from_bytes(view[position : position + 4], "little"))
+    return position < end
 
 
 def parse_responses(buffer: Buffer) -> list[Record]:
@@ -99,7 +115,7 @@ def parse_responses(buffer: Buffer) -> list[Record]:
 
     An answer's payload may be larger than a request's: it can contain the end of the part before, or a tag.
     """
-    responses = _parse(buffer, RECORD_MAX)
+    responses = list(_parse(buffer, RECORD_MAX))
     for response in responses:
         # Plain integers, because operators of flags cost more than the whole parsing.
         if response.flags & _NOT_OF_RESPONSES or not response.flags & _RESPONSE:
@@ -114,15 +130,15 @@ def _check_request(request: Record) -> None:
     raise InvalidValue(f"status {request.status}: a request has status 0")
 
 
-def _parse(buffer: Buffer, largest: int) -> list[Record]:
+def _parse(buffer: Buffer, largest: int) -> Iterator[Record]:
     view = memoryview(octets(buffer, "records"))
     end = len(view)
     if end > RECORD_MAX:
         raise TooLarge(f"{end} bytes: one write or read carries at most {RECORD_MAX}")
-    records: list[Record] = []
-    position = 0
+    count = position = 0
     while position < end:
-        if len(records) == RECORDS_MAX:
+        count += 1
+        if count > RECORDS_MAX:
             raise TooLarge(f"more than {RECORDS_MAX} records: this is the maximum of one write")
         if end - position < HEADER_SIZE:
             raise MalformedRecord(f"{end - position} bytes left at offset {position}: a header is {HEADER_SIZE}")
@@ -144,10 +160,9 @@ def _parse(buffer: Buffer, largest: int) -> list[Record]:
             raise TooLarge(f"payload of {position + size - payload_at} bytes: at most {largest}")
         attributes = _parse_attributes(view, position + HEADER_SIZE, payload_at) if attributes_size else _NO_ATTRIBUTES
         position += size
-        records.append(Record(operation, flags, identity, status, attributes, view[payload_at:position]))
-    if not records:
+        yield Record(operation, flags, identity, status, attributes, view[payload_at:position])
+    if not count:
         raise MalformedRecord("0 bytes: a write carries at least one record")
-    return records
 
 
 def _parse_attributes(view: memoryview, position: int, end: int) -> dict[int, Value]:

@@ -8,7 +8,10 @@ from helpers.talking import submit, take
 
 from cryptofs.contexts import Context, ContextTable, FastWay, Scheduler, scheduler
 from cryptofs.engines import open_engines
-from cryptofs.records import Attr, Operation, Record, build_many, parse_responses
+from cryptofs.errors import Gone, MalformedRecord, TooLarge
+from cryptofs.nodes import Pending
+from cryptofs.nodes.crypto import CryptoHandle
+from cryptofs.records import Attr, Flag, Operation, Record, build_many, holds_many, parse_responses
 
 
 class Sliced(Scheduler):
@@ -29,24 +32,30 @@ class Sliced(Scheduler):
 
 
 @pytest.fixture
-def sliced(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Context, Sliced]]:
-    """A context whose every request takes a slice."""
+def sliced(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CryptoHandle, Sliced]]:
+    """An open `crypto`, where two records are many and each takes a slice."""
     made = Sliced()
     table = ContextTable(open_engines(("openssl",)), made)
     context = table.open(7, 7, 1, False)
-    submit(context, build_many([Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"})]))
-    while made.slices:
-        made.slices.pop()[0]()
+    submit(
+        context, build_many([Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "hmac(sha256)"})])
+    )
     take(context, 1 << 20)
-    for module in ("context", "requests"):
+    monkeypatch.setattr("cryptofs.nodes.crypto.MANY", 1)
+    for module in ("context", "batch"):
         monkeypatch.setattr(f"cryptofs.contexts.{module}.SLICE", -1.0)
-    yield context, made
+    yield CryptoHandle(table, context), made
     table.close_all()
 
 
 def digests(first: int, count: int) -> list[Record]:
-    """Small requests with consecutive ids."""
-    return [Record(Operation.DIGEST, id=first + each, payload=b"x") for each in range(count)]
+    """Small requests with consecutive ids; parts, so that the fast way leaves them."""
+    return [Record(Operation.DIGEST, Flag.MORE, first + each, payload=b"x") for each in range(count)]
+
+
+def key(byte: bytes, identity: int) -> Record:
+    """A control call with a key that is easy to find."""
+    return Record(Operation.SET_KEY, id=identity, attributes={Attr.KEY: byte * 40})
 
 
 def ids(context: Context) -> list[int]:
@@ -55,36 +64,99 @@ def ids(context: Context) -> list[int]:
     return [each.id for each in parse_responses(data)] if data is not None else []
 
 
-def test_one_slice_at_a_time(sliced: tuple[Context, Sliced]) -> None:
-    """What is over waits for the next slice; what comes meanwhile comes after it, a control call as well."""
-    context, made = sliced
-    submit(context, build_many(digests(0, 5)))
-    assert ids(context) == [0]
-    assert context.busy
-    later = build_many([*digests(10, 2), Record(Operation.INFO, id=12), *digests(13, 1)])
-    assert FastWay(context).answer(memoryview(later)) == 0
-    submit(context, later)
-    order = []
+def written(handle: CryptoHandle, *records: Record) -> tuple[int | Pending, memoryview]:
+    """What a write gives at once, and the memory that it came in."""
+    data = memoryview(bytearray(build_many(records)))
+    return handle.write(0, data), data
+
+
+def run_all(made: Sliced) -> None:
+    """Every slice, and those that follow."""
     while made.slices:
+        made.slices.pop(0)[0]()
+
+
+def test_a_write_is_accepted_and_done_in_slices(sliced: tuple[CryptoHandle, Sliced]) -> None:
+    """In its order, one record a slice; what comes meanwhile comes after it, a control call as well."""
+    handle, made = sliced
+    context = handle.context
+    key_first = key(b"k", 0)
+    taken, memory = written(handle, key_first, *digests(1, 4))
+    assert not isinstance(taken, int)
+    assert not any(memory), "keys stay in the buffer of the transport"
+    while taken.take() is None:
         ((work, turn),) = made.slices
         assert turn == (7, context.number)
         made.slices.clear()
+        assert ids(context) == []
+        work()
+    assert taken.take() == len(memory)
+    assert context.busy
+    submit(context, build_many([*digests(10, 2), Record(Operation.INFO, id=12)]))
+    order = ids(context)
+    while made.slices:
+        work, _ = made.slices.pop(0)
         work()
         order += ids(context)
-    assert order == [1, 2, 3, 4, 10, 11, 12, 13]
-    assert (context.exchange.in_flight, context.exchange.outstanding, context.exchange.bytes) == (0, 0, 0)
-    assert not context.busy
+    assert order == [0, 1, 2, 3, 4, 10, 11, 12]
+    assert context.exchange.in_flight == 0
 
 
-def test_a_context_that_closes_between_slices(sliced: tuple[Context, Sliced]) -> None:
+def test_a_wrong_record_refuses_all(sliced: tuple[CryptoHandle, Sliced]) -> None:
+    """Wherever it stands, nothing before it is done, and no key stays."""
+    handle, made = sliced
+    wrong = build_many([key(b"k", 1), *digests(2, 3)])[:-1]
+    data = memoryview(bytearray(wrong))
+    taken = handle.write(0, data)
+    assert not isinstance(taken, int)
+    run_all(made)
+    with pytest.raises(MalformedRecord):
+        taken.take()
+    assert handle.context.exchange.outstanding == 0
+    assert not any(data)
+    assert isinstance(handle.context.last_error, MalformedRecord)
+
+
+def test_a_quota_refuses_all(sliced: tuple[CryptoHandle, Sliced], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it refuses a small write."""
+    handle, made = sliced
+    monkeypatch.setattr("cryptofs.contexts.exchange.QUEUE_REQUESTS", 3)
+    taken, _ = written(handle, *digests(1, 4))
+    assert not isinstance(taken, int)
+    run_all(made)
+    with pytest.raises(TooLarge, match="the queue takes 3"):
+        taken.take()
+    assert handle.context.exchange.outstanding == 0
+
+
+@pytest.mark.parametrize("slices", [1, 3, 6, 8])
+def test_a_context_that_closes_between_slices(sliced: tuple[CryptoHandle, Sliced], slices: int) -> None:
     """Nothing of what waited is done, or counted, any more."""
-    context, made = sliced
-    submit(context, build_many(digests(0, 5)))
-    context.close()
-    ((work, _),) = made.slices
-    work()
-    assert context.exchange.bytes == 0
-    assert context.transform is None
+    handle, made = sliced
+    taken, _ = written(handle, *digests(0, 5))
+    assert not isinstance(taken, int)
+    for _ in range(slices - 1):
+        made.slices.pop(0)[0]()
+    handle.close()
+    run_all(made)
+    assert handle.context.exchange.bytes == 0
+    assert handle.context.transform is None
+    if taken.is_done:
+        assert taken.take()
+    else:
+        with pytest.raises(Gone):
+            taken.take()
+
+
+def test_an_interrupted_write_is_not_done(sliced: tuple[CryptoHandle, Sliced]) -> None:
+    """A signal before it was accepted: nothing of it is done, now or later."""
+    handle, made = sliced
+    taken, _ = written(handle, *digests(0, 5))
+    assert not isinstance(taken, int)
+    taken.give_up()
+    run_all(made)
+    assert handle.context.exchange.outstanding == 0
+    assert ids(handle.context) == []
 
 
 def test_a_large_write_of_small_requests_is_not_one_go() -> None:
@@ -94,8 +166,10 @@ def test_a_large_write_of_small_requests_is_not_one_go() -> None:
     submit(context, build_many([Record(Operation.CONFIGURE, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"})]))
     take(context, 1 << 20)
     fast = FastWay(context)
-    assert fast.answer(memoryview(build_many(digests(0, 256)))) > 0
-    assert fast.answer(memoryview(build_many(digests(0, 257)))) == 0
+    for count, taken in ((256, True), (257, False)):
+        data = memoryview(build_many([Record(Operation.DIGEST, id=each, payload=b"x") for each in range(count)]))
+        assert (fast.answer(data) > 0) is taken
+        assert holds_many(data, 256) is not taken
     table.close_all()
 
 

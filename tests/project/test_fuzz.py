@@ -271,12 +271,12 @@ FAULTS = {
     ),
     "a leak of memory": (
         "from cryptofs.contexts import requests as r\n"
-        "inner = r._begin\n"
+        "inner = r.begin\n"
         "kept = []\n"
         "def begin(*arguments):\n"
         "    kept.append(bytearray(b'x') * 20000)\n"
         "    return inner(*arguments)\n"
-        "r._begin = begin\n",
+        "r.begin = begin\n",
         "memory grew",
     ),
     "a device that shows its key": (
