@@ -624,7 +624,7 @@ class Held:
             perform(context, Record(value, attributes=target))
         elif what in ("feed", "drain"):
             stream = context.stream
-            user = stream._users[0] if stream._users else stream.attach(True, True)
+            user = next(iter(stream._users), None) or stream.attach(True, True)
             if what == "feed":
                 stream.feed_nowait(user, bytes(value))
             else:
