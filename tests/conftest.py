@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("helpers")
 
 from helpers.daemons import SHARED, Daemon, serving  # noqa: E402
 from helpers.machine import AF_ALG, IN_GUEST, mounts_below  # noqa: E402
+from helpers.waiting import PATIENCE  # noqa: E402
 
 from cryptofs.daemon.privileges import PrivilegeError, take_away  # noqa: E402
 
@@ -75,7 +76,7 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     below = tmp_path_factory.getbasetemp()
     before = _state(below)
     yield
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 3 * PATIENCE
     while True:
         left = [sorted(now - then) for now, then in zip(_state(below), before, strict=True)]
         if not any(left):

@@ -35,7 +35,7 @@ from helpers.raw import (
     joined,
     slow,
 )
-from helpers.waiting import wait_until
+from helpers.waiting import PATIENCE, wait_until
 
 from cryptofs.client import Context
 from cryptofs.records import Attr, Flag, Operation, Record
@@ -354,7 +354,7 @@ def test_a_blocked_writer_holds_up_nobody_else(mount: Path) -> None:
             assert len(busy.read()) == 1
         finally:
             client.kill()
-            client.communicate(timeout=30)
+            client.communicate(timeout=30 * PATIENCE)
 
 
 # Going away

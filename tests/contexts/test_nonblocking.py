@@ -34,6 +34,7 @@ from helpers.raw import (
     joined,
     slow,
 )
+from helpers.waiting import PATIENCE
 
 from cryptofs.records import (
     RECORD_MAX,
@@ -445,7 +446,9 @@ def test_a_streams_end_is_readable(mount: Path) -> None:
             poller.register(reader, select.POLLIN)
             found = []
             while not found or found[-1]:
-                assert poller.poll(1000), f"after reads of {[len(piece) for piece in found]} bytes: not readable"
+                assert poller.poll(1000 * PATIENCE), (
+                    f"after reads of {[len(piece) for piece in found]} bytes: not readable"
+                )
                 found.append(os.read(reader, 100))
             assert found == [hashlib.sha256(b"abc").digest(), b""]
         finally:
@@ -501,7 +504,7 @@ def test_a_client_in_c(mount: Path, tmp_path: Path, count: int) -> None:
     source = TESTS / "clients" / "poll.c"
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
     done = subprocess.run(
-        [program, mount, str(count)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        [program, mount, str(count)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * PATIENCE, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == (b"ok %d\n" % count, b"", 0)
 

@@ -19,6 +19,7 @@ from helpers.configs import declare
 from helpers.daemons import Daemon, serving_config
 from helpers.machine import IN_GUEST
 from helpers.stream_devices import newest, open_stream, read_all
+from helpers.waiting import PATIENCE
 
 from cryptofs.client import Context
 
@@ -68,7 +69,7 @@ def run(shell: str, script: str, mount: Path, plain: Path, out: Path) -> subproc
     """
     environment = {**os.environ, "D": str(mount / "devices/backup"), "IN": str(plain), "OUT": str(out)}
     command = [shell, "-uc", functions + script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
 
 # what people write: the first list must work, the second may fail, but never silently
@@ -271,7 +272,7 @@ def test_reset_tells_a_waiting_reader(mount: Path) -> None:
         assert reader.stdout is not None
         assert reader.stdout.read(96)
         (context.directory / "ctl").write_text(f"reset iv=hex:{'00' * 16}\n")
-        _, error = reader.communicate(timeout=10)
+        _, error = reader.communicate(timeout=10 * PATIENCE)
         assert (reader.returncode, b"cancel" in error.lower()) == (1, True)
         os.close(writer)
 
@@ -287,7 +288,7 @@ def test_messages_of_one_loop(mount: Path, tmp_path: Path) -> None:
             exec 3<>"$D/encrypt"; cat $each >&3 && cat <&3 >$each.sealed || exit 1
         done"""
     environment = {**os.environ, "D": str(mount / "devices/backup")}
-    subprocess.run(["dash", "-c", script, "dash", tmp_path], env=environment, timeout=30, check=True)
+    subprocess.run(["dash", "-c", script, "dash", tmp_path], env=environment, timeout=30 * PATIENCE, check=True)
     for name in names:
         assert unsealed((tmp_path / f"{name}.sealed").read_bytes()) == (tmp_path / name).read_bytes()
 
@@ -299,7 +300,7 @@ def test_the_state_is_the_newest_contexts(mount: Path) -> None:
     os.write(descriptor, bytes(100_000))
     assert os.read(descriptor, 1000)
     os.close(descriptor)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * PATIENCE
     while directory.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.compiling import compiled
 from helpers.machine import TESTS
-from helpers.waiting import wait_until
+from helpers.waiting import PATIENCE, wait_until
 
 from cryptofs.client import Context
 from cryptofs.records import (
@@ -50,7 +50,7 @@ def call(descriptor: int, record: Record, room: int = 4096) -> Record:
 def header(tmp_path: Path) -> Path:
     """The directory of the header that `cryptofs header` prints."""
     command = [sys.executable, "-m", "cryptofs", "header"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60 * PATIENCE).stdout
     assert text == c_header()
     (tmp_path / "cryptofs.h").write_text(text)
     return tmp_path
@@ -66,8 +66,12 @@ def test_the_header_says_what_the_definition_says(header: Path) -> None:
     source = header / "show.c"
     source.write_text(f'#include <stddef.h>\n#include <stdio.h>\n#include "cryptofs.h"\nint main(void) {{\n{lines}}}\n')
     for compiler in (["cc", "-std=c11"], ["cc", "-x", "c++"]):
-        subprocess.run([*compiler, "-Wall", "-Werror", "-o", header / "show", source], check=True, timeout=60)
-        shown = subprocess.run([header / "show"], capture_output=True, text=True, check=True, timeout=10).stdout
+        subprocess.run(
+            [*compiler, "-Wall", "-Werror", "-o", header / "show", source], check=True, timeout=60 * PATIENCE
+        )
+        shown = subprocess.run(
+            [header / "show"], capture_output=True, text=True, check=True, timeout=10 * PATIENCE
+        ).stdout
         expected = [*map(int, Operation), *map(int, Attr), *map(int, Flag), HEADER_SIZE, ATTRIBUTE_HEADER_SIZE]
         assert [int(line) for line in shown.split()] == [*expected, call_command(1000), 8, 20]
 
@@ -75,9 +79,9 @@ def test_the_header_says_what_the_definition_says(header: Path) -> None:
 def test_a_client_in_c(mount: Path, header: Path, tmp_path: Path) -> None:
     """call.c: 25 lines, one ioctl for each request; an error shows the daemon's message."""
     program = compiled("call", tmp_path, header)
-    done = subprocess.run([program, mount, "abc"], capture_output=True, timeout=20, check=False)
+    done = subprocess.run([program, mount, "abc"], capture_output=True, timeout=20 * PATIENCE, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, ABC.hex().encode() + b"\n", b"")
-    done = subprocess.run([program, "/", "abc"], capture_output=True, timeout=20, check=False)
+    done = subprocess.run([program, "/", "abc"], capture_output=True, timeout=20 * PATIENCE, check=False)
     assert done.returncode == 1
     source = TESTS / "clients" / "call.c"
     assert len(source.read_text().splitlines()) <= 32
@@ -201,6 +205,6 @@ def test_a_signal_ends_a_read_at_once(mount: Path) -> None:
             reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             wait_until(lambda pid=reader.pid: b"request_wait" in Path(f"/proc/{pid}/wchan").read_bytes())  # type: ignore[misc]
             reader.send_signal(number)
-            assert reader.wait(5) == -number
+            assert reader.wait(5 * PATIENCE) == -number
         os.close(writer)
         assert path.read_bytes() == ABC

@@ -17,7 +17,7 @@ import pytest
 from helpers.daemons import Daemon
 from helpers.machine import AF_ALG, af_alg_sockets
 from helpers.other_user import NOBODY, become
-from helpers.waiting import wait_until
+from helpers.waiting import PATIENCE, wait_until
 from vectors import FAMILIES, load
 from vectors.counts import record as record_counts
 
@@ -28,7 +28,7 @@ from cryptofs.records import Attr, Operation, Record, build, parse_responses
 pytestmark = pytest.mark.mount
 
 
-def shell(script: str, mount: Path, *arguments: str, timeout: float = 60) -> str:
+def shell(script: str, mount: Path, *arguments: str, timeout: float = 60 * PATIENCE) -> str:
     """Run a bash script with $M the mount; returns its output. It must succeed."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script, "bash", *arguments],
@@ -261,7 +261,7 @@ def test_a_waiting_reader_can_be_killed(mount: Path) -> None:
             assert reader.poll() is None
             reader.send_signal(number)
             # the opener is cat itself, so the daemon sees the signal wait
-            assert reader.wait(2) == -number
+            assert reader.wait(2 * PATIENCE) == -number
 
 
 def test_threads_share_one_context(mount: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_copy_does_not_wait_for_a_waiting_writer(own_daemon: Daemon, tmp_path:
             wait_until(lambda: os.waitpid(copier, os.WNOHANG)[0] == copier)
         finally:
             writer.kill()
-            writer.wait(20)
+            writer.wait(20 * PATIENCE)
             os.close(source)
             os.close(target)
 
@@ -445,7 +445,7 @@ def test_poll_ends_when_the_context_closes(mount: Path) -> None:
         poller.register(reader, select.POLLIN)
         assert poller.poll(50) == []
         threading.Timer(0.1, context.close).start()
-        assert poller.poll(5000)
+        assert poller.poll(5000 * PATIENCE)
         with pytest.raises(OSError) as caught:
             os.read(reader, 10)
         assert caught.value.errno == errno.ENODEV

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.daemons import SHARED, Daemon, serving
 from helpers.other_user import become
+from helpers.waiting import PATIENCE
 
 from cryptofs.records import Attr, Operation, Record, build, parse_responses
 
@@ -24,7 +25,7 @@ pytestmark = [
 ]
 
 ATTACKER, VICTIM = 64_001, 64_002
-SOON = 5.0
+SOON = 5.0 * PATIENCE
 """Seconds in which a call that waits for nobody is over, on a busy machine too."""
 CONFIGURE = build(Record(Operation.CONFIGURE, id=1, attributes={Attr.TYPE: "hash", Attr.NAME: "sha256"}))
 
@@ -71,7 +72,7 @@ def silent(place: Path) -> Iterator[Path]:
     mountpoint.mkdir()
     server = subprocess.Popen([sys.executable, "-c", SILENT, str(mountpoint)], stdin=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PATIENCE
         while not os.path.ismount(mountpoint):
             assert server.poll() is None
             assert time.monotonic() < deadline
@@ -79,8 +80,8 @@ def silent(place: Path) -> Iterator[Path]:
         yield mountpoint / "file"
     finally:
         server.kill()
-        server.wait(20)
-        subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], check=False, timeout=20)
+        server.wait(20 * PATIENCE)
+        subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], check=False, timeout=20 * PATIENCE)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_a_watched_daemon_ends_though_its_own_user_hangs(
         with as_user(0, write_silently(daemon.mountpoint / "crypto", silent)) as attacker:
             assert hangs(attacker)
             # by now the asking process hangs as well
-            time.sleep(1)
+            time.sleep(1 * PATIENCE)
             began = time.monotonic()
             daemon.stop()
             assert time.monotonic() - began < 3 * SOON

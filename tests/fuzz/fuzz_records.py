@@ -171,7 +171,8 @@ def seeds() -> Iterator[bytes]:
         (Operation.SET, {Attr.NONBLOCKING: 1}),
         (Operation.SET_KEY, {Attr.KEY: bytes(32)}),
         (Operation.CLONE, {Attr.TARGET: 2, Attr.CONTEXT: 1}),
-        (Operation.CONFIGURE, ALGORITHMS[5]),
+        # names of several lengths, and so padding of several sizes
+        *((Operation.CONFIGURE, attributes) for attributes in ALGORITHMS),
     ):
         yield bytes([7]) + build(Record(operation, 0, 9, 0, given))
     for line in (b"configure type=hash name=toysum key=hex:00", b"set nonblocking=1\n", b"cancel target=7", b"info"):
@@ -207,7 +208,7 @@ def _answer_twice() -> None:
 
     def answer(self: Exchange, response: Buffer, cost: int, failed: bool = False, call: Call | None = None) -> None:
         inner(self, response, cost, failed, call)
-        if cost == 2 * (HEADER_SIZE + 7):
+        if HEADER_SIZE < cost // 2 < HEADER_SIZE + 16:
             inner(self, response, cost, failed, call)
 
     Exchange.answer = answer  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers.configs import configured
 from helpers.machine import mounts_below
-from helpers.waiting import wait_until
+from helpers.waiting import PATIENCE, wait_until
 
 
 class Daemon:
@@ -26,7 +26,7 @@ class Daemon:
             command.append("--allow-root")
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * PATIENCE
         while ": mounted" not in self.log:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -62,12 +62,12 @@ class Daemon:
         """SIGTERM; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(30 * PATIENCE)
 
     def kill(self) -> None:
         """SIGKILL, and clear the mount that it leaves."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(30 * PATIENCE)
         subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], capture_output=True, check=False)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers.faults import at_start
 from helpers.machine import TESTS
+from helpers.waiting import PATIENCE
 from stress import beside, declared, device_files, hostile, kinds, oracle, parser, talk
 
 from cryptofs.config import load
@@ -32,11 +33,13 @@ def fuzz(tmp_path: Path, runs: int, planted: str = "") -> subprocess.CompletedPr
         env={**os.environ, "TMPDIR": str(tmp_path), "CRYPTOFS_FUZZ_BREAK": planted},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280 * PATIENCE,
         check=False,
     )
 
 
+# the runs bound it; the time only ends what hangs
+@pytest.mark.timeout(300 * PATIENCE)
 def test_the_target_finds_nothing(tmp_path: Path) -> None:
     """20,000 inputs, guided by what code they reach; nothing is left behind."""
     done = fuzz(tmp_path, 20_000)
@@ -47,6 +50,7 @@ def test_the_target_finds_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(300 * PATIENCE)
 @pytest.mark.parametrize("planted", PLANTED)
 def test_the_target_finds_a_planted_bug(tmp_path: Path, planted: str) -> None:
     """A codec or exchange that is broken on purpose: an answer too many, one too few, padding that is not looked at, an
