@@ -19,7 +19,7 @@ def test_bash_can_parse_it(path: Path) -> None:
 
 def test_there_are_scripts() -> None:
     """The list above is not empty by mistake."""
-    assert {"test", "fresh", "guest"} <= {path.name for path in BASH}
+    assert {"demo", "test", "fresh"} <= {path.name for path in BASH}
 
 
 @pytest.mark.parametrize("name", ["test", "fresh", "guest"])
