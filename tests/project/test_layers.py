@@ -134,6 +134,32 @@ def test_file(path: Path) -> None:
     assert undocumented(source) == []
 
 
+def arrows() -> set[tuple[str, str]]:
+    """Which top-level room of the package imports which other one; the version apart, which everybody may ask for."""
+    found = set()
+    for path in FILES:
+        module = module_name(path)
+        room = unit_of(module).split(".")[0]
+        for name in imports(path.read_text(), module, path.name == "__init__.py"):
+            first, _, inner = name.partition(".")
+            if first == "cryptofs" and inner != "__version__" and not inner.startswith("_version."):
+                found.add((room, unit_of(inner).split(".")[0]))
+    return {(room, other) for room, other in found if room != other and other != "version"}
+
+
+def test_rooms_and_arrows() -> None:
+    """A reader can hold them: few rooms, few arrows, and no circle. A bound that is met here is no reason to add one."""
+    found = arrows()
+    rooms = {room for arrow in found for room in arrow}
+    assert len(rooms) <= 22
+    assert len(found) <= 78
+    left = set(found)
+    while left:
+        lowest = {other for _, other in left} - {room for room, _ in left}
+        assert lowest, f"a circle: {sorted(left)}"
+        left = {(room, other) for room, other in left if other not in lowest}
+
+
 def test_every_layer_has_files() -> None:
     """The table above is of this package: no layer is left that has no file."""
     assert {unit_of(module_name(path)) for path in FILES} == set(ALLOWED)

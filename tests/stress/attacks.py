@@ -32,7 +32,7 @@ GROWTH_MAX = QUEUE_BYTES + CONTEXTS * 8192 + HANDLES * 1024 + 32 * MIB
 """Bytes that the daemon may grow by: what the rule lets wait, 8 KiB a context, 1 KiB a handle, and 32 MiB for the
 daemon's own buffers and what the allocator keeps."""
 SECONDS = 2.5
-SHORT = ("descriptors", "large records", "polls", "device signatures")
+SHORT = ("descriptors", "large records", "polls", "device signatures", "right keys", "small records", "random streams")
 _ATTACKER, _GOOD, _ECHO = 65_101, 65_102, 65_103
 _BEGUN = 3.0
 """Seconds that an attacker has to begin."""
