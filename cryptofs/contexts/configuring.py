@@ -155,12 +155,16 @@ def configure(context: Context, record: Record) -> Reply | Long:
         return describe(context, transform)
 
     if is_slow:
-        return Long(lambda: set_up(open_()), finish, Transform.close, nothing)
+        return Long(lambda: set_up(open_()), finish, _close, nothing)
     transform = open_()
     if Attr.KEY in record.attributes and transform.slow_keys:
         keep(record)
-        return Long(lambda: set_up(transform), finish, Transform.close, nothing)
+        return Long(lambda: set_up(transform), finish, _close, nothing)
     return finish(set_up(transform))
+
+
+def _close(transform: Transform) -> None:
+    transform.close()
 
 
 def nothing() -> None:
