@@ -27,7 +27,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Flag, Operation, Record, Value, build_many, parse_responses
+from cryptofs.records import (
+    CONTROL_OPERATIONS,
+    PAYLOAD_MAX,
+    RECORD_MAX,
+    Attr,
+    Flag,
+    Operation,
+    Record,
+    Value,
+    build_many,
+    parse_responses,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -360,7 +371,8 @@ class Model:
 
 def cost_of(record: Record) -> int:
     """What a request and its answer take of the queue."""
-    return 2 * (24 + len(record.payload))
+    values: list[Any] = [record.attributes.get(each, b"") for each in (Attr.KEY, Attr.IV)]
+    return 2 * (24 + len(record.payload)) + (sum(map(len, values)) if record.operation in CONTROL_OPERATIONS else 0)
 
 
 @dataclass(frozen=True)
