@@ -106,7 +106,7 @@ def fuse_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.mount
 def test_a_log_on_a_full_device(tmp_path: Path, fuse_directory: Path) -> None:
     """Standard error on /dev/full, from the first byte on."""
-    with serving(tmp_path / "mount", "--engines", "fake", kind=Unlogged, log=Path("/dev/full", rough=True)) as daemon:
+    with serving(tmp_path / "mount", "--engines", "fake", kind=Unlogged, log=Path("/dev/full"), rough=True) as daemon:
         assert serves_through_noise(daemon, fuse_directory)
 
 

@@ -285,7 +285,7 @@ def fuse(owner: Any, method: str, fuses: FileFuses, point: str) -> None:
 def inject(directory: str) -> None:
     """Offer the toys as engine `fake`, and let its calls and the tree's fail by files in `directory`."""
     import cryptofs.engines
-    from cryptofs.contexts import Context
+    from cryptofs.contexts import Context, requests
     from cryptofs.nodes import Tree
     from cryptofs.nodes.base import StaticDirectory
     from cryptofs.nodes.crypto import CryptoFile, CryptoHandle
@@ -307,7 +307,7 @@ def inject(directory: str) -> None:
         (CryptoHandle, "call", "crypto-call"),
         (CryptoHandle, "ready", "crypto-poll"),
         (CryptoHandle, "close", "crypto-release"),
-        (Context, "take", "crypto-read"),
+        (requests, "take", "crypto-read"),
         (Context, "status", "status"),
     ):
         fuse(owner, method, fuses, point)
