@@ -33,14 +33,6 @@ def compute(call: Long) -> Transform | Exception:
         return error
 
 
-def or_fail(call: Long, result: Transform | Exception) -> Transform:
-    """What was computed. Errors: what it failed with."""
-    if isinstance(result, Exception):
-        call.fail()
-        raise result
-    return result
-
-
 def keep(record: Record) -> None:
     """Let go of the write that a record came in: that is used again, and keys in it are wiped."""
     record.payload = bytes(record.payload)
@@ -240,5 +232,14 @@ def set_key(context: Context, record: Record) -> Reply | Long:
         transform.set_key(key)
         return transform
 
-    call = Long(set_key, lambda _: {}, lambda _: None, lambda: usage.release(Thing.KERNEL_KEYS, taken))
-    return call if transform.slow_keys else call.finish(or_fail(call, compute(call)))
+    def release() -> None:
+        usage.release(Thing.KERNEL_KEYS, taken)
+
+    if transform.slow_keys:
+        return Long(set_key, lambda _: {}, lambda _: None, release)
+    try:
+        set_key()
+    except BaseException:
+        release()
+        raise
+    return {}

@@ -30,7 +30,6 @@ from .configuring import (
     describe,
     integer_of,
     keep,
-    or_fail,
     set_key,
     stream_parameters,
     text_of,
@@ -66,7 +65,11 @@ def run(context: Context, record: Record, done: Callable[[Outcome], None]) -> Ou
                 context.block()
                 context.hand_over(partial(compute, reply), partial(_finish, context, record, reply, done))
                 return None
-            reply = reply.finish(or_fail(reply, compute(reply)))
+            result = compute(reply)
+            if isinstance(result, Exception):
+                reply.fail()
+                return _failed(context, record, result)
+            reply = reply.finish(result)
     except Exception as error:
         return _failed(context, record, error)
     _forget_key(record)
@@ -88,12 +91,16 @@ def _finish(
 ) -> None:
     outcome: Outcome
     try:
-        transform = or_fail(call, result)
-        if context.closed:
-            call.abandon(transform)
-            raise Gone(f"context {context.number} was closed")
-        outcome = call.finish(transform)
-        _forget_key(record)
+        if isinstance(result, Exception):
+            # not raised again: its traceback and this frame would hold each other, and the key
+            call.fail()
+            outcome = _failed(context, record, result)
+        elif context.closed:
+            call.abandon(result)
+            outcome = _failed(context, record, Gone(f"context {context.number} was closed"))
+        else:
+            outcome = call.finish(result)
+            _forget_key(record)
     except Exception as error:
         outcome = _failed(context, record, error)
     done(outcome)

@@ -148,13 +148,14 @@ class Exchange:
         if sum(lane.message is not None for lane in self.lanes.values()) >= OPEN_MESSAGES:
             raise OverQuota(f"{OPEN_MESSAGES} messages in parts are open: no more on one context")
 
-    def check_kept(self, lane: Lane) -> None:
-        """Check that a lane's message may keep what it does. Errors: OverQuota; the message must end then."""
-        self._check_kept(self.kept - lane.kept + lane.message.kept)
+    def over_kept(self, lane: Lane) -> OverQuota | None:
+        """The error for a lane's message that keeps more than it may, which must end then; or None."""
+        kept = self.kept - lane.kept + lane.message.kept
+        return self._too_much(kept) if kept > KEPT_BYTES else None
 
-    def _check_kept(self, kept: int) -> None:
-        if kept > KEPT_BYTES:
-            raise OverQuota(f"messages in parts would keep {kept} bytes: at most {KEPT_BYTES} on one context")
+    @staticmethod
+    def _too_much(kept: int) -> OverQuota:
+        return OverQuota(f"messages in parts would keep {kept} bytes: at most {KEPT_BYTES} on one context")
 
     def adopt(self, identity: int, operation: Operation | None, message: Any) -> None:
         """Open a lane with a message that has begun elsewhere. Errors: OverQuota; the message is closed then."""
@@ -166,7 +167,8 @@ class Exchange:
         """Let a message that has begun run on a lane. Errors: OverQuota; the message is closed then."""
         kept, state = message.kept, message.state
         try:
-            self._check_kept(self.kept + kept)
+            if self.kept + kept > KEPT_BYTES:
+                raise self._too_much(self.kept + kept)
             if self.state + state > STATE_BYTES:
                 raise OverQuota(
                     f"open messages hold {self.state} bytes of state and {state} more are asked: at most "

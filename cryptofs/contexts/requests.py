@@ -174,18 +174,17 @@ def answer_declined(context: Context, record: Record) -> None:
 
 
 def _answer_whole(context: Context, transform: Transform, record: Record, came: Call | None) -> None:
-    failed = False
+    # an error is never raised from its task: the frames of its traceback would hold the task, and the task the error
+    error: CryptofsError | None = None
     try:
         task = _prepare_whole(transform, record)
-        task.compute()
-        response = _response(task)
-    except CryptofsError as error:
-        failed = True
-        response = _refusal(context, record, error)
+        error = task.compute().error
+    except CryptofsError as refused:
+        error = refused.again()
     except Exception:
-        failed = True
-        response = _refusal(context, record, engine_fault(transform, record.operation))
-    context.exchange.answer(response, cost_of(record), failed, came)
+        error = engine_fault(transform, record.operation)
+    response = _response(task) if error is None else _refusal(context, record, error)
+    context.exchange.answer(response, cost_of(record), error is not None, came)
 
 
 # Jobs: a lane's first job runs, here or in a worker, and when it is answered the next one does
@@ -234,21 +233,23 @@ def _handed_back(context: Context, task: Request) -> None:
 
 def _settle(context: Context, task: Request) -> Job | None:
     """Answer a computed job; returns the one that runs next on its lane."""
-    job, exchange = task.job, context.exchange
+    job, exchange, message, error = task.job, context.exchange, task.message, task.error
     assert job is not None
-    try:
-        if job.cancelled:
-            raise Cancelled(f"request {task.record.id} was cancelled")
-        if task.message is not None and task.error is None and not task.last:
-            exchange.check_kept(job.lane)
-        response = _response(task)
-    except CryptofsError as error:
+    if job.cancelled:
+        error = Cancelled(f"request {task.record.id} was cancelled")
+    elif message is not None and error is None:
+        if not task.last:
+            error = exchange.over_kept(job.lane)
+        elif message.pending:
+            error = task.overfull()
+    if error is not None:
+        buffers.give_back(task.frame)
         return _fail(context, job, error)
-    if task.message is not None and task.last:
+    if message is not None and task.last:
         job.lane.message = None
         job.lane.operation = None
-        task.message.close()
-    return exchange.finish(job, response)
+        message.close()
+    return exchange.finish(job, _response(task))
 
 
 def _fail(context: Context, job: Job, error: CryptofsError) -> Job | None:
@@ -263,16 +264,11 @@ def _refusal(context: Context, record: Record, error: CryptofsError) -> Buffer:
 
 
 def _response(task: Request) -> Buffer:
-    """The answer to a computed request. Errors: its own; the output is then never given out."""
+    """The answer to a request that was computed well."""
     record, frame = task.record, task.frame
-    if task.error is not None:
-        buffers.give_back(frame)
-        raise task.error
     if task.answer is not None:
         payload, attributes = task.answer
         return build(Record(record.operation, _RESPONSE, record.id, 0, attributes, payload))
-    if task.message is not None and task.last and task.message.pending:
-        raise task.overfull()
     total = HEADER_SIZE + task.written
     pack_header(frame, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     if len(frame) < _LAVISH or total > len(frame) // 2:

@@ -1,15 +1,18 @@
 """What workers compute for contexts: in any order, cancelled, cut short by the end, and never mixed up."""
 
+import contextlib
 import errno
+import gc
 import hashlib
 
 import pytest
 from helpers import context_bench
-from helpers.context_bench import CANCEL, CLONE, DIGEST, ENCRYPT, KEY, MORE, RESET, SET_KEY, Bench
+from helpers.context_bench import CANCEL, CLONE, DECRYPT, DIGEST, ENCRYPT, KEY, MORE, RESET, SET_KEY, Bench, streamed
 from helpers.fake_engine import CANARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryptofs.errors import CryptofsError
 from cryptofs.records import Attr, Record
 
 bench = context_bench.bench
@@ -186,3 +189,27 @@ def test_answers_in_kept_buffers_are_not_mixed_up(bench: Bench) -> None:
         assert int.from_bytes(data) ^ int.from_bytes(stream[: len(data)]) == int.from_bytes(wanted)
         assert len(data) == len(wanted)
     assert len(given) == 18
+
+
+def test_failures_leave_nothing_to_the_garbage_collector(bench: Bench) -> None:
+    """A failed request, part, key or stream lets go of its data at once: an error and its frames hold each other."""
+    clients = {kind: bench.client(kind) for kind in ("hash", "blocks", "aead")}
+    slow = bench.client("hash")
+    slow.slow()
+    gc.collect()
+    gc.disable()
+    try:
+        for identity in range(20):
+            clients["blocks"].fails(ENCRYPT, bytes(4097), iv=bytes(16))
+            clients["aead"].fails(DECRYPT, bytes(4096), iv=clients["aead"].iv)
+            clients["hash"].fails(DIGEST, bytes(4096), iv=bytes(5))
+            slow.fails(ENCRYPT, bytes(4096), id=identity)
+            clients["blocks"].fails(SET_KEY, key=bytes(5))
+            clients["blocks"].fails(ENCRYPT, bytes(7), more=True, id=100 + identity)
+            clients["blocks"].fails(ENCRYPT, bytes(7), id=100 + identity)
+            with contextlib.suppress(CryptofsError):
+                streamed(clients["aead"], bytes(4096))
+            clients["aead"].ok(RESET)
+        assert gc.collect() < 60, gc.get_stats()
+    finally:
+        gc.enable()

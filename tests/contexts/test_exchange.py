@@ -66,10 +66,7 @@ def perform(exchange: Exchange, job: Job, fails: CryptofsError | None = None, an
             lane.operation = job.record.operation
         if lane.message.gathers:
             lane.message.kept += len(job.record.payload)
-        try:
-            exchange.check_kept(lane)
-        except OverQuota as over:
-            error = over
+        error = exchange.over_kept(lane)
     if error is not None:
         exchange.fail(lane, error, last)
     elif last:
