@@ -97,7 +97,8 @@ def test_random_names_displace_no_description(monkeypatch: pytest.MonkeyPatch) -
     engine = working_engine(monkeypatch)
     known = KernelDescription.of(Type.HASH, "sha256", "af_alg", "sha256-generic", Facts())
     monkeypatch.setattr(engine, "_ask", lambda type_, name: known if name == "sha256" else None)
-    assert engine.is_slow(Type.HASH, "sha256")
+    assert engine.is_slow(Type.HASH, "nothing0")
+    assert not engine.is_slow(Type.HASH, "sha256"), "it is published: a configure is done at once"
     assert engine.describe(Type.HASH, "sha256") is known
     for number in range(3000):
         assert engine.describe(Type.HASH, f"nothing{number}") is None

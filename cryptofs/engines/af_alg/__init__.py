@@ -83,9 +83,14 @@ class AfAlgEngine(Engine):
         return description
 
     def is_slow(self, type_: Type, name: str) -> bool:
-        """A name that is not remembered: the kernel may run modprobe and self-tests for it."""
+        """A name that is neither published nor remembered: the kernel may run modprobe and self-tests for it.
+
+        A published one takes as long, but once: programs rely on it that a configure by such a name is done at once.
+        """
         key = (type_, name)
-        return self.available and type_ in _OPENERS and key not in self._known and not self._is_refused(key)
+        if not self.available or type_ not in _OPENERS or key in self._known or self._is_refused(key):
+            return False
+        return algorithms.look_up(type_, name) is None
 
     def _is_refused(self, key: tuple[Type, str]) -> bool:
         name = key[1]
