@@ -205,20 +205,20 @@ def test_the_tables_of_errnos_are_read() -> None:
 # The stress program's mount part
 
 
-def rush(records: int = 6000) -> beside.BesideResult:
+def rush(records: int = 6000, rounds: int = 4) -> beside.BesideResult:
     """A small run on a real mount."""
-    return beside.run(records, 1, 4, DONE)
+    return beside.run(records, 1, rounds, DONE)
 
 
 @pytest.mark.mount
 def test_hostile_clients_beside_a_good_one() -> None:
-    """Nothing is wrong; something was done."""
-    found = rush()
+    """Nothing is wrong; something was done. The daemon's buffers reach their number in the first rounds."""
+    found = rush(9000, 12)
     assert found.wrong == []
     assert found.attack.records >= 6000
     assert found.attack.answers > 1000
     assert found.good.requests > 50
-    assert len(found.samples) == 4
+    assert len(found.samples) == 12
     # a share of it on devices, which sealed, were tampered with, and made nonces
     assert found.attack.device_records > 600
     assert found.attack.tampered > 3
