@@ -211,7 +211,7 @@ def rush(records: int = 6000, rounds: int = 4, seed: int = 1) -> beside.BesideRe
 
 
 def rush_until_level() -> beside.BesideResult:
-    """A run whose memory does not grow. What a small run holds at its end swings by some 20 MiB: a leak grows in each."""
+    """A run whose memory does not grow. What a small run holds at its end swings by 20 MiB; a leak grows in each."""
     for seed in (1, 2, 3):
         found = rush(9000, 12, seed)
         if not any("memory grew" in each for each in found.wrong):
