@@ -5,7 +5,7 @@ then its records are parsed, admitted together, and begun one after the other. T
 """
 
 import time
-from functools import partial
+from collections.abc import Callable
 
 from ..errors import CryptofsError, Gone
 from ..records import Attr, Record, iterate_requests
@@ -54,19 +54,22 @@ class Batch:
 
     # What is done in slices
 
-    def _later(self, step: "partial[None]") -> None:
+    def _later(self, step: Callable[[], None]) -> None:
         context = self._context
         context.shared.scheduler.slice(step, (context.uid, context.number))
 
     def _parse(self) -> None:
         ends = time.perf_counter() + SLICE
-        if self._outcome is not None or self._context.closed:
+        if self._outcome is not None:
+            return
+        if self._context.closed:
+            wipe(self._data)
             return
         try:
             for record in self._parsing:
                 self._records.append(record)
                 if time.perf_counter() > ends:
-                    self._later(partial(self._parse))
+                    self._later(self._parse)
                     return
             self._context.exchange.admit(self._records)
         except CryptofsError as error:

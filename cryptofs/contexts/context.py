@@ -151,7 +151,8 @@ class Context:
         self.blocked = True
 
     def let_wait(self, action: Callable[[], None]) -> None:
-        """Do something when the context is not blocked any more, unless it is closed before."""
+        """Do something when the context is not blocked any more. If it is closed before, the action is called as well:
+        it does nothing then but wipe keys."""
         if self._later is None:
             self._later = deque()
         self._later.append(action)
@@ -229,7 +230,7 @@ class Context:
         if self.closed:
             return
         self.closed = True
-        self._later = None
+        later, self._later = self._later, None
         self.exchange.close()
         if self._stream is not None:
             if (lost := self._stream.lost()) is not None:
@@ -237,6 +238,9 @@ class Context:
             self._stream.close()
         if not self._running or not self.shared.scheduler.running:
             self._release()
+        for action in later or ():
+            # what waited is not done, but it may hold a key, which goes now
+            action()
         self.changed()
 
     def _release(self) -> None:

@@ -67,7 +67,6 @@ class Event(Enum):
     DROP = auto()
 
 
-_RUNNING = (State.OPEN, State.BUSY, State.ENDING)
 MOVES: dict[tuple[State, Event], State] = {
     # a message starts with its first part, or with its end if it is empty
     (State.IDLE, Event.START): State.OPEN,

@@ -137,7 +137,8 @@ def _let_wait(context: Context, record: Record, came: Call | None) -> None:
 
 
 def _go_on(context: Context, record: Record, came: Call | None) -> None:
-    begin(context, record, came, 0.0)
+    if not context.closed:
+        begin(context, record, came, 0.0)
 
 
 def _do_control(context: Context, record: Record, came: Call | None) -> None:

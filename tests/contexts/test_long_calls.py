@@ -8,6 +8,7 @@ from helpers import context_bench
 from helpers.context_bench import CONFIGURE, DIGEST, FAMILIES, INFO, KEY, RESET, SET_KEY, Bench, Client
 from helpers.talking import take
 
+from cryptofs.contexts import control
 from cryptofs.errors import Gone, InvalidValue
 from cryptofs.nodes import Pending
 from cryptofs.nodes.control import ControlHandle
@@ -88,6 +89,20 @@ def test_a_context_that_closes_meanwhile(bench: Bench, done: bool) -> None:
         bench.table.close(client.context)
         bench.workers.finish()
     assert client.context.transform is None
+
+
+def test_keys_that_wait_when_the_context_closes(bench: Bench) -> None:
+    """A call that waited for another one is not done, and its key does not stay in the memory."""
+    client = unconfigured(bench)
+    client.send(mac(bench))
+    waiting = Record(SET_KEY, id=2, attributes={Attr.KEY: bytearray(b"k" * 40)})
+    assert control.run(client.context, waiting, lambda outcome: None) is None
+    kept = waiting.attributes[Attr.KEY]
+    assert isinstance(kept, bytearray)
+    assert any(kept)
+    bench.table.close(client.context)
+    assert not any(kept)
+    bench.workers.finish()
 
 
 def test_a_write_on_ctl_waits(bench: Bench) -> None:
