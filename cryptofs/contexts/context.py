@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
+from ..algorithms import Rows, format_rows
 from ..devices import Device
 from ..engines.base import Engine, Transform
 from ..errors import CryptofsError, NotConfigured
@@ -16,7 +17,7 @@ from ..policy.audit import audit_refusal
 from ..records import detached
 from .exchange import Exchange
 from .scheduler import SLICE, Scheduler
-from .status import Rows, exchange_rows, transform_rows
+from .status import exchange_rows, transform_rows
 from .stream import STREAM_BUFFER, Stream
 from .work import Task
 
@@ -221,7 +222,7 @@ class Context:
             rows.append(("last-error", str(self.last_error)))
         if self._stream is not None:
             rows += self._stream.status()
-        return "".join(f"{tag}: {value}\n" for tag, value in rows)
+        return format_rows(rows)
 
     # The end
 

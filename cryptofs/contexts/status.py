@@ -1,30 +1,16 @@
 """Rows of a status file: what a transform is, and what an exchange holds. Never a key."""
 
-from ..algorithms import Type
+from ..algorithms import Rows
 from ..engines.base import Transform
 from .exchange import Exchange
-
-Rows = list[tuple[str, object]]
 
 
 def transform_rows(transform: Transform | None) -> Rows:
     """What a context computes with."""
     if transform is None:
         return [("state", "unconfigured")]
-    description = transform.description
-    rows: Rows = [
-        ("state", "configured"),
-        ("type", description.type.value),
-        ("name", description.name),
-        ("engine", description.engine),
-        ("driver", description.driver),
-        ("key", "(hidden)" if transform.key_set else "(none)"),
-    ]
-    if description.type is Type.AEAD:
-        rows.append(("authsize", transform.authsize))
-    if transform.level is not None:
-        rows.append(("level", transform.level))
-    return rows
+    key = ("key", "(hidden)" if transform.key_set else "(none)")
+    return [("state", "configured"), *transform.description.identity, key, *transform.settings]
 
 
 def exchange_rows(exchange: Exchange) -> Rows:
