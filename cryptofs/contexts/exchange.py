@@ -376,6 +376,7 @@ class Exchange:
         self.lanes.clear()
         self._ready.clear()
         self.queue.release(self.outstanding, self.bytes)
-        # what a worker still computes is closed when it is done
-        self.queue.release_state(self.state)
+        if self.state:
+            # what a worker still computes is closed when it is done
+            self.queue.release_state(self.state)
         self.outstanding = self.bytes = self.kept = self.state = 0

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 
 from ..errors import OverQuota
 from .rules import BURST, Rule
@@ -20,15 +20,30 @@ from .rules import BURST, Rule
 _REMEMBERED = 4096
 
 
-class Thing(Enum):
-    """The things that are bounded for every user, with or without a rule. The value is the word in messages."""
+class Thing(IntEnum):
+    """The things that are bounded for every user, with or without a rule. Numbers, because each open and close looks
+    them up some twenty times: the hash of another member is a call in Python."""
 
-    CONTEXTS = "contexts"
-    HANDLES = "open files and directories"
-    STATE = "bytes of state in open messages"
+    CONTEXTS = 0
+    HANDLES = 1
+    STATE = 2
     """What open messages hold in addition to their data: windows and tables of a compression, a socket, a running
     digest."""
-    KERNEL_KEYS = "keys in the kernel's keyring"
+    KERNEL_KEYS = 3
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Thing.CONTEXTS: "contexts",
+    Thing.HANDLES: "open files and directories",
+    Thing.STATE: "bytes of state in open messages",
+    Thing.KERNEL_KEYS: "keys in the kernel's keyring",
+}
+_NOTHING = dict.fromkeys(Thing, 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Ledger:
     def __init__(self, bounds: Mapping[Thing, Bound]) -> None:
         """bounds: of every thing."""
         self.bounds = bounds
-        self.held = dict.fromkeys(Thing, 0)
+        self.held = _NOTHING.copy()
         """What all users hold together."""
         self._users: dict[int, Usage] = {}
 
@@ -81,7 +96,7 @@ class Usage:
         self._ledger = ledger
         self.uid = uid
         self.rule = rule
-        self.held = dict.fromkeys(Thing, 0)
+        self.held = _NOTHING.copy()
         self._unmetered = Queue(self)
         self._metered: MeteredQueue | None = None
 
@@ -115,12 +130,12 @@ class Usage:
         favoured = self.uid in (0, os.geteuid())
         most = self._most(thing, bound.most if favoured else bound.per_user)
         if held + amount > most:
-            raise OverQuota(f"uid {self.uid} has {held} {thing.value}{_more(amount)}: at most {most}")
+            raise OverQuota(f"uid {self.uid} has {held} {thing.words}{_more(amount)}: at most {most}")
         everybody = self._ledger.held[thing]
         if everybody + amount > bound.most - (0 if favoured else bound.reserved):
             kept = "" if favoured else f", {bound.reserved} of them for root and the daemon's own user"
             raise OverQuota(
-                f"all users together have {everybody} {thing.value}{_more(amount)}: at most {bound.most}{kept}"
+                f"all users together have {everybody} {thing.words}{_more(amount)}: at most {bound.most}{kept}"
             )
 
     def _most(self, thing: Thing, without_rule: int) -> int:
