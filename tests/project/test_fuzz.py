@@ -215,7 +215,7 @@ SWING = 40 * 1024 * 1024
 
 
 def wrong_of(found: beside.BesideResult) -> list[str]:
-    """What is wrong, but for a growth that a small run may show: the long runs look for small leaks."""
+    """What is wrong, without a growth that a small run may show: the long runs look for small leaks."""
     return [each for each in found.wrong if "memory grew" not in each or found.growth > SWING]
 
 
