@@ -86,13 +86,13 @@ RECORD: Any = Struct(
 
 
 def field_codes(definition: Any) -> str:
-    """The struct codes of a construct Struct of plain integers, from its fields' own formats, without the byte
-    order.
+    """The struct codes of a construct Struct of plain integers and bytes, from its fields' own formats, without the
+    byte order.
     """
     codes = []
     for subconstruct in definition.subcons:
         field = subconstruct
-        while not hasattr(field, "fmtstr"):
+        while not hasattr(field, "fmtstr") and not isinstance(field, Bytes):
             field = field.subcon
-        codes.append(field.fmtstr.lstrip("<="))
+        codes.append(f"{field.length}s" if isinstance(field, Bytes) else field.fmtstr.lstrip("<="))
     return "".join(codes)

@@ -1,0 +1,106 @@
+"""The algorithms of cryptodev by its numbers, and what is particular to them there.
+
+A number that cryptodev has for other systems only, or that no kernel serves (ARC4, the tls… composites), is not here:
+a session with it is EINVAL, as in cryptodev.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ...algorithms import Description, Facts, Type
+from ...errors import NotSupported
+from ...records import Buffer, Operation
+from ..backend import Backend, Output, RunHash, RunTransform
+
+
+class Chaining(Enum):
+    """What a cipher begins the next message with, if that brings no IV."""
+
+    NONE = "the same IV"
+    CIPHERTEXT = "the last whole block of ciphertext"
+    COUNTER = "the counter after the last block"
+    KEYSTREAM = "the last block of keystream"
+
+
+@dataclass(frozen=True)
+class Cipher:
+    """A cipher. streams: cryptodev takes it for a stream cipher, which alone may serve Flag.SRTP."""
+
+    name: str
+    type: Type = Type.SKCIPHER
+    chaining: Chaining = Chaining.NONE
+    streams: bool = False
+
+
+@dataclass(frozen=True)
+class Mac:
+    """A hash. keyed: cryptodev gives it the session's mac_key."""
+
+    name: str
+    keyed: bool = False
+
+
+NULL_NAME = "ecb(cipher_null)"
+
+CIPHERS = {
+    1: Cipher("cbc(des)", chaining=Chaining.CIPHERTEXT),
+    2: Cipher("cbc(des3_ede)", chaining=Chaining.CIPHERTEXT),
+    3: Cipher("cbc(blowfish)", chaining=Chaining.CIPHERTEXT),
+    11: Cipher("cbc(aes)", chaining=Chaining.CIPHERTEXT),
+    16: Cipher(NULL_NAME, streams=True),
+    21: Cipher("ctr(aes)", chaining=Chaining.COUNTER, streams=True),
+    22: Cipher("xts(aes)"),
+    23: Cipher("ecb(aes)"),
+    24: Cipher("cfb(aes)", chaining=Chaining.CIPHERTEXT),
+    25: Cipher("ofb(aes)", chaining=Chaining.KEYSTREAM),
+    50: Cipher("gcm(aes)", Type.AEAD),
+    51: Cipher("ccm(aes)", Type.AEAD),
+    101: Cipher("cbc(camellia)", chaining=Chaining.CIPHERTEXT),
+}
+MACS = {
+    6: Mac("hmac(md5)", keyed=True),
+    7: Mac("hmac(sha1)", keyed=True),
+    8: Mac("hmac(rmd160)", keyed=True),
+    13: Mac("md5"),
+    14: Mac("sha1"),
+    18: Mac("hmac(sha256)", keyed=True),
+    19: Mac("hmac(sha384)", keyed=True),
+    20: Mac("hmac(sha512)", keyed=True),
+    102: Mac("rmd160"),
+    103: Mac("sha224"),
+    104: Mac("sha256"),
+    105: Mac("sha384"),
+    106: Mac("sha512"),
+    107: Mac("hmac(sha224)", keyed=True),
+}
+
+
+def open_cipher(backend: Backend, cipher: Cipher) -> RunTransform:
+    """A transform without a key. Errors: NotOffered."""
+    return NullCipher() if cipher.name == NULL_NAME else backend.open(cipher.type, cipher.name)
+
+
+class NullCipher:
+    """The kernel's cipher that changes nothing, and takes any key. No library has it."""
+
+    description = Description.of(Type.SKCIPHER, NULL_NAME, "runner", "ecb-cipher_null", Facts())
+    authsize = 0
+    needs_key = False
+
+    def set_key(self, key: Buffer) -> None:
+        return
+
+    def set_authsize(self, size: int) -> None:
+        self.description.choose_authsize(size)
+
+    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer) -> Output:
+        return bytes(data)
+
+    def generate(self, size: int) -> Output:
+        raise NotSupported(f"{NULL_NAME} generates nothing")
+
+    def hash(self) -> RunHash:
+        raise NotSupported(f"{NULL_NAME} is no hash")
+
+    def close(self) -> None:
+        return
