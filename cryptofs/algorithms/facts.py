@@ -5,6 +5,7 @@ All facts that another module needs are fields here. No other module derives the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any, Self
 
 from ..errors import InvalidValue
@@ -12,6 +13,7 @@ from .names import NO_KEY, KeySizes, Levels, Name, Type, parse_name
 from .weak import is_weak
 
 Rows = list[tuple[str, object]]
+Octets = bytes | bytearray | memoryview
 
 
 def format_rows(rows: Rows) -> str:
@@ -31,6 +33,18 @@ class NonceLayout:
     def iv(self, nonce: bytes) -> bytes:
         """The IV."""
         return self.before + nonce + self.after
+
+
+class IvAfter(Enum):
+    """The IV behind a message, with which AF_ALG continues if the next message brings none."""
+
+    KEPT = auto()
+    CIPHERTEXT = auto()
+    """The last block of the ciphertext."""
+    COUNTER = auto()
+    """The IV plus the number of blocks."""
+    MIXED = auto()
+    """The last blocks of input and output, xored."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Facts:
     counter_at: int | None = None
     """Position of the block counter in the IV (32 bits, little-endian), if it does not continue by itself from part to
     part."""
+    iv_after: IvAfter = IvAfter.KEPT
     counts_text: bool = False
     """Whether the IV has the number of bytes that count the text."""
     tag_covers_iv: bool = True
@@ -73,6 +88,19 @@ class Facts:
         """How a nonce that is drawn at random becomes the IV."""
         return self.layout or NonceLayout(self.iv_size)
 
+    def next_iv(self, iv: bytes, source: Octets, output: Octets, encrypts: bool) -> bytes:
+        """The IV behind a message of a skcipher with this IV. source, output: its bytes before and after."""
+        size = len(iv)
+        match self.iv_after:
+            case IvAfter.COUNTER:
+                blocks = -(-len(source) // size)
+                return ((int.from_bytes(iv, "big") + blocks) % (1 << 8 * size)).to_bytes(size, "big")
+            case IvAfter.CIPHERTEXT if len(source) >= size:
+                return bytes((output if encrypts else source)[-size:])
+            case IvAfter.MIXED if len(source) >= size:
+                return bytes(one ^ other for one, other in zip(source[-size:], output[-size:], strict=True))
+        return iv
+
     @property
     def chains(self) -> bool:
         """Whether a part's output shows the value that will be mixed with the next part (cbc, cfb). A program that sees
@@ -88,6 +116,12 @@ _STREAM_CIPHERS = {"chacha20": 64, "xchacha20": 64, "xchacha12": 64}
 _INDEPENDENT = frozenset({"ecb", "ctr", "ofb", *_STREAM_CIPHERS})
 _ESP: Mapping[str, Any] = {"assoclens": (16, 20)}
 _BY_TEMPLATE: Mapping[str, Mapping[str, Any]] = {
+    "cbc": {"iv_after": IvAfter.CIPHERTEXT},
+    "cfb": {"iv_after": IvAfter.CIPHERTEXT},
+    "essiv": {"iv_after": IvAfter.CIPHERTEXT},
+    "ctr": {"iv_after": IvAfter.COUNTER},
+    "ofb": {"iv_after": IvAfter.MIXED},
+    "pcbc": {"iv_after": IvAfter.MIXED},
     # The length of the counter minus one, the nonce, the counter.
     "ccm": {"layout": NonceLayout(12, b"\2", bytes(3)), "counts_text": True},
     # The counter, the nonce.

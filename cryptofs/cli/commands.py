@@ -23,6 +23,7 @@ _COMMANDS = {
     "decrypt": "files.decrypt",
     "seal": "files.seal",
     "open": "files.open_",
+    "run": "run.run_",
 }
 
 

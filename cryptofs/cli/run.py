@@ -1,0 +1,60 @@
+"""`cryptofs run`: a program that uses AF_ALG, where the kernel has none or refuses it."""
+
+import sys
+
+import click
+
+from ..client import MountNotFound
+from ..engines import check_engines
+from ..errors import CryptofsError
+from ..runner.backend import Backend, LocalBackend
+from ..runner.launch import NOT_STARTED, Settings, run
+from .standard import complain, describe
+
+_DEFAULT = ("af_alg", "openssl")
+
+
+@click.command(
+    "run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+)  # fmt: skip
+@click.option(
+    "--mount",
+    "mountpoint",
+    is_flag=False,
+    flag_value="",
+    metavar="[DIR]",
+    help="Compute by the daemon of this mount, or of the first usable one: its policy, audit trail and devices count.",
+)
+@click.option(
+    "--engines",
+    metavar="NAME[,…]",
+    help=f"Engines in this process, in the order in which they are asked for a name; default: {','.join(_DEFAULT)}.",
+)
+@click.option("--wide", is_flag=True, help="Serve descriptors below 512 as well; each read and write then costs more.")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+def run_(mountpoint: str | None, engines: str | None, wide: bool, program: tuple[str, ...]) -> None:
+    """Run PROGRAM unchanged where the kernel has no AF_ALG.
+
+    Its sockets of AF_ALG and of netlink's crypto family are answered here; all else is the kernel's. The exit status is
+    the program's, or 125 if `cryptofs run` itself fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
+    """
+    if mountpoint is not None and engines is not None:
+        raise click.UsageError("--mount and --engines: give only one")
+    try:
+        status = run(Settings(program, _backend(mountpoint, engines), wide))
+    except CryptofsError as error:
+        complain(f"run: {error}")
+        status = NOT_STARTED
+    except (MountNotFound, OSError) as error:
+        complain(f"run: {describe(error)}")
+        status = NOT_STARTED
+    sys.exit(status)
+
+
+def _backend(mountpoint: str | None, engines: str | None) -> Backend:
+    if mountpoint is not None:
+        from ..runner.mounted import MountBackend
+
+        return MountBackend(mountpoint or None)
+    names = _DEFAULT if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
+    return LocalBackend(check_engines(names))

@@ -1,0 +1,50 @@
+"""Calls that copy a descriptor."""
+
+import errno
+import fcntl
+import os
+
+from ...errors import SystemFault
+from ..descriptors import BASE, PassOn
+from ..desk import Desk, Handler
+from ..notify import Call
+from ..process import take_descriptor
+
+
+def duplicate(desk: Desk, call: Call) -> int:
+    """dup(2)."""
+    return copy(desk, call, close_on_exec=False)
+
+
+def duplicate_above(desk: Desk, call: Call) -> int:
+    """fcntl(2) with F_DUPFD or F_DUPFD_CLOEXEC, which ask for no more than a smallest number."""
+    if not desk.descriptors.smallest:
+        raise PassOn
+    return copy(desk, call, close_on_exec=call.arguments[1] & 0xFFFFFFFF == fcntl.F_DUPFD_CLOEXEC)
+
+
+def copy(desk: Desk, call: Call, close_on_exec: bool) -> int:
+    """A copy of the call's first argument; returns its number. Errors: PassOn, SystemFault."""
+    number = call.arguments[0] & 0xFFFFFFFF
+    desk.descriptors.find(call, number)
+    source = take_descriptor(call.tid, number)
+    try:
+        return desk.descriptors.place(call, source, close_on_exec)
+    finally:
+        os.close(source)
+
+
+def duplicate_to(desk: Desk, call: Call) -> int:
+    """dup2(2) and dup3(2). Below BASE the filter would not see the copy: no copy is better than wrong answers."""
+    desk.descriptors.find(call, call.arguments[0])
+    if call.arguments[1] & 0xFFFFFFFF < desk.descriptors.smallest:
+        raise SystemFault(f"a copy below {BASE}: only with --wide", errno.EBUSY)
+    raise PassOn
+
+
+HANDLERS: dict[str, Handler] = {
+    "dup": duplicate,
+    "fcntl": duplicate_above,
+    "dup2": duplicate_to,
+    "dup3": duplicate_to,
+}

@@ -1,0 +1,216 @@
+"""Calls that send and receive."""
+
+import errno
+import struct
+
+from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldBlock
+from ...records import Buffer
+from ..descriptors import PassOn
+from ..desk import Desk, Handler
+from ..endpoint import MSG_DONTWAIT, Endpoint, MustWait, Received, Waiting
+from ..libc import PIECES_MAX, Pieces
+from ..notify import Call
+from ..process import Memory, checked, is_nonblocking, size_of
+
+_MSGHDR = struct.Struct("=QI4xQQQQi4x")
+"""struct msghdr: name, its size, pieces, their number, control, its size, flags."""
+_NAME_SIZE_AT, _CONTROL_SIZE_AT = 8, 40
+_MMSGHDR = _MSGHDR.size + 8
+_AFTER = struct.Struct("=QI")
+"""Its end after a receive: the size of the control data, the flags."""
+_INTEGER = struct.Struct("=I")
+_IOVEC = struct.Struct("=QQ")
+_CONTROL_MAX = 131072
+_DATA_MAX = 1 << 30
+_MESSAGES_MAX = 1024
+_ANY_OFFSET = 0xFFFFFFFFFFFFFFFF
+
+
+def send(endpoint: Endpoint, call: Call, data: Buffer, control: bytes, flags: int) -> int:
+    """Give an endpoint data, and those who wait there what has become of it; returns how many bytes it took."""
+    taken = endpoint.send(data, control, flags, call.tid)
+    if endpoint.waiting or not endpoint.marked:
+        endpoint.settle()
+    return taken
+
+
+def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Received:
+    """Take what an endpoint gives into the caller's memory.
+
+    Where it has to wait, the kernel does the waiting, on the program's end of the pair. No signal can interrupt a call
+    that the supervisor holds.
+    """
+    number = call.arguments[0] & 0xFFFFFFFF
+    room = size_of(pieces)
+    if endpoint.served or endpoint.kept:
+        late = endpoint.left_behind(call.tid, number)
+        if late is not None:
+            Memory(call.tid).scatter(pieces, late[:room])
+            return Received(late[:room])
+    try:
+        received = endpoint.receive(room, flags)
+    except MustWait:
+        if flags & MSG_DONTWAIT or is_nonblocking(call.tid, number):
+            raise WouldBlock("there is no answer yet") from None
+        endpoint.wait(Waiting(call.tid, call.number, room), number)
+        raise PassOn from None
+    Memory(call.tid).scatter(pieces, received.data)
+    return received
+
+
+# send, write
+
+
+def send_to(desk: Desk, call: Call) -> int:
+    """sendto(2), which send(3) is."""
+    number, address, size, flags = call.arguments[:4]
+    endpoint = desk.descriptors.find(call, number)
+    return send(endpoint, call, Memory(call.tid).read(address, min(size, _DATA_MAX)), b"", flags)
+
+
+def write(desk: Desk, call: Call) -> int:
+    """write(2)."""
+    number, address, size = call.arguments[:3]
+    endpoint = desk.descriptors.find(call, number)
+    return send(endpoint, call, Memory(call.tid).read(address, min(size, _DATA_MAX)), b"", 0)
+
+
+def write_pieces(desk: Desk, call: Call) -> int:
+    """writev(2)."""
+    number, address, count = call.arguments[:3]
+    endpoint = desk.descriptors.find(call, number)
+    memory = Memory(call.tid)
+    pieces = _iovec(memory, address, count)
+    return send(endpoint, call, memory.gather(pieces, size_of(pieces)), b"", 0)
+
+
+def write_pieces_at(desk: Desk, call: Call) -> int:
+    """pwritev2(2): sockets have no offsets, except for the one that stands for none."""
+    desk.descriptors.find(call, call.arguments[0])
+    if call.arguments[3] != _ANY_OFFSET:
+        raise PassOn
+    return write_pieces(desk, call)
+
+
+def send_message(desk: Desk, call: Call) -> int:
+    """sendmsg(2)."""
+    number, address, flags = call.arguments[:3]
+    return _send_message(desk.descriptors.find(call, number), call, address, flags)
+
+
+def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
+    memory = Memory(call.tid)
+    _, _, iovec, count, control_at, control_size, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
+    if count > PIECES_MAX:
+        raise TooLarge(f"{count} pieces of memory: at most {PIECES_MAX}")
+    if control_size > _CONTROL_MAX:
+        raise SystemFault(f"{control_size} bytes of control messages: at most {_CONTROL_MAX}", errno.ENOBUFS)
+    # One copy for both: each costs about a microsecond.
+    size = _IOVEC.size * count
+    raw = memory.gather([(iovec, size), (control_at, control_size)], size + control_size)
+    pieces = checked(list(_IOVEC.iter_unpack(raw[:size])))
+    return send(endpoint, call, memory.gather(pieces, size_of(pieces)), bytes(raw[size:]), flags)
+
+
+def send_messages(desk: Desk, call: Call) -> int:
+    """sendmmsg(2)."""
+    number, address, count, flags = call.arguments[:4]
+    endpoint = desk.descriptors.find(call, number)
+    sent = 0
+    for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
+        try:
+            size = _send_message(endpoint, call, at, flags)
+            Memory(call.tid).write(at + _MSGHDR.size, _INTEGER.pack(size))
+        except CryptofsError:
+            if not sent:
+                raise
+            break
+        sent += 1
+    return sent
+
+
+# recv, read
+
+
+def receive_from(desk: Desk, call: Call) -> int:
+    """recvfrom(2), which recv(3) is."""
+    number, address, size, flags, name, name_size = call.arguments
+    received = receive(desk.descriptors.find(call, number), call, [(address, size)], flags)
+    if name:
+        memory = Memory(call.tid)
+        (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
+        memory.write(name, received.source[:room])
+        memory.write(name_size, _INTEGER.pack(len(received.source)))
+    return len(received.data)
+
+
+def read(desk: Desk, call: Call) -> int:
+    """read(2)."""
+    number, address, size = call.arguments[:3]
+    endpoint = desk.descriptors.find(call, number)
+    # A socket that is read without room is not asked at all.
+    return len(receive(endpoint, call, [(address, size)], 0).data) if size else 0
+
+
+def read_pieces(desk: Desk, call: Call) -> int:
+    """readv(2)."""
+    number, address, count = call.arguments[:3]
+    endpoint = desk.descriptors.find(call, number)
+    pieces = _iovec(Memory(call.tid), address, count)
+    return len(receive(endpoint, call, pieces, 0).data) if size_of(pieces) else 0
+
+
+def read_pieces_at(desk: Desk, call: Call) -> int:
+    """preadv2(2)."""
+    desk.descriptors.find(call, call.arguments[0])
+    if call.arguments[3] != _ANY_OFFSET:
+        raise PassOn
+    return read_pieces(desk, call)
+
+
+def receive_message(desk: Desk, call: Call) -> int:
+    """recvmsg(2)."""
+    number, address, flags = call.arguments[:3]
+    return _receive_message(desk.descriptors.find(call, number), call, address, flags)
+
+
+def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
+    memory = Memory(call.tid)
+    name, name_size, iovec, count, _, _, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
+    received = receive(endpoint, call, memory.pieces(iovec, count), flags)
+    if name:
+        memory.write(name, received.source[:name_size])
+        memory.write(address + _NAME_SIZE_AT, _INTEGER.pack(len(received.source)))
+    memory.write(address + _CONTROL_SIZE_AT, _AFTER.pack(0, received.flags))
+    return len(received.data)
+
+
+def receive_messages(desk: Desk, call: Call) -> int:
+    """recvmmsg(2): the first one, as the next would have to wait."""
+    number, address, _, flags = call.arguments[:4]
+    size = _receive_message(desk.descriptors.find(call, number), call, address, flags)
+    Memory(call.tid).write(address + _MSGHDR.size, _INTEGER.pack(size))
+    return 1
+
+
+def _iovec(memory: Memory, address: int, count: int) -> Pieces:
+    """The pieces of readv and writev. Errors: InvalidValue for too many, which sendmsg calls TooLarge."""
+    if count > PIECES_MAX:
+        raise InvalidValue(f"{count} pieces of memory: at most {PIECES_MAX}")
+    return memory.pieces(address, count)
+
+
+HANDLERS: dict[str, Handler] = {
+    "read": read,
+    "write": write,
+    "readv": read_pieces,
+    "writev": write_pieces,
+    "preadv2": read_pieces_at,
+    "pwritev2": write_pieces_at,
+    "sendto": send_to,
+    "sendmsg": send_message,
+    "sendmmsg": send_messages,
+    "recvfrom": receive_from,
+    "recvmsg": receive_message,
+    "recvmmsg": receive_messages,
+}

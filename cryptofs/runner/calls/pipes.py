@@ -1,0 +1,129 @@
+"""splice(2) and sendfile(2). What vmsplice(2) puts into a pipe comes by splice."""
+
+import array
+import fcntl
+import os
+import select
+import stat
+import struct
+import termios
+
+from ...errors import InvalidValue, SystemFault, WouldBlock
+from ..descriptors import PassOn
+from ..desk import Desk, Handler
+from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice, Waiting
+from ..notify import Call
+from ..process import Memory, is_nonblocking, take_descriptor
+from .data import send
+
+_NONBLOCK, _MORE = 2, 4
+_PIECE = 1 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_OFFSET = struct.Struct("=q")
+
+
+def splice(desk: Desk, call: Call) -> int:
+    """splice(2), into a socket or out of it."""
+    source, target = call.arguments[0], call.arguments[2]
+    try:
+        endpoint = desk.descriptors.find(call, target)
+    except PassOn:
+        _splice_out(desk.descriptors.find(call, source), call)
+        raise
+    if call.arguments[1] or call.arguments[3]:
+        raise PassOn
+    return _splice_in(desk, endpoint, call)
+
+
+def _splice_out(endpoint: Endpoint, call: Call) -> None:
+    """Lay the answer ready, as much as the pipe has room for. The kernel moves it, and waits for room."""
+    source, _, target, _, size, flags = call.arguments
+    number = source & 0xFFFFFFFF
+    pipe = take_descriptor(call.tid, target & 0xFFFFFFFF)
+    try:
+        pages = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE
+        # Each piece in it takes a page, and may have one byte.
+        room = min(size, _PAGE * max(1, pages - min(pages, _waiting_bytes(pipe))))
+    except OSError as error:
+        raise SystemFault.of(error, "the pipe") from None
+    finally:
+        os.close(pipe)
+    try:
+        received = endpoint.receive(room, 0)
+    except MustWait:
+        if flags & _NONBLOCK or is_nonblocking(call.tid, number):
+            raise WouldBlock("there is no answer yet") from None
+        endpoint.wait(Waiting(call.tid, call.number, room), number)
+    else:
+        endpoint.offer(call.tid, number, [received.data])
+
+
+def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
+    source, size, flags = call.arguments[0], *call.arguments[4:6]
+    more = bool(flags & _MORE)
+    pipe = take_descriptor(call.tid, source & 0xFFFFFFFF)
+    try:
+        if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+            raise InvalidValue("splice: the source is no pipe")
+        there = _waiting_bytes(pipe)
+        if not size:
+            return 0
+        if there:
+            data = os.read(pipe, min(size, there, _PIECE))
+            return send(endpoint, call, data, b"", MSG_MORE if more or len(data) < min(size, there) else 0)
+        if _has_ended(pipe):
+            return 0
+    except OSError as error:
+        raise SystemFault.of(error, "the pipe") from None
+    finally:
+        os.close(pipe)
+    if flags & _NONBLOCK or is_nonblocking(call.tid, source & 0xFFFFFFFF):
+        raise WouldBlock("the pipe is empty")
+    # The kernel waits for the pipe, and writes to the other end of the pair.
+    endpoint.check_send()
+    desk.descriptors.begin_splice(endpoint, Splice(call.tid, call.number, more))
+    raise PassOn
+
+
+def _waiting_bytes(pipe: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def _has_ended(pipe: int) -> bool:
+    """Whether an empty pipe has no writer."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def send_file(desk: Desk, call: Call) -> int:
+    """sendfile(2). As long as the file gives less than was asked for, there is more to come, even at its end."""
+    target, source, offset, size = call.arguments[:4]
+    endpoint = desk.descriptors.find(call, target)
+    memory = Memory(call.tid)
+    file = take_descriptor(call.tid, source & 0xFFFFFFFF)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise InvalidValue("sendfile: the source is no file")
+        at = int(_OFFSET.unpack(memory.read(offset, _OFFSET.size))[0]) if offset else os.lseek(file, 0, os.SEEK_CUR)
+        sent = 0
+        while sent < size:
+            data = os.pread(file, min(size - sent, _PIECE), at + sent)
+            if not data:
+                break
+            send(endpoint, call, data, b"", MSG_MORE if sent + len(data) < size else 0)
+            sent += len(data)
+        if offset:
+            memory.write(offset, _OFFSET.pack(at + sent))
+        else:
+            os.lseek(file, at + sent, os.SEEK_SET)
+        return sent
+    except OSError as error:
+        raise SystemFault.of(error, "the file") from None
+    finally:
+        os.close(file)
+
+
+HANDLERS: dict[str, Handler] = {"splice": splice, "sendfile": send_file}

@@ -1,0 +1,161 @@
+"""The descriptors that the program was given: found by inode, placed where the filter looks, dropped when closed."""
+
+import contextlib
+import errno
+import os
+import select
+
+from ..errors import CryptofsError, SystemFault
+from .endpoint import MSG_MORE, Endpoint, Splice
+from .notify import Call, Listener
+from .process import is_free, is_in_call
+
+BASE = 512
+"""The smallest number of a descriptor that is given out. The filter leaves all below to the kernel, unless --wide."""
+_ABOVE = 2048
+"""Where they begin in a program that has so many open files that the kernel itself uses numbers from BASE on. The
+kernel takes the smallest free number; ours must not be the one that another thread gets in the same moment."""
+
+_LOOK_AGAIN = 0.002
+
+
+class PassOn(Exception):
+    """The kernel is to do the call."""
+
+
+class Descriptors:
+    """All endpoints of one run. smallest: the number from which on the filter hands calls over."""
+
+    def __init__(self, listener: Listener, smallest: int) -> None:
+        self._listener = listener
+        self.smallest = smallest
+        self._by_inode: dict[int, Endpoint] = {}
+        self._by_peer: dict[int, Endpoint] = {}
+        self._splicing: set[Endpoint] = set()
+        self._next: dict[int, int] = {}
+        """By thread, where the search for a free number begins. Cleared whenever a descriptor is closed."""
+        self.poll = select.epoll()
+        self.poll.register(listener.descriptor, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Close all, as at the end of the program."""
+        for peer in list(self._by_peer):
+            self._drop(peer)
+        self.poll.close()
+
+    def find(self, call: Call, number: int) -> Endpoint:
+        """What stands behind a descriptor of the caller. Errors: PassOn if it is not one of these."""
+        try:
+            link = os.readlink(f"/proc/{call.tid}/fd/{number & 0xFFFFFFFF}")
+        except OSError:
+            # Closed, or in a process that nobody may look into.
+            raise PassOn from None
+        if link.startswith("socket:["):
+            endpoint = self._by_inode.get(int(link[8:-1]))
+            if endpoint is not None:
+                if endpoint.splice is not None:
+                    self._take(endpoint)
+                return endpoint
+        raise PassOn
+
+    def hand_over(self, call: Call, endpoint: Endpoint, close_on_exec: bool, nonblocking: bool) -> int:
+        """Give the caller a new descriptor; returns its number. Errors: SystemFault."""
+        if nonblocking:
+            endpoint.theirs.setblocking(False)
+        try:
+            number = self.place(call, endpoint.theirs.fileno(), close_on_exec)
+        except BaseException:
+            endpoint.close()
+            raise
+        self._by_inode[endpoint.inode] = endpoint
+        peer = endpoint.ours.fileno()
+        self._by_peer[peer] = endpoint
+        self.poll.register(peer, select.EPOLLIN)
+        # Only the program's copies count: the last one's close is a hang-up.
+        endpoint.theirs.close()
+        return number
+
+    def place(self, call: Call, source: int, close_on_exec: bool) -> int:
+        """Put a copy of a descriptor into the caller, at a number that the filter looks for. Errors: SystemFault."""
+        if not self.smallest:
+            return self._inject(call, source, None, close_on_exec)
+        number = self._next.get(call.tid, 0)
+        if not number:
+            number = BASE if is_free(call.tid, BASE - 1) else _ABOVE
+        while not is_free(call.tid, number):
+            number += 1
+        self._next[call.tid] = number + 1
+        return self._inject(call, source, number, close_on_exec)
+
+    def _inject(self, call: Call, source: int, number: int | None, close_on_exec: bool) -> int:
+        try:
+            return self._listener.inject(call, source, number, close_on_exec)
+        except OSError as error:
+            # EBADF: the number is beyond the limit of open files.
+            code = errno.EMFILE if error.errno == errno.EBADF else error.errno
+            raise SystemFault(f"one more descriptor: {error.strerror}", code) from None
+
+    def catch_up(self) -> None:
+        """Take notice of all that has been closed."""
+        for peer, events in self.poll.poll(0):
+            if peer != self._listener.descriptor:
+                self.react(peer, events)
+
+    def react(self, peer: int, events: int) -> None:
+        """Something has happened at our end of a pair."""
+        endpoint = self._by_peer.get(peer)
+        if endpoint is None:
+            return
+        if events & select.EPOLLIN:
+            self._take(endpoint)
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            self._drop(peer)
+
+    def _take(self, endpoint: Endpoint) -> None:
+        """Take what the kernel has written there without the filter: by splice, or to a copy that the filter does not
+        see. Its errors reach nobody; the next receive shows that nothing came."""
+        splice = endpoint.splice
+        if splice is None:
+            packets = endpoint.take_packets()
+            self._feed(endpoint, packets, 0)
+        else:
+            # All packets of one splice are one message, so it ends when the thread has left the call.
+            ended = not is_in_call(splice.tid, splice.number)
+            packets = endpoint.take_packets()
+            splice.moved |= bool(packets)
+            self._feed(endpoint, packets, MSG_MORE)
+            if ended:
+                endpoint.splice = None
+                self._splicing.discard(endpoint)
+                if splice.moved and not splice.more:
+                    self._feed(endpoint, [b""], 0)
+        if packets:
+            endpoint.settle()
+
+    def _feed(self, endpoint: Endpoint, packets: list[bytes], flags: int) -> None:
+        with contextlib.suppress(CryptofsError):
+            for packet in packets:
+                endpoint.send(packet, b"", flags, 0)
+
+    def begin_splice(self, endpoint: Endpoint, splice: Splice) -> None:
+        """The kernel is going to write there."""
+        endpoint.splice = splice
+        self._splicing.add(endpoint)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until `look_again` is due."""
+        return _LOOK_AGAIN if any(each.splice and each.splice.moved for each in self._splicing) else None
+
+    def look_again(self) -> None:
+        """Find out which splices have ended."""
+        for endpoint in list(self._splicing):
+            self._take(endpoint)
+
+    def _drop(self, peer: int) -> None:
+        endpoint = self._by_peer.pop(peer)
+        self.poll.unregister(peer)
+        self._by_inode.pop(endpoint.inode, None)
+        self._splicing.discard(endpoint)
+        self._next.clear()
+        endpoint.close()

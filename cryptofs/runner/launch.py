@@ -1,0 +1,296 @@
+"""Starting a program under a supervisor.
+
+Three processes: the front, which the caller sees; the supervisor; and the program, its child. The supervisor has a
+session of its own, so that the terminal's signals do not reach it, and it is the parent of every descendant that
+outlives its own parent. It ends with the last of them. The front waits for the program alone: it passes signals on,
+stops when the program stops, and ends as the program ends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from ..errors import CryptofsError, SystemFault, printable
+from . import libc
+from .alg.control import AF_ALG
+from .backend import Backend
+from .desk import OpenDevice
+from .filter import assemble
+from .front import SIGNALS, Message, wait
+from .notify import Listener
+from .numbers import Machine, machine
+from .process import take_descriptor
+from .supervisor import Supervisor, rules
+
+NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""Exit statuses, as `env` has them."""
+_OPEN_FILES = 4096
+"""Descriptors that the program may have at least, where its hard limit allows it: ours have high numbers."""
+_LISTENER = "anon_inode:seccomp notify"
+_WHY = {
+    errno.EINVAL: "the kernel has no user notification for seccomp with WAIT_KILLABLE_RECV: you need Linux 5.19",
+    errno.ENOSYS: "the kernel has no seccomp: you need Linux 5.19",
+    errno.EBUSY: "another supervisor already has the system calls of this process: run it outside of that one",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a program. wide: serve descriptors below 512, too; devices: what opens of these paths give."""
+
+    program: Sequence[str]
+    backend: Backend
+    wide: bool = False
+    devices: Mapping[bytes, OpenDevice] = field(default_factory=dict)
+
+
+def run(settings: Settings) -> int:
+    """Run a program to its end; returns its exit status, or ends by its signal. Errors: CryptofsError."""
+    here = machine()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    front, back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    supervisor = os.fork()
+    if not supervisor:
+        front.close()
+        _supervise(here, settings, back, before)
+    back.close()
+    with front:
+        return wait(front, supervisor)
+
+
+# The supervisor
+
+
+def _supervise(here: Machine, settings: Settings, back: socket.socket, before: set[int]) -> NoReturn:
+    status = 0
+    try:
+        libc.become_subreaper()
+        taken, told = os.pipe()
+        go, start = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(start)
+            back.close()
+            _become(here, settings, before, told, go)
+        os.close(told)
+        os.close(go)
+        _detach(back)
+        back.send(Message.STARTED.pack(child))
+        os.read(taken, 1)
+        os.close(taken)
+        listener = _take_listener(child)
+        if listener is not None:
+            supervisor = Supervisor(here, listener, settings.backend, settings.wide, settings.devices)
+            os.close(start)
+            _Family(supervisor, child, back).serve()
+            supervisor.close()
+        back.send(Message.ENDED.pack(_reap(child)))
+    except BaseException as error:
+        # Nobody sees a traceback of this process. Calls that wait get ENOSYS when it ends.
+        status = 1
+        with contextlib.suppress(OSError):
+            said = error.message if isinstance(error, CryptofsError) else f"{type(error).__name__}: {error}"
+            back.send(Message.FAILED.text(said))
+    finally:
+        os._exit(status)
+
+
+def _detach(back: socket.socket) -> None:
+    """Keep nothing of the caller's: its pipes must end with the program, and its terminal's signals pass by."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard, inheritable=False)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and not fcntl.fcntl(int(name), fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                os.close(int(name))
+    logging.getLogger("cryptofs").addHandler(_ToFront(back))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class _ToFront(logging.Handler):
+    """Has the front write log lines, as long as there is one."""
+
+    def __init__(self, back: socket.socket) -> None:
+        super().__init__()
+        self._back = back
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+            self._back.send(Message.SAYS.text(f"{record.getMessage()} {kind}"), socket.MSG_DONTWAIT)
+
+
+def _take_listener(child: int) -> Listener | None:
+    """The listener of the program's filter; None if the program could not be filtered, and has said so.
+
+    Errors: SystemFault if this process may not look into it.
+    """
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        for name in os.listdir(f"/proc/{child}/fd"):
+            if os.readlink(f"/proc/{child}/fd/{name}") == _LISTENER:
+                return Listener(take_descriptor(child, int(name)))
+    # It is about to end, or it cannot be looked into, and then waits for this process.
+    os.kill(child, signal.SIGKILL)
+    ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    if ended is None or ended.si_code != os.CLD_EXITED:
+        raise SystemFault("the system does not let it look into its own child (ptrace)", errno.EPERM)
+    return None
+
+
+def _reap(child: int) -> int:
+    """Wait for the program, which has ended or is about to."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(child, 0)[1]
+    return 0
+
+
+class _Family:
+    """The program and its descendants, as the supervisor's children."""
+
+    def __init__(self, supervisor: Supervisor, child: int, back: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._child = child
+        self._back = back
+        self._signals = libc.open_signals([signal.SIGCHLD])
+
+    def serve(self) -> None:
+        """Answer calls and tell the front what becomes of the program, until the last process has ended."""
+        self._supervisor.watch(self._signals, self._look)
+        self._supervisor.watch(self._back.fileno(), self._front_has_gone)
+        self._look()
+        self._supervisor.serve()
+
+    def _look(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.set_blocking(self._signals, False)
+            while os.read(self._signals, 4096):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+                if not pid:
+                    return
+                if pid == self._child:
+                    message = Message.STOPPED if os.WIFSTOPPED(status) else Message.ENDED
+                    with contextlib.suppress(OSError):
+                        self._back.send(message.pack(status))
+
+    def _front_has_gone(self) -> None:
+        """The front has been killed, or has ended after the program."""
+        self._supervisor.forget(self._back.fileno())
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                os.kill(self._child, signal.SIGKILL)
+
+
+# The program
+
+
+def _become(here: Machine, settings: Settings, before: set[int], told: int, go: int) -> NoReturn:
+    """Become the program. told: closed when the filter is there; go: at its end when the supervisor serves."""
+    name = settings.program[0]
+    status = NOT_STARTED
+    try:
+        code = assemble(here, rules(settings.wide, bool(settings.devices)))
+        path = shutil.which(name)
+        _allow_open_files()
+        # Python ignores these two. Handlers that it has set go with exec.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _install(code, path)
+        os.close(told)
+        # Not by a read: that may be a call that waits for the supervisor.
+        waiting = select.poll()
+        waiting.register(go, select.POLLIN)
+        waiting.poll()
+        os.close(go)
+        _try_family()
+        status = NOT_EXECUTABLE
+        os.execvp(name, list(settings.program))
+    except CryptofsError as error:
+        _complain(error.message)
+    except OSError as error:
+        if error.errno == errno.ENOENT and status == NOT_EXECUTABLE:
+            status = NOT_FOUND
+        _complain(f"{printable(name)}: {error.strerror}")
+    except BaseException as error:
+        _complain(f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(status)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"cryptofs run: {text}\n".encode())
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _install(code: bytes, path: str | None) -> None:
+    """Put the filter on this process. Errors: SystemFault, which says what to do."""
+    try:
+        try:
+            libc.install_filter(code)
+        except PermissionError:
+            # Only root may filter a program that gains privileges.
+            _refuse_privileged(path)
+            libc.set_no_new_privileges()
+            libc.install_filter(code)
+    except OSError as error:
+        why = _WHY.get(error.errno or 0, f"seccomp: {error.strerror}")
+        raise SystemFault(why, error.errno) from None
+
+
+def _refuse_privileged(path: str | None) -> None:
+    """Errors: SystemFault for a program that would gain privileges, or whose memory nobody may read."""
+    if path is None:
+        return
+    status = os.stat(path)
+    gains = status.st_mode & stat.S_ISUID or (status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP)
+    with contextlib.suppress(OSError):
+        gains = gains or bool(os.getxattr(path, "security.capability"))
+    if gains:
+        raise SystemFault(
+            f"{printable(path)} gains privileges when it is executed (set-uid, set-gid or capabilities), and would run "
+            "without them: run it as root, or without `cryptofs run`",
+            errno.EPERM,
+        )
+    if not os.access(path, os.R_OK):
+        raise SystemFault(
+            f"{printable(path)} cannot be read, so its memory cannot be either: make it readable, or run it as root",
+            errno.EACCES,
+        )
+
+
+def _try_family() -> None:
+    """Errors: SystemFault if another filter refuses AF_ALG: its errno outranks our notification."""
+    try:
+        socket.socket(AF_ALG, socket.SOCK_SEQPACKET).close()
+    except OSError as error:
+        raise SystemFault(
+            f"AF_ALG is refused before it gets here ({error.strerror}), by the filter of a container: "
+            "allow it there (docs/legacy.md)",
+            error.errno,
+        ) from None

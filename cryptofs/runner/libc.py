@@ -1,0 +1,152 @@
+"""System calls that Python does not have: every call by ctypes is here. All raise OSError."""
+
+import ctypes
+import os
+import struct
+from collections.abc import Sequence
+
+from .numbers import machine
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+_SET_MODE_FILTER = 1
+_NEW_LISTENER, _SPEC_ALLOW, _WAIT_KILLABLE_RECV = 8, 4, 32
+_NO_NEW_PRIVS, _CHILD_SUBREAPER, _DUMPABLE = 38, 36, 4
+_SIGNALFD_CLOEXEC = 0o2000000
+_PROGRAM = struct.Struct("=HxxxxxxQ")
+PIECES_MAX = 1024
+"""Pieces of memory that one call takes."""
+
+Data = bytes | bytearray
+Pieces = Sequence[tuple[int, int]]
+"""Pieces of another process's memory: address, size."""
+
+
+def _failed() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _checked(value: int) -> int:
+    if value < 0:
+        raise _failed()
+    return value
+
+
+def _prctl(option: int, value: int) -> None:
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def set_no_new_privileges() -> None:
+    """No program that this process executes gains privileges by it."""
+    _prctl(_NO_NEW_PRIVS, 1)
+
+
+def become_subreaper() -> None:
+    """Be the parent of all descendants whose parents end."""
+    _prctl(_CHILD_SUBREAPER, 1)
+
+
+def forbid_looking_in() -> None:
+    """No process of the same user may read this one's memory, and it leaves no core: it has the program's keys."""
+    _prctl(_DUMPABLE, 0)
+
+
+def install_filter(program: bytes) -> int:
+    """Put a seccomp filter on this thread; returns the descriptor of its listener.
+
+    A call that the listener has taken is interrupted by fatal signals only: otherwise the kernel would repeat it.
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    head = ctypes.create_string_buffer(_PROGRAM.pack(len(program) // 8, ctypes.addressof(code)))
+    flags = _NEW_LISTENER | _WAIT_KILLABLE_RECV | _SPEC_ALLOW
+    return _checked(
+        _syscall(machine().numbers["seccomp"], ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(flags), head)
+    )
+
+
+def take_descriptor(pidfd: int, number: int) -> int:
+    """A duplicate of another process's descriptor."""
+    return _checked(_syscall(machine().numbers["pidfd_getfd"], pidfd, number, 0))
+
+
+def open_signals(numbers: Sequence[int]) -> int:
+    """A descriptor that is readable when a blocked signal is pending; it gives struct signalfd_siginfo."""
+    mask = ctypes.create_string_buffer(128)
+    struct.pack_into("=Q", mask, 0, sum(1 << number - 1 for number in numbers))
+    return _checked(_libc.signalfd(-1, mask, _SIGNALFD_CLOEXEC))
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_read, _write = _libc.process_vm_readv, _libc.process_vm_writev
+_read.restype = _write.restype = ctypes.c_ssize_t
+_read.argtypes = _write.argtypes = (
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
+)  # fmt: skip
+# They are kept because a fresh structure for each call costs as much as the call. Only one thread uses them.
+_remote = (_IoVec * PIECES_MAX)()
+_remote_at = ctypes.addressof(_remote)
+_local = _IoVec()
+_local_at = ctypes.addressof(_local)
+
+
+def _fill(pieces: Pieces, total: int) -> int:
+    count = 0
+    for address, size in pieces:
+        if total <= 0:
+            break
+        if size:
+            each = _remote[count]
+            each.base = address
+            each.length = min(size, total)
+            count += 1
+            total -= size
+    return count
+
+
+_SCRATCH = 65536
+_scratch = bytearray(_SCRATCH)
+_scratch_view = memoryview(_scratch)
+_scratch_at = ctypes.addressof((ctypes.c_char * _SCRATCH).from_buffer(_scratch))
+
+
+def read_memory(pid: int, pieces: Pieces, total: int) -> Data:
+    """The first `total` bytes of pieces of a process's memory."""
+    if total > _SCRATCH:
+        data = bytearray(total)
+        read_into(pid, pieces, data)
+        return data
+    count = _fill(pieces, total)
+    _local.base, _local.length = _scratch_at, total
+    _copied(_read(pid, _local_at, 1, _remote_at, count, 0), total)
+    return bytes(_scratch_view[:total])
+
+
+def read_into(pid: int, pieces: Pieces, data: bytearray) -> None:
+    """The same, into the caller's buffer and nowhere else: for keys."""
+    total = len(data)
+    if not total:
+        return
+    count = _fill(pieces, total)
+    _local.base, _local.length = ctypes.addressof((ctypes.c_char * total).from_buffer(data)), total
+    _copied(_read(pid, _local_at, 1, _remote_at, count, 0), total)
+
+
+def write_memory(pid: int, pieces: Pieces, data: bytes) -> None:
+    """Copy bytes into a process's memory, which has room for them."""
+    total = len(data)
+    count = _fill(pieces, total)
+    _local.base, _local.length = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, total
+    _copied(_write(pid, _local_at, 1, _remote_at, count, 0), total)
+
+
+def _copied(size: int, wanted: int) -> None:
+    _checked(size)
+    if size != wanted:
+        # The rest of the memory is not there.
+        raise OSError(14, os.strerror(14))

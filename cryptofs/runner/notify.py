@@ -1,0 +1,94 @@
+"""The listener of a seccomp filter: takes the calls that the filter hands over, and answers them."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+_RESPONSE = struct.Struct("=QqiI")
+_ADD = struct.Struct("=QIIII")
+_CONTINUE = 1
+_AT_NUMBER = 1
+
+
+def _command(number: int, size: int, reads: bool) -> int:
+    """The number of an ioctl of seccomp."""
+    return (0xC0000000 if reads else 0x40000000) | size << 16 | ord("!") << 8 | number
+
+
+_RECEIVE = _command(0, _NOTIFICATION.size, reads=True)
+_SEND = _command(1, _RESPONSE.size, reads=True)
+_ADD_DESCRIPTOR = _command(3, _ADD.size, reads=False)
+_SET_FLAGS = _command(4, 8, reads=False)
+_WAKE_HERE = 1
+_NOTHING = bytes(_NOTIFICATION.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A system call of the program that waits for its answer. tid: of its thread; arguments: six numbers."""
+
+    identity: int
+    tid: int
+    number: int
+    arguments: tuple[int, ...]
+
+
+class Listener:
+    """The listener's descriptor, which this object owns."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._buffer = bytearray(_NOTIFICATION.size)
+        # Since Linux 6.6: supervisor and program take turns on one processor, which costs less than waking another.
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _SET_FLAGS, _WAKE_HERE)
+
+    def close(self) -> None:
+        """Calls that the filter hands over from now on, and those that wait, fail with ENOSYS."""
+        os.close(self.descriptor)
+
+    def receive(self) -> Call | None:
+        """The next call, or None if its thread has ended in the meantime."""
+        buffer = self._buffer
+        buffer[:] = _NOTHING
+        try:
+            fcntl.ioctl(self.descriptor, _RECEIVE, buffer, True)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINTR):
+                return None
+            raise
+        identity, tid, _, number, _, _, *arguments = _NOTIFICATION.unpack_from(buffer)
+        return Call(identity, tid, number, tuple(arguments))
+
+    def answer(self, call: Call, value: int) -> None:
+        """The call returns this value."""
+        self._send(_RESPONSE.pack(call.identity, value, 0, 0))
+
+    def refuse(self, call: Call, number: int) -> None:
+        """The call fails with this errno."""
+        self._send(_RESPONSE.pack(call.identity, 0, -number, 0))
+
+    def pass_on(self, call: Call) -> None:
+        """The kernel does the call, as if there were no filter."""
+        self._send(_RESPONSE.pack(call.identity, 0, 0, _CONTINUE))
+
+    def _send(self, response: bytes) -> None:
+        try:
+            fcntl.ioctl(self.descriptor, _SEND, response)
+        except OSError as error:
+            # ENOENT: the thread has been killed.
+            if error.errno != errno.ENOENT:
+                raise
+
+    def inject(self, call: Call, descriptor: int, number: int | None, close_on_exec: bool) -> int:
+        """Give the caller a copy of a descriptor, and return its number there. number: None for the smallest free one.
+
+        The caller still waits for its answer. Errors: OSError.
+        """
+        flags = 0 if number is None else _AT_NUMBER
+        request = _ADD.pack(call.identity, flags, descriptor, number or 0, os.O_CLOEXEC if close_on_exec else 0)
+        return int(fcntl.ioctl(self.descriptor, _ADD_DESCRIPTOR, bytearray(request), True))

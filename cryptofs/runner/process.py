@@ -1,0 +1,144 @@
+"""Another process: its memory, its descriptors, and what its threads wait for."""
+
+import contextlib
+import errno
+import os
+import struct
+import time
+from collections.abc import Sequence
+
+from ..errors import InvalidValue, SystemFault, TooLarge
+from . import libc
+from .libc import Data, Pieces
+
+_IOVEC = struct.Struct("=QQ")
+_MOST = 0x7FFFF000
+"""Bytes that one system call moves at most."""
+
+
+class Memory:
+    """The memory of a thread's process. Errors: SystemFault (EFAULT for memory that is not there)."""
+
+    __slots__ = ("tid",)
+
+    def __init__(self, tid: int) -> None:
+        self.tid = tid
+
+    def read(self, address: int, size: int) -> Data:
+        """Bytes at an address."""
+        return self.gather([(address, size)], size)
+
+    def write(self, address: int, data: Data) -> None:
+        """Put bytes at an address."""
+        self.scatter([(address, len(data))], data)
+
+    def read_key(self, address: int, size: int) -> bytearray:
+        """Bytes at an address, of which no other copy is made."""
+        key = bytearray(size)
+        try:
+            libc.read_into(self.tid, [(address, size)], key)
+        except OSError as error:
+            raise _fault(error) from None
+        return key
+
+    def gather(self, pieces: Pieces, total: int) -> Data:
+        """The first `total` bytes of these pieces."""
+        if not total:
+            return b""
+        try:
+            return libc.read_memory(self.tid, pieces, total)
+        except OSError as error:
+            raise _fault(error) from None
+
+    def scatter(self, pieces: Pieces, data: Data) -> None:
+        """Put bytes into these pieces, which have room for them."""
+        if not data:
+            return
+        try:
+            libc.write_memory(self.tid, pieces, bytes(data))
+        except OSError as error:
+            raise _fault(error) from None
+
+    def pieces(self, address: int, count: int) -> list[tuple[int, int]]:
+        """An array of struct iovec. Errors: TooLarge for more than a call takes; InvalidValue for a negative size."""
+        if count > libc.PIECES_MAX:
+            raise TooLarge(f"{count} pieces of memory: at most {libc.PIECES_MAX}")
+        if count == 1:
+            pieces = [_IOVEC.unpack(self.read(address, _IOVEC.size))]
+        else:
+            pieces = list(_IOVEC.iter_unpack(self.read(address, _IOVEC.size * count)))
+        return checked(pieces)
+
+
+def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pieces as given. Errors: InvalidValue for a negative size."""
+    for _, size in pieces:
+        if size >> 63:
+            raise InvalidValue("a piece of memory with a negative size")
+    return list(pieces)
+
+
+def size_of(pieces: Pieces) -> int:
+    """The bytes of pieces that one call moves."""
+    return min(sum(size for _, size in pieces), _MOST)
+
+
+def _fault(error: OSError) -> SystemFault:
+    # ESRCH: the thread has been killed. EPERM: the program has become one that nobody may look into.
+    return SystemFault.of(error, "the program's memory")
+
+
+def take_descriptor(tid: int, number: int) -> int:
+    """A duplicate of a descriptor of a thread's process. Errors: SystemFault."""
+    try:
+        pidfd = os.pidfd_open(_leader(tid))
+        try:
+            return libc.take_descriptor(pidfd, number)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        raise SystemFault.of(error, f"descriptor {number} of the program") from None
+
+
+def _leader(tid: int) -> int:
+    """The thread that gives the process its number."""
+    with open(f"/proc/{tid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))
+
+
+def is_free(tid: int, number: int) -> bool:
+    """Whether a descriptor's number is not in use."""
+    try:
+        os.readlink(f"/proc/{tid}/fd/{number}")
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise SystemFault.of(error, "the program's descriptors") from None
+    return False
+
+
+def is_nonblocking(tid: int, number: int) -> bool:
+    """Whether an open file has O_NONBLOCK."""
+    try:
+        with open(f"/proc/{tid}/fdinfo/{number}") as information:
+            flags = next(int(line.split()[1], 8) for line in information if line.startswith("flags:"))
+    except OSError as error:
+        raise SystemFault.of(error, "the program's descriptors") from None
+    return bool(flags & os.O_NONBLOCK)
+
+
+def is_in_call(tid: int, number: int) -> bool:
+    """Whether a thread waits in this system call. It may have been interrupted by a signal."""
+    for _ in range(100):
+        word = ""
+        with contextlib.suppress(OSError), open(f"/proc/{tid}/syscall") as state:
+            word = state.read().split(" ", 1)[0].strip()
+        if word != "running":
+            return word == str(number)
+        # It is on its way into the call, or out of it.
+        time.sleep(0.0002)
+    return False
+
+
+NO_SUCH = (errno.ENOENT, errno.ESRCH)
+"""Errnos of a look below /proc: what was there has gone."""

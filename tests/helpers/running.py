@@ -1,0 +1,22 @@
+"""Programs under `cryptofs run`."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from helpers.waiting import PATIENCE
+
+OPENSSL = ("--engines", "openssl")
+
+
+def command(*program: object, options: Sequence[str] = OPENSSL) -> list[str]:
+    """The command line that runs a program under the supervisor."""
+    return [sys.executable, "-m", "cryptofs", "run", *options, "--", *map(str, program)]
+
+
+def run(*program: object, options: Sequence[str] = OPENSSL, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end. Its output comes as text, and it has no input. more: of subprocess.run."""
+    line = command(*program, options=options)
+    given = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60 * PATIENCE, **more}
+    return subprocess.run(line, text=True, check=False, **given)

@@ -1,0 +1,266 @@
+"""What the caller of `cryptofs run` sees: exit status, signals, job control, input, children, refusals."""
+
+import contextlib
+import hashlib
+import importlib
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+from helpers.compiling import compiled
+from helpers.other_user import NOBODY, as_user, needs_root, readable
+from helpers.running import OPENSSL, command, run
+from helpers.waiting import PATIENCE, wait_until
+
+from cryptofs.algorithms import Type
+from cryptofs.runner.backend import LocalBackend
+
+ABC = hashlib.sha256(b"abc").hexdigest()
+DIGEST = """
+import socket
+with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
+    bound.bind(("hash", "sha256"))
+    with bound.accept()[0] as operation:
+        operation.sendall(b"abc")
+        print(operation.recv(32).hex(), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client in C."""
+    return compiled("alg", tmp_path_factory.mktemp("alg"), options=("-pthread",))
+
+
+def python(text: str) -> list[str]:
+    """A program in Python."""
+    return [sys.executable, "-c", text]
+
+
+@contextlib.contextmanager
+def started(*program: str, **more: object) -> Iterator["subprocess.Popen[str]"]:
+    """A program under the supervisor, which goes on while the test looks."""
+    with subprocess.Popen(command(*program), stdout=subprocess.PIPE, text=True, **more) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def state(pid: int) -> str:
+    """A process's state, or nothing if it has gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def test_pythons_own_sockets() -> None:
+    """The module of CPython, and its arguments and exit status."""
+    done = run(*python(DIGEST + "import sys; sys.exit(sys.argv[1])"), "7")
+    assert (done.stdout, done.stderr, done.returncode) == (ABC + "\n", "7\n", 1)
+
+
+@pytest.mark.parametrize("status", [0, 1, 77, 125, 255])
+def test_exit_status(status: int) -> None:
+    """The program's own."""
+    assert run("sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGRTMIN])
+def test_ended_by_a_signal(number: int) -> None:
+    """The front ends by the same one."""
+    assert run(*python(f"import os, signal; signal.signal({number:d}, signal.SIG_DFL) if {number:d} != 9 else 0;"
+                       f"os.kill(os.getpid(), {number:d})")).returncode == -number  # fmt: skip
+
+
+def test_not_started(tmp_path: Path) -> None:
+    """As `env` says it: 127 for a program that is not there, 126 for one that cannot be executed, 125 for an own
+    failure."""
+    done = run("cryptofs-none")
+    assert (done.returncode, done.stderr) == (127, "cryptofs run: cryptofs-none: No such file or directory\n")
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr) == (126, f"cryptofs run: {tmp_path}: Permission denied\n")
+    for options in (("--engines", "openssh"), ("--mount", str(tmp_path))):
+        done = run("true", options=options)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "ENOENT" in done.stderr
+    assert run("true", options=("--mount", str(tmp_path), *OPENSSL)).returncode == 2
+
+
+def test_under_another_supervisor() -> None:
+    """Only one can have the calls: the inner one says so, and runs nothing."""
+    done = run(*command("echo", "wrong"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "another supervisor" in done.stderr
+
+
+AS_USER = """
+import ctypes, sys
+from cryptofs.runner.backend import LocalBackend
+from cryptofs.runner.launch import Settings, run
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # an ordinary user's processes are dumpable
+print(run(Settings(sys.argv[1:], LocalBackend(("openssl",)))), flush=True)
+"""
+
+
+@pytest.fixture
+def loaded() -> None:
+    """What another user's process imports is loaded before it becomes one."""
+    importlib.import_module("cryptofs.runner.launch")
+    LocalBackend(("openssl",)).describe(Type.HASH, "sha256")
+
+
+@needs_root
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o711])
+def test_programs_that_nobody_may_look_into(mode: int) -> None:
+    """An ordinary user cannot run one that gains privileges, or that is not readable, and is told why."""
+    with readable() as directory:
+        program = directory / "program"
+        program.write_bytes(Path("/bin/true").read_bytes())
+        program.chmod(mode)
+        said, status = as_user(NOBODY, NOBODY, [], AS_USER, program)
+        assert ("cannot be read" if mode == 0o711 else "gains privileges") in said
+        assert status == "125"
+        assert run(program).returncode == 0
+        program.chmod(0o755)
+        assert as_user(NOBODY, NOBODY, [], AS_USER, program) == ["0"]
+
+
+@needs_root
+@pytest.mark.usefixtures("loaded")
+def test_as_an_ordinary_user(program: Path) -> None:
+    """No privilege is needed."""
+    with readable() as directory:
+        shutil.copy(program, directory / "alg")
+        assert as_user(NOBODY, NOBODY, [], AS_USER, directory / "alg", "many") == [
+            "operations: 1000",
+            "good ones: 1000",
+            "0",
+        ]
+
+
+def test_input_output_and_descriptors() -> None:
+    """They are the program's: the supervisor keeps none of them, and adds none."""
+    assert run("cat", stdin=None, input="from outside").stdout == "from outside"
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    listed = run("ls", "/proc/self/fd", pass_fds=[writer]).stdout.split()
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    # the last one is the listing's own
+    assert sorted(listed, key=int) == sorted(["0", "1", "2", "3", str(writer)], key=int)
+
+
+def test_signals_are_passed_on() -> None:
+    """Those that somebody sends to the front."""
+    text = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: print('usr1', flush=True))\n"
+    with started(*python(text + "print('ready', flush=True)\nwhile True: time.sleep(0.1)")) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "usr1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30 * PATIENCE) == -signal.SIGTERM
+
+
+def test_stop_and_continue() -> None:
+    """The front stops with the program, and both go on."""
+    with started("sh", "-c", "echo $$; kill -STOP $$; echo on") as process:
+        assert process.stdout is not None
+        program = int(process.stdout.readline())
+        wait_until(lambda: state(process.pid) == "T", 10)
+        assert state(program) == "T"
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "on\n"
+        assert process.wait(30 * PATIENCE) == 0
+
+
+def test_a_terminals_signals() -> None:
+    """Control-C ends program and front; the supervisor does not see it, and answers to the end."""
+    first = indent(DIGEST + "import time; time.sleep(60)\n", "    ")
+    text = "try:\n" + first + "except KeyboardInterrupt:\n" + indent(DIGEST, "    ")
+    pid, terminal = pty.fork()
+    if not pid:
+        line = command(*python(text))
+        os.execv(line[0], line)
+    said = b""
+    with open(terminal, "r+b", buffering=0) as screen:
+        while said.count(ABC.encode()) < 1:
+            said += screen.read(100)
+        screen.write(b"\x03")
+        with contextlib.suppress(OSError):
+            while piece := screen.read(100):
+                said += piece
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert said.count(ABC.encode()) == 2, said
+
+
+def test_a_killed_front() -> None:
+    """The program ends with it."""
+    with started("sh", "-c", "echo $$; exec sleep 60") as process:
+        assert process.stdout is not None
+        program = int(process.stdout.readline())
+        process.kill()
+        process.wait(30 * PATIENCE)
+        wait_until(lambda: state(program) in ("", "Z"), 10)
+
+
+def supervisor_of(program: int) -> int:
+    """The supervisor is the program's parent."""
+    return int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_killed_supervisor() -> None:
+    """Its program gets errors, never wrong bytes, and the front says what has happened."""
+    wait = "        import os; print(os.getpid(), flush=True); input()\n"
+    at = DIGEST.index("        operation.sendall")
+    text = "try:\n" + indent(DIGEST[:at] + wait + DIGEST[at:], "    ") + "except OSError as error: print(error.errno)\n"
+    line = command(*python(text))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, text=True, **pipes) as process:  # type: ignore[call-overload]
+        program = int(process.stdout.readline())
+        os.kill(supervisor_of(program), signal.SIGKILL)
+        process.stdin.write("\n")
+        process.stdin.close()
+        # ENOSYS from the filter; or ECONNRESET, EPIPE from a pair without its other end
+        assert int(process.stdout.read()) in (38, 104, 32)
+        assert "the supervisor has ended" in process.stderr.read()
+        assert process.wait(30 * PATIENCE) == 125
+
+
+def test_a_daemon_outlives_the_front(tmp_path: Path) -> None:
+    """Its calls are answered as long as it lives, and then the supervisor ends."""
+    result, pid = tmp_path / "result", tmp_path / "pid"
+    text = (
+        "import os, sys, time\n"
+        "if os.fork(): sys.exit(3)\n"
+        "os.setsid()\n"
+        f"open({str(pid)!r}, 'w').write(str(os.getppid()))\n"
+        "for each in (0, 1, 2): os.close(each)\n"
+        "time.sleep(0.5)\n"
+        f"sys.stdout = open({str(result)!r}, 'w')\n" + DIGEST
+    )
+    begin = time.monotonic()
+    assert run(*python(text)).returncode == 3
+    # nothing of it holds the caller's pipes
+    assert time.monotonic() - begin < 30 * PATIENCE
+    wait_until(lambda: result.exists() and result.read_text() == ABC + "\n", 20)
+    supervisor = pid.read_text()
+    wait_until(lambda: state(int(supervisor)) in ("", "Z"), 20)
+
+
+def test_limits_and_environment() -> None:
+    """The environment is the caller's; more open files are allowed, as far as they may be."""
+    assert run("sh", "-c", "echo $A $LD_PRELOAD; ulimit -n", env={**os.environ, "A": "b"}).stdout.split()[0] == "b"
+    assert int(run("sh", "-c", "ulimit -n").stdout) >= 1024
