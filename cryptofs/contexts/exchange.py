@@ -279,7 +279,7 @@ class Exchange:
         return self.outstanding < QUEUE_REQUESTS and self.bytes + min(_LARGEST, QUEUE_BYTES // 4) <= QUEUE_BYTES
 
     def take(self, size: int) -> Buffer | None:
-        """As many whole answers as fit into `size` bytes, or None if none is ready.
+        """As many whole answers as fit into `size` bytes and into RECORD_MAX, or None if none is ready.
 
         Errors: TooLarge if the first does not fit; it stays.
         """
@@ -295,6 +295,8 @@ class Exchange:
         if not ready or len(ready[0][0]) > left:
             return first
         batch = [first]
+        # one read carries no more than one write may, however large its buffer is
+        left = min(left, RECORD_MAX - len(first))
         count = size = 0
         while ready and len(ready[0][0]) <= left:
             response, cost = ready.popleft()

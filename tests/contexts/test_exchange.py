@@ -19,7 +19,7 @@ from cryptofs.contexts.table import ContextTable
 from cryptofs.errors import Cancelled, CryptofsError, InvalidValue, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from cryptofs.policy import Thing
 from cryptofs.policy.rules import Rule
-from cryptofs.records import HEADER_SIZE, PAYLOAD_MAX, Attr, Flag, Operation, Record
+from cryptofs.records import HEADER_SIZE, PAYLOAD_MAX, RECORD_MAX, Attr, Flag, Operation, Record
 
 MORE = int(Flag.MORE)
 
@@ -311,6 +311,16 @@ def test_costs() -> None:
     assert cost_of(request(1)) == 2 * HEADER_SIZE
     assert cost_of(request(1, payload=bytes(100))) == 2 * (HEADER_SIZE + 100)
     assert cost_of(request(1, length=5000)) == 2 * HEADER_SIZE + 5000
+
+
+def test_one_read_carries_what_one_write_may() -> None:
+    """However large the reader's buffer is: a parser of answers refuses more than RECORD_MAX."""
+    exchange = Exchange(queue_of(Rule()))
+    answer = bytes(4096)
+    for job in enter(exchange, *map(request, range(1, 301))):
+        perform(exchange, job, answer=answer)
+    sizes = [len(exchange.take(2 * RECORD_MAX) or b"") for _ in range(2)]
+    assert sizes == [RECORD_MAX // 4096 * 4096, 300 * 4096 - RECORD_MAX // 4096 * 4096]
 
 
 def test_admission_by_count(small: Exchange) -> None:
