@@ -52,6 +52,8 @@ class Assembly:
         self._handed: dict[str, Handed] = {}
         self._loaded: Config | None = None
         self._may_lack = may_lack
+        self.last_reload = ""
+        """What the last reload has done, or why it was refused. The manager shows it until the next one."""
         loaded = self._load()
         if loaded is not None:
             from .declared import files_of

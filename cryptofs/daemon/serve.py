@@ -294,9 +294,10 @@ async def _asked(pulse: Pulse, compute: bool) -> tuple[str, bool]:
 
 
 def status(assembly: Assembly) -> str:
-    """One line for the user: the engines, and the number of open contexts."""
+    """One line for the user: what the last reload did, the engines, and the number of open contexts."""
     engines = ", ".join(engine.name for engine in assembly.table.engines)
-    return f"engines {engines}; {len(assembly.table)} contexts open"
+    last = f"{assembly.last_reload}; " if assembly.last_reload else ""
+    return f"{last}engines {engines}; {len(assembly.table)} contexts open"
 
 
 async def _heed_signals(assembly: Assembly, logs: Logs, scope: trio.CancelScope) -> None:
@@ -323,6 +324,7 @@ def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = N
         kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
         line = f"reload failed, the old configuration stays: {kind}{error}"
         log.error("%s", line)
-    tell("STATUS", f"{line}; {status(assembly)}")
+    assembly.last_reload = line
+    tell("STATUS", status(assembly))
     tell("READY")
     return done, line

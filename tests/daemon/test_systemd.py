@@ -194,8 +194,8 @@ def test_reload(service: int) -> None:
     begun = time.time()
     with Context("hash", "sha256", mount=MOUNT) as context:
         run("systemctl", "reload", UNIT)
-        wait_until(lambda: "reload" in journal(begun).lower(), 10)
-        wait_until(lambda: show("ActiveState") == "active", 10)
+        wait_until(lambda: "reload" in journal(begun).lower(), 30)
+        wait_until(lambda: show("ActiveState") == "active", 30)
         assert context.digest(b"").hex() == EMPTY
     assert main_pid() == service
     assert int(show("NRestarts")) == 0
@@ -209,7 +209,7 @@ def test_watchdog_sees_a_stopped_daemon(service: int) -> None:
     assert main_pid() == service, "a healthy daemon is left alone"
     os.kill(service, signal.SIGSTOP)
     wait_until(lambda: show("MainPID") not in (str(service), "0"), 30)
-    wait_until(lambda: show("ActiveState") == "active", 10)
+    wait_until(lambda: show("ActiveState") == "active", 30)
     assert digest_as_nobody() == EMPTY
     assert "watchdog timeout" in journal(begun).lower()
     assert show("NFileDescriptorStore") == "0"
@@ -362,7 +362,7 @@ def test_fstab(installed: None) -> None:
         assert uid in run("ps", "-o", "uid=", "-C", "cryptofs").split()
     finally:
         run("umount", str(directory))
-    wait_until(lambda: not run("pgrep", "-u", "cryptofs", check=False), 10)
+    wait_until(lambda: not run("pgrep", "-u", "cryptofs", check=False), 30)
     wait_until(lambda: directory.stat().st_mode & 0o7777 == 0, 5)
 
 
@@ -402,7 +402,9 @@ def test_a_device_whose_key_only_root_may_read(installed: None) -> None:
         config.write_text(text + "colour = 1\n")
         assert subprocess.run(["systemctl", "reload", UNIT], capture_output=True, check=False).returncode != 0
         assert "colour" in journal(begun)
-        wait_until(lambda: show("ActiveState") == "active", 10)
+        wait_until(lambda: show("ActiveState") == "active", 30)
+        # the signs of life go on, and leave it there
+        time.sleep(4)
         assert "cryptofs.toml" in show("StatusText")
         assert run(*command).strip() == expected
         # a file that was replaced, and the first device of another name, need no restart

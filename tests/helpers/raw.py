@@ -26,7 +26,7 @@ SLOW = ("skcipher", "cbc(des3_ede)")
 SLOW_KEY = bytes(range(24))
 
 
-BOUND = 8.0 * PATIENCE
+BOUND = 20.0 * PATIENCE
 """Seconds that nothing here may take."""
 
 
