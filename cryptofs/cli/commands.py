@@ -12,6 +12,7 @@ from . import STEPS
 _COMMANDS = {
     "mount": "mount.mount",
     "umount": "mount.umount",
+    "cuse": "cuse.cuse",
     "algorithms": "show.algorithms",
     "check-config": "config.check_config",
     "benchmark": "benchmark.benchmark",

@@ -4,11 +4,25 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Sequence
 
 from ..errors import CryptofsError
 from ..records import Buffer
 from .attributes import Attributes, parts_of
-from .protocol import ANSWER, CONTROLLED, DIRECT_IO, FOUND, NONSEEKABLE, NOTIFY_POLL, OPENED, POLLED, WAKE_UP, WRITTEN
+from .protocol import (
+    ANSWER,
+    CONTROLLED,
+    DIRECT_IO,
+    FOUND,
+    IOCTL_RETRY,
+    NONSEEKABLE,
+    NOTIFY_POLL,
+    OPENED,
+    POLLED,
+    VECTOR,
+    WAKE_UP,
+    WRITTEN,
+)
 
 log = logging.getLogger("cryptofs")
 
@@ -95,6 +109,13 @@ class Device:
     def give_controlled(self, unique: int, response: Buffer) -> None:
         """Answer an ioctl with the new contents of its buffer."""
         self.put(CONTROLLED.pack(CONTROLLED.size + len(response), 0, unique, 0, 0, 0, 0) + response)
+
+    def ask_for_memory(self, unique: int, reads: Sequence[tuple[int, int]], writes: Sequence[tuple[int, int]]) -> None:
+        """Answer an ioctl of a CUSE device: it comes again with what it wants to read, and with room for what it wants
+        to write. Pieces are (address, size)."""
+        vectors = b"".join(VECTOR.pack(*piece) for piece in (*reads, *writes))
+        head = (CONTROLLED.size + len(vectors), 0, unique, 0, IOCTL_RETRY, len(reads), len(writes))
+        self.put(CONTROLLED.pack(*head) + vectors)
 
     def give_polled(self, unique: int, events: int) -> None:
         """Answer a poll."""

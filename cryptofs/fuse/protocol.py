@@ -12,7 +12,7 @@ import struct
 from enum import IntEnum
 from typing import Any
 
-from construct import Int16un, Int32sn, Int32un, Int64un, Struct
+from construct import Bytes, Int16un, Int32sn, Int32un, Int64un, Struct
 
 from ..records.layout import field_codes
 
@@ -30,6 +30,8 @@ class Opcode(IntEnum):
     IOCTL = 39
     POLL = 40
     BATCH_FORGET = 42
+    CUSE_INIT = 4096
+    """The first request on /dev/cuse."""
 
 
 IN_HEADER: Any = Struct(
@@ -102,15 +104,38 @@ IOCTL_IN: Any = Struct(
     "out_size" / Int32un,
 )
 IOCTL_OUT: Any = Struct("result" / Int32sn, "flags" / Int32un, "in_vectors" / Int32un, "out_vectors" / Int32un)
+IOCTL_VECTOR: Any = Struct("address" / Int64un, "length" / Int64un)
+"""A piece of the caller's memory. After IOCTL_OUT with IOCTL_RETRY: those to read, and then those to write."""
 POLL_IN: Any = Struct("handle" / Int64un, "poll_handle" / Int64un, "flags" / Int32un, "events" / Int32un)
 POLL_OUT: Any = Struct("events" / Int32un, "padding" / Int32un)
 INTERRUPT_IN: Any = Struct("unique" / Int64un)
 POLL_WAKEUP: Any = Struct("poll_handle" / Int64un)
+CUSE_INIT_IN: Any = Struct("major" / Int32un, "minor" / Int32un, "unused" / Int32un, "flags" / Int32un)
+# The device's information follows: strings that end with NUL.
+CUSE_INIT_OUT: Any = Struct(
+    "major" / Int32un,
+    "minor" / Int32un,
+    "unused" / Int32un,
+    "flags" / Int32un,
+    "max_read" / Int32un,
+    "max_write" / Int32un,
+    "device_major" / Int32un,
+    "device_minor" / Int32un,
+    "spare" / Bytes(40),
+)
 
 DIRECT_IO, NONSEEKABLE = 1 << 0, 1 << 2
 """Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused."""
 SCHEDULE_NOTIFY = 1 << 0
 """Flag of POLL_IN: the caller will sleep and wants to be woken."""
+IOCTL_RETRY = 1 << 2
+"""Flag of IOCTL_OUT: the request comes again, with these pieces of the caller's memory."""
+CUSE_UNRESTRICTED_IOCTL = 1 << 0
+"""Flag of CUSE_INIT_OUT: an ioctl may ask for any pieces of the caller's memory."""
+MAJOR, MINOR = 7, 31
+"""The version of the protocol that a reply to CUSE_INIT has; pyfuse3 negotiates a mount's."""
+IOCTL_TRANSFER_MAX = 32 * 4096
+"""Bytes that the kernel moves in each direction for one ioctl of a CUSE device."""
 IOCTL_DIRECTORY = 1 << 4
 """Flag of IOCTL_IN: the file is a directory, and the handle is from OPENDIR."""
 NOTIFY_POLL = 1
@@ -137,4 +162,6 @@ IOCTL_DATA = HEADER_SIZE + IOCTL.size
 FOUND = _packer(OUT_HEADER, ENTRY_OUT, ATTRIBUTES)
 ANSWER, OPENED = _packer(OUT_HEADER), _packer(OUT_HEADER, OPEN_OUT)
 WRITTEN, CONTROLLED = _packer(OUT_HEADER, WRITE_OUT), _packer(OUT_HEADER, IOCTL_OUT)
+VECTOR = _packer(IOCTL_VECTOR)
+CUSE_START, CUSE_STARTED = _packer(CUSE_INIT_IN), _packer(OUT_HEADER, CUSE_INIT_OUT)
 POLLED, WAKE_UP = _packer(OUT_HEADER, POLL_OUT), _packer(OUT_HEADER, POLL_WAKEUP)

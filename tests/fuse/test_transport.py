@@ -58,6 +58,9 @@ def rig() -> Rig:
         (protocol.CONTROLLED, (protocol.OUT_HEADER, protocol.IOCTL_OUT)),
         (protocol.POLLED, (protocol.OUT_HEADER, protocol.POLL_OUT)),
         (protocol.WAKE_UP, (protocol.OUT_HEADER, protocol.POLL_WAKEUP)),
+        (protocol.VECTOR, (protocol.IOCTL_VECTOR,)),
+        (protocol.CUSE_START, (protocol.CUSE_INIT_IN,)),
+        (protocol.CUSE_STARTED, (protocol.OUT_HEADER, protocol.CUSE_INIT_OUT)),
     ],
 )
 def test_packers_agree_with_construct(packer: Any, definitions: tuple[Any, ...]) -> None:

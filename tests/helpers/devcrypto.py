@@ -1,17 +1,29 @@
 """A program of /dev/crypto: its memory, and its calls with cryptodev's own structures."""
 
+import ctypes
 import errno
+import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from cryptofs.errors import SystemFault
+from cryptofs.errors import CryptofsError, SystemFault
 from cryptofs.runner.devcrypto import Command, Sessions
 from cryptofs.runner.devcrypto.numbers import AUTH, CRYPT, HASH_COPY, INFO, SESSION, SESSION2, U32, AuthOp, CryptOp
 
+_libc = ctypes.CDLL(None, use_errno=True)
 BASE = 0x7F00_0000_0000
 AES_CBC, AES_CTR, AES_XTS, AES_ECB, AES_CFB, AES_OFB, AES_GCM, AES_CCM, NULL = 11, 21, 22, 23, 24, 25, 50, 51, 16
 HMAC_SHA1, HMAC_SHA256, SHA1, SHA256, SHA512, MD5 = 7, 18, 14, 104, 106, 13
 ENCRYPT, DECRYPT = 0, 1
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    """The errno of a call; 0 if it does not fail."""
+    try:
+        call()
+    except (CryptofsError, OSError) as error:
+        return error.errno or -1
+    return 0
 
 
 class Memory:
@@ -50,6 +62,25 @@ class Memory:
         buffer[at : at + len(data)] = data
 
 
+class OwnMemory(Memory):
+    """Memory of this process, for ioctls that are really made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Any] = []
+
+    def put(self, data: bytes | int) -> int:
+        content = bytes(data)
+        self._kept.append(ctypes.create_string_buffer(content, max(1, len(content))))
+        return ctypes.addressof(self._kept[-1])
+
+    def read(self, address: int, size: int) -> bytes:
+        return ctypes.string_at(address, size)
+
+    def write(self, address: int, data: bytes | bytearray) -> None:
+        ctypes.memmove(address, bytes(data), len(data))
+
+
 class Ioctl(Protocol):
     """An ioctl on one open /dev/crypto. Errors: CryptofsError or OSError with an errno."""
 
@@ -59,14 +90,27 @@ class Ioctl(Protocol):
 class Program:
     """A program with one open /dev/crypto."""
 
-    def __init__(self, ioctl: Callable[[Memory], Ioctl]) -> None:
-        self.memory = Memory()
-        self.ioctl = ioctl(self.memory)
+    def __init__(self, memory: Memory, ioctl: Ioctl) -> None:
+        self.memory = memory
+        self.ioctl = ioctl
 
     @classmethod
     def of(cls, sessions: Sessions) -> "Program":
         """A program whose ioctls come to these sessions."""
-        return cls(lambda memory: lambda command, argument: sessions.ioctl(command, argument, memory))
+        memory = Memory()
+        return cls(memory, lambda command, argument: sessions.ioctl(command, argument, memory))
+
+    @classmethod
+    def of_file(cls, descriptor: int) -> "Program":
+        """This process, with an open /dev/crypto."""
+
+        def ioctl(command: int, argument: int) -> None:
+            # As unsigned long, which Python's own ioctl does not take.
+            if _libc.ioctl(descriptor, ctypes.c_ulong(command), ctypes.c_void_p(argument)):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+
+        return cls(OwnMemory(), ioctl)
 
     def call(self, command: int, structure: bytes) -> bytes:
         """An ioctl with this structure; returns it as it is afterwards."""

@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "contexts": ENGINE_PARTS | {"engines", "devices"},
     "nodes": BELOW_NODES,
     "fuse": BELOW_NODES | {"nodes"},
+    "cuse": LOW | {"runner", "fuse"},
     "config": LOW | {"policy"},
     "keyctl": set(),
     "keyfiles": {"errors"},
@@ -59,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": LOW,
     "benchmark.empty": set(),
     "benchmark.bare": set(),
-    "cli": BELOW_DAEMON | {"daemon", "client", "runner", "benchmark"},
+    "cli": BELOW_DAEMON | {"daemon", "client", "runner", "cuse", "benchmark"},
     "__main__": {"cli"},
     "version": set(),
     "": {"version"},
@@ -152,8 +153,8 @@ def test_rooms_and_arrows() -> None:
     """A reader can hold them: few rooms, few arrows, and no circle."""
     found = arrows()
     rooms = {room for arrow in found for room in arrow}
-    assert len(rooms) <= 22
-    assert len(found) <= 85
+    assert len(rooms) <= 23
+    assert len(found) <= 91
     left = set(found)
     while left:
         lowest = {other for _, other in left} - {room for room, _ in left}

@@ -3,20 +3,18 @@
 import errno
 import hashlib
 import hmac
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from helpers.devcrypto import AES_CBC, AES_CTR, AES_GCM, DECRYPT, ENCRYPT, HMAC_SHA256, SHA256, Program
+from helpers.devcrypto import AES_CBC, AES_CTR, AES_GCM, DECRYPT, ENCRYPT, HMAC_SHA256, SHA256, Program, errno_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from cryptofs.errors import CryptofsError
 from cryptofs.runner.backend import LocalBackend
-from cryptofs.runner.devcrypto import Command, Sessions
+from cryptofs.runner.devcrypto import Allowance, Command, Sessions
 from cryptofs.runner.devcrypto.numbers import CRYPT, CryptOp, Flag
 
 KEY, MAC_KEY = bytes(range(16)), b"of the model"
@@ -29,15 +27,6 @@ FLAGS = [
     Flag.WRITE_IV,
     Flag.NO_ZERO_COPY,
 ]
-
-
-def errno_of(call: Callable[[], object]) -> int:
-    """The errno of a call; 0 if it does not fail."""
-    try:
-        call()
-    except CryptofsError as error:
-        return error.errno
-    return 0
 
 
 @dataclass
@@ -89,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.files = []
         for _ in range(2):
-            sessions = Sessions(LocalBackend(("openssl",)))
+            sessions = Sessions(LocalBackend(("openssl",)), Allowance(100))
             self.files.append(File(sessions, Program.of(sessions)))
 
     def teardown(self) -> None:

@@ -36,7 +36,7 @@ from cryptofs.algorithms import Type, look_up
 from cryptofs.errors import CryptofsError
 from cryptofs.records import Operation
 from cryptofs.runner.backend import LocalBackend
-from cryptofs.runner.devcrypto import Command, Sessions, ciphers, session, sessions
+from cryptofs.runner.devcrypto import Allowance, Command, Sessions, ciphers, session
 from cryptofs.runner.devcrypto.numbers import AUTH, CRYPT, INFO, SESSION, U32, Flag
 
 KEY, KEY_2, IV = bytes(range(16)), bytes(range(32)), bytes(range(100, 116))
@@ -46,7 +46,7 @@ MAC_KEY = b"a key of twenty byte"
 @pytest.fixture
 def opened() -> Iterator[Sessions]:
     """One open file."""
-    found = Sessions(LocalBackend(("openssl",)))
+    found = Sessions(LocalBackend(("openssl",)), Allowance(20))
     yield found
     found.close()
 
@@ -76,9 +76,13 @@ def test_every_number_is_served(program: Program) -> None:
         sizes = facts.key_sizes if facts else None
         size = 0 if sizes is None else (sizes.listed or (sizes.smallest,))[0]
         # Halves that differ: this engine wants them so.
-        assert program.info(program.session(number, bytes(range(size))))[0] == cipher.name
+        opened = program.session(number, bytes(range(size)))
+        assert program.info(opened)[0] == cipher.name
+        program.finish(opened)
     for number, mac in ciphers.MACS.items():
-        assert program.info(program.session(mac=number, mac_key=MAC_KEY))[2] == mac.name
+        opened = program.session(mac=number, mac_key=MAC_KEY)
+        assert program.info(opened)[2] == mac.name
+        program.finish(opened)
 
 
 FAMILIES = [
@@ -449,13 +453,21 @@ def test_a_session_that_is_not_there_ends_quietly(program: Program) -> None:
     program.finish(number)
 
 
-def test_the_table_is_bounded(program: Program) -> None:
-    """1,024 sessions of one open file; room comes back."""
-    numbers = [program.session(NULL) for _ in range(sessions.SESSIONS_MAX)]
-    assert len(set(numbers)) == len(numbers)
-    assert str(sessions.SESSIONS_MAX) in refused(errno.EDQUOT, lambda: program.session(NULL))
-    program.finish(numbers[5])
-    program.session(NULL)
+def test_the_table_is_bounded(program: Program, opened: Sessions) -> None:
+    """Several open files share an allowance; room comes back with each session that ends, and with a file."""
+    allowance = Allowance(3)
+    first, second = (Sessions(LocalBackend(("openssl",)), allowance) for _ in range(2))
+    one, two = Program.of(first), Program.of(second)
+    numbers = [one.session(NULL), one.session(NULL), two.session(NULL)]
+    assert len(set(numbers)) == 3
+    assert "3 sessions" in refused(errno.EDQUOT, lambda: two.session(NULL))
+    one.finish(numbers[0])
+    refused(errno.EINVAL, lambda: two.session(AES_CBC, b"short"))
+    two.session(NULL)
+    refused(errno.EDQUOT, lambda: one.session(NULL))
+    second.close()
+    one.session(NULL)
+    first.close()
 
 
 # Questions, and keys

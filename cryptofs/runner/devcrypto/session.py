@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...errors import TooLarge
+from ...errors import OverQuota, TooLarge
 from ...records import Buffer, Operation
 from ..backend import RunHash, RunTransform
 from .ciphers import Chaining, Cipher
@@ -40,6 +40,24 @@ def check_size(size: int) -> None:
     """Errors: TooLarge for more data than a call may have."""
     if size > SIZE_MAX:
         raise TooLarge(f"{size} bytes of data: a call takes at most {SIZE_MAX}")
+
+
+class Allowance:
+    """How many sessions may be open, over all open files that share it."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._open = 0
+
+    def take(self) -> None:
+        """One more session. Errors: OverQuota."""
+        if self._open >= self.most:
+            raise OverQuota(f"{self.most} sessions are open, which is all that may be")
+        self._open += 1
+
+    def give_back(self) -> None:
+        """One session has ended."""
+        self._open -= 1
 
 
 class CipherPart:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ...algorithms import Type
-from ...errors import CryptofsError, InvalidValue, NotOffered, OverQuota, SystemFault
+from ...errors import CryptofsError, InvalidValue, NotOffered, SystemFault
 from ...records import Buffer
 from ...wiping import wipe
 from ..backend import Backend, RunTransform
@@ -32,10 +32,8 @@ from .numbers import (
     Flag,
     SessionOp,
 )
-from .session import CipherPart, HashPart, Piece, Plan, Session
+from .session import Allowance, CipherPart, HashPart, Piece, Plan, Session
 
-SESSIONS_MAX = 1024
-"""Sessions of one open file."""
 PENDING_MAX = 64
 """Asynchronous calls of one open file whose results have not been fetched, as in cryptodev."""
 _SESSION_AT = SESSION.size - 8
@@ -57,8 +55,9 @@ class Memory(Protocol):
 class Sessions:
     """The sessions of one open file. One call at a time; always `close` it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, allowance: Allowance) -> None:
         self._backend = backend
+        self._allowance = allowance
         self._table: dict[int, Session] = {}
         self._pending: deque[tuple[Crypt, CryptofsError | None]] = deque()
         """Asynchronous calls that have been computed, each with why it failed, if it did."""
@@ -77,10 +76,13 @@ class Sessions:
 
     def close(self) -> None:
         """Wipe all keys and give up the rest."""
-        for session in self._table.values():
-            session.close()
-        self._table.clear()
+        while self._table:
+            self._end(self._table.popitem()[1])
         self._pending.clear()
+
+    def _end(self, session: Session) -> None:
+        session.close()
+        self._allowance.give_back()
 
     @property
     def has_results(self) -> bool:
@@ -150,13 +152,16 @@ class Sessions:
         mac_key = _key_piece(call.mac_key, call.mac_key_size, MAC_KEY_MAX) if mac is not None else (0, 0)
         if mac is not None and not mac.keyed:
             mac_key = (0, 0)
-        if len(self._table) >= SESSIONS_MAX:
-            raise OverQuota(f"{SESSIONS_MAX} sessions of one open file, which is all that it may have")
         reads = [piece for piece in (key, mac_key) if piece[1]]
 
         def run(pieces: Sequence[Buffer]) -> list[Buffer]:
             keys = iter(pieces)
-            session = self._make(cipher, next(keys) if key[1] else b"", mac, next(keys) if mac_key[1] else b"")
+            self._allowance.take()
+            try:
+                session = self._make(cipher, next(keys) if key[1] else b"", mac, next(keys) if mac_key[1] else b"")
+            except BaseException:
+                self._allowance.give_back()
+                raise
             number = self._new_number()
             self._table[number] = session
             return [U32.pack(number)]
@@ -197,7 +202,7 @@ class Sessions:
             # cryptodev says nothing of a session that is not there.
             session = self._table.pop(number, None)
             if session is not None:
-                session.close()
+                self._end(session)
             return []
 
         return Plan([], [], run)
