@@ -8,10 +8,13 @@ from ..client import MountNotFound
 from ..engines import check_engines
 from ..errors import CryptofsError
 from ..runner.backend import Backend, LocalBackend
+from ..runner.desk import OpenDevice
 from ..runner.launch import NOT_STARTED, Settings, run
 from .standard import complain, describe
 
 _DEFAULT = ("af_alg", "openssl")
+_SESSIONS_MAX = 4096
+"""Sessions of /dev/crypto, over all processes of one run."""
 
 
 @click.command(
@@ -30,10 +33,11 @@ _DEFAULT = ("af_alg", "openssl")
     metavar="NAME[,…]",
     help=f"Engines in this process, in the order in which they are asked for a name; default: {','.join(_DEFAULT)}.",
 )
+@click.option("--devcrypto", is_flag=True, help="Serve /dev/crypto as well, for programs that use cryptodev.")
 @click.option("--wide", is_flag=True, help="Serve descriptors below 512 as well; each read and write then costs more.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def run_(mountpoint: str | None, engines: str | None, wide: bool, program: tuple[str, ...]) -> None:
-    """Run PROGRAM unchanged where the kernel has no AF_ALG.
+def run_(mountpoint: str | None, engines: str | None, devcrypto: bool, wide: bool, program: tuple[str, ...]) -> None:
+    """Run PROGRAM unchanged where the kernel has no AF_ALG, or no /dev/crypto.
 
     Its sockets of AF_ALG and of netlink's crypto family are answered here; all else is the kernel's. The exit status is
     the program's, or 125 if `cryptofs run` itself fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
@@ -41,7 +45,7 @@ def run_(mountpoint: str | None, engines: str | None, wide: bool, program: tuple
     if mountpoint is not None and engines is not None:
         raise click.UsageError("--mount and --engines: give only one")
     try:
-        status = run(Settings(program, _backend(mountpoint, engines), wide))
+        status = run(Settings(program, _backend(mountpoint, engines), wide, _devices() if devcrypto else {}))
     except CryptofsError as error:
         complain(f"run: {error}")
         status = NOT_STARTED
@@ -49,6 +53,14 @@ def run_(mountpoint: str | None, engines: str | None, wide: bool, program: tuple
         complain(f"run: {describe(error)}")
         status = NOT_STARTED
     sys.exit(status)
+
+
+def _devices() -> dict[bytes, OpenDevice]:
+    from ..runner.devcrypto import Allowance
+    from ..runner.devcrypto.endpoint import PATH, DeviceFile
+
+    allowance = Allowance(_SESSIONS_MAX)
+    return {PATH: lambda backend: DeviceFile(backend, allowance)}
 
 
 def _backend(mountpoint: str | None, engines: str | None) -> Backend:

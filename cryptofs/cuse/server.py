@@ -195,11 +195,7 @@ class Server:
         if (in_size, out_size) != (_total(reads), _total(writes)):
             self._device.ask_for_memory(unique, reads, writes)
             return
-        pieces, at = [], command.input_size
-        for _, size in plan.reads:
-            pieces.append(data[at : at + size])
-            at += size
-        self._device.give_controlled(unique, b"".join(plan.run(pieces)))
+        self._device.give_controlled(unique, b"".join(plan.run(plan.split(data[command.input_size :]))))
 
     def _poll(self, file: OpenFile, unique: int, poll_handle: int | None) -> None:
         sessions = file.sessions

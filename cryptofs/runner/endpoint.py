@@ -58,6 +58,9 @@ class Splice:
 class Endpoint:
     """One open file. A method that a kind does not have is EOPNOTSUPP."""
 
+    starts_readable = True
+    """Whether poll finds it readable from the beginning."""
+
     def __init__(self, kind: int = socket.SOCK_SEQPACKET) -> None:
         self.theirs, self.ours = socket.socketpair(socket.AF_UNIX, kind)
         self.inode = os.fstat(self.theirs.fileno()).st_ino
@@ -69,7 +72,8 @@ class Endpoint:
         self.marked = False
         """Whether a packet without bytes lies before the program's end, so that poll finds it readable."""
         self.splice: Splice | None = None
-        self.mark()
+        if self.starts_readable:
+            self.mark()
 
     def close(self) -> None:
         """The program has closed its last copy."""
@@ -106,8 +110,10 @@ class Endpoint:
         """Raise what `send` would raise, whatever the data is."""
         raise NotSupported("send")
 
-    def control(self, memory: Memory, copy: Callable[[], int], command: int, argument: int) -> int:
-        """ioctl(2); returns its value. copy: gives the caller one more descriptor of this file, returns its number."""
+    def control(self, memory: Memory, number: int, copy: Callable[[], int], command: int, argument: int) -> int:
+        """ioctl(2); returns its value. number: the caller's descriptor; copy: gives the caller one more descriptor of
+        this file, returns its number.
+        """
         raise NotSupported("ioctl")
 
     # Packets for calls that the kernel does

@@ -10,11 +10,11 @@ _X86_64 = {
     "read": 0, "write": 1, "open": 2, "readv": 19, "writev": 20, "ioctl": 16, "dup": 32, "dup2": 33, "sendfile": 40,
     "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47,
     "shutdown": 48, "bind": 49, "listen": 50, "getsockname": 51, "getpeername": 52, "socketpair": 53, "setsockopt": 54,
-    "getsockopt": 55, "fcntl": 72, "io_getevents": 208, "io_submit": 209, "openat": 257, "splice": 275, "accept4": 288,
-    "dup3": 292, "recvmmsg": 299, "sendmmsg": 307, "seccomp": 317, "preadv2": 327, "pwritev2": 328,
+    "getsockopt": 55, "fcntl": 72, "creat": 85, "io_getevents": 208, "io_submit": 209, "openat": 257, "splice": 275,
+    "accept4": 288, "dup3": 292, "recvmmsg": 299, "sendmmsg": 307, "seccomp": 317, "preadv2": 327, "pwritev2": 328,
     "io_pgetevents": 333, "io_uring_setup": 425, "openat2": 437, "pidfd_getfd": 438,
 }  # fmt: skip
-# It has neither open nor dup2.
+# It has neither open nor creat nor dup2.
 _AARCH64 = {
     "io_submit": 2, "io_getevents": 4, "dup": 23, "dup3": 24, "fcntl": 25, "ioctl": 29, "openat": 56, "read": 63,
     "write": 64, "readv": 65, "writev": 66, "sendfile": 71, "splice": 76, "socket": 198, "socketpair": 199, "bind": 200,

@@ -43,7 +43,7 @@ def rules(wide: bool, devices: bool) -> list[Rule]:
     found.append(Rule("io_uring_setup", errno=_ENOSYS))
     if devices:
         found.append(Rule("ioctl", (Argument(1, ord("c") << 8, mask=0xFF00), ours)))
-        found += [Rule(name) for name in ("open", "openat", "openat2")]
+        found += [Rule(name) for name in ("open", "creat", "openat", "openat2")]
     return found
 
 

@@ -147,14 +147,14 @@ def test_a_structure_that_changes_between_attempts(kernel: Kernel) -> None:
         CRYPT.pack(*longer) + b"first",
         CRYPT.pack(*longer) + b"fir",
     ]
-    room = [0, 5 + CRYPT.size, 5 + CRYPT.size, 3 + CRYPT.size]
+    room = [0, 5, 5, 3]
     done = []
     for data, out in zip(sizes, room, strict=True):
         answer = kernel.answer(kernel.attempt(handle, Command.CIOCCRYPT, 64, data, out))
         head = protocol.IOCTL_OUT.parse(answer)
         done.append(not head.flags & protocol.IOCTL_RETRY)
     assert done == [False, True, False, True]
-    assert answer[16:] == b"fir" + CRYPT.pack(*longer)
+    assert answer[16:] == b"fir"
 
 
 def test_any_sizes_and_bytes(kernel: Kernel) -> None:

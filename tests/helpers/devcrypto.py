@@ -3,7 +3,7 @@
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cryptofs.errors import CryptofsError, SystemFault
@@ -56,6 +56,16 @@ class Memory:
     def read_key(self, address: int, size: int) -> bytearray:
         self.given_keys.append(bytearray(self.read(address, size)))
         return self.given_keys[-1]
+
+    def gather(self, pieces: Sequence[tuple[int, int]], total: int) -> bytes:
+        data = b"".join(self.read(*piece) for piece in pieces)
+        assert len(data) == total
+        return data
+
+    def scatter(self, pieces: Sequence[tuple[int, int]], data: bytes | bytearray) -> None:
+        for address, size in pieces:
+            self.write(address, data[:size])
+            data = data[size:]
 
     def write(self, address: int, data: bytes | bytearray) -> None:
         buffer, at = self._find(address, len(data))

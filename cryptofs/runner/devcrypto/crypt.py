@@ -76,11 +76,11 @@ class Crypt:
         return CRYPT.pack(*self._call)
 
 
-def plan_crypt(session: Session, call: CryptOp, argument: int) -> Plan:
-    """CIOCCRYPT. Errors: InvalidValue, TooLarge."""
+def plan_crypt(session: Session, call: CryptOp) -> Plan:
+    """CIOCCRYPT, which leaves its structure as it is. Errors: InvalidValue, TooLarge."""
     crypt = Crypt(session, call)
 
     def run(pieces: Sequence[Buffer]) -> list[Buffer]:
-        return [*crypt.run(pieces), *crypt.result, crypt.structure()]
+        return [*crypt.run(pieces), *crypt.result]
 
-    return Plan(crypt.reads, [*crypt.target, *crypt.results, (argument, CRYPT.size)], run)
+    return Plan(crypt.reads, [*crypt.target, *crypt.results], run)

@@ -35,6 +35,22 @@ class Plan:
     run: Callable[[Sequence[Buffer]], Sequence[Buffer]]
     secret: bool = False
 
+    @property
+    def read_size(self) -> int:
+        """The bytes of `reads`."""
+        return sum(size for _, size in self.reads)
+
+    def split(self, data: Buffer) -> list[Buffer]:
+        """What `run` takes, of all that was read."""
+        if len(self.reads) == 1:
+            return [data]
+        view, at = memoryview(data), 0
+        pieces: list[Buffer] = []
+        for _, size in self.reads:
+            pieces.append(view[at : at + size])
+            at += size
+        return pieces
+
 
 def check_size(size: int) -> None:
     """Errors: TooLarge for more data than a call may have."""

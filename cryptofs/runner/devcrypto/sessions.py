@@ -41,7 +41,7 @@ _SESSION_AT = SESSION.size - 8
 
 
 class Memory(Protocol):
-    """The memory of the program that calls. Errors: SystemFault (EFAULT)."""
+    """The memory of the program that calls. Pieces are (address, size). Errors: SystemFault (EFAULT)."""
 
     def read(self, address: int, size: int) -> bytes | bytearray: ...
 
@@ -49,7 +49,13 @@ class Memory(Protocol):
         """The same, with no copy but the one that is returned."""
         ...
 
-    def write(self, address: int, data: bytes | bytearray) -> None: ...
+    def gather(self, pieces: Sequence[Piece], total: int) -> bytes | bytearray:
+        """The first `total` bytes of pieces."""
+        ...
+
+    def scatter(self, pieces: Sequence[Piece], data: bytes | bytearray) -> None:
+        """Fill pieces, the last of which may stay as they are."""
+        ...
 
 
 class Sessions:
@@ -109,9 +115,9 @@ class Sessions:
             finally:
                 wipe(*keys)
         else:
-            out = plan.run([memory.read(*piece) for piece in plan.reads])
-        for (address, _), data in zip(plan.writes, out, strict=False):
-            memory.write(address, data if isinstance(data, bytes | bytearray) else bytes(data))
+            out = plan.run(plan.split(memory.gather(plan.reads, plan.read_size)))
+        if out:
+            memory.scatter(plan.writes, out[0] if len(out) == 1 and isinstance(out[0], bytes) else b"".join(out))
 
     def command(self, number: int) -> Command:
         """The command of an ioctl's number. Errors: InvalidValue for one that this file does not take."""
@@ -211,7 +217,7 @@ class Sessions:
 
     def _crypt(self, argument: int, structure: Buffer) -> Plan:
         call = CryptOp._make(CRYPT.unpack(structure))
-        return plan_crypt(self._get(call.session), call, argument)
+        return plan_crypt(self._get(call.session), call)
 
     def _authcrypt(self, argument: int, structure: Buffer) -> Plan:
         call = AuthOp._make(AUTH.unpack(structure))
