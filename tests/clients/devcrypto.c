@@ -113,7 +113,7 @@ static void information(void)
 	uint32_t features = 7;
 	CALL(CIOCGSESSINFO, &info);
 	CALL(CIOCASYMFEAT, &features);
-	printf("%s %s %u %u\n", info.cipher_name, info.mac_name, info.flags, features);
+	printf("%s %s %u %u\n", info.cipher_info.cra_name, info.hash_info.cra_name, info.flags, features);
 }
 
 /* Another descriptor of the same open file. */

@@ -33,8 +33,8 @@ int main(void)
 	FIELD(crypt_auth_op, tag_len, "tag_size");
 	FIELD(crypt_auth_op, iv, "iv");
 	FIELD(crypt_auth_op, iv_len, "iv_size");
-	FIELD(session_info_op, cipher_name, "cipher_name");
-	FIELD(session_info_op, mac_driver, "mac_driver");
+	FIELD(session_info_op, cipher_info, "cipher_name");
+	FIELD(session_info_op, hash_info.cra_driver_name, "mac_driver");
 	FIELD(session_info_op, alignmask, "alignment_mask");
 	FIELD(session_info_op, flags, "flags");
 	FIELD(crypt_kop, crk_status, "status");
