@@ -18,11 +18,12 @@ def test_no_test_is_imported() -> None:
 
 
 def test_the_folders_are_the_packages() -> None:
-    """Tests of a package of the code lie in the folder of its name; what concerns all of them, in `project`."""
+    """Tests of a package of the code lie in the folder of its name; what concerns all of them, in `project`, and what
+    runs programs of others, in `legacy`."""
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     folders = {path.relative_to(TESTS).parts[0] for path in FILES if path.name.startswith("test_")}
     # the formats are tested where they are spoken: by devices and the command line
-    assert folders == packages - {"formats"} | {"project"}
+    assert folders == packages - {"formats"} | {"project", "legacy"}
 
 
 def test_the_names_tell_them_apart() -> None:
