@@ -150,7 +150,7 @@ def outcomes(said: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda each: " ".join(map("=".join, each.items())))
 def test_odd_names(mount: Path, tmp_path: Path, locales: Path, environment: dict[str, str]) -> None:
-    """A clear line and status 1 or 2 (of run: 125), never a traceback, in any locale; the name in it is escaped, and is one line."""
+    """A clear line and status 1 or 2 (of run: 125), never a traceback, in any locale; the name in it is escaped."""
     (tmp_path / "key").write_bytes(bytes(32))
     said = run_each({"LOCPATH": str(locales), **environment}, mount, tmp_path, COMMANDS)
     found = list(outcomes(said))
