@@ -55,7 +55,7 @@ def wipe_immutable(digest: bytes) -> None:
         _release(ctypes.byref(view))
 
 
-_NO_DIGIT = re.compile(rb"[^0-9A-Fa-f]")
+_DIGITS = re.compile(rb"[0-9A-Fa-f]*")
 
 
 def from_hexadecimal(digits: bytearray | memoryview) -> bytearray:
@@ -63,9 +63,10 @@ def from_hexadecimal(digits: bytearray | memoryview) -> bytearray:
 
     Errors: ValueError with the position of a wrong digit, or for an odd number of digits.
     """
-    wrong = _NO_DIGIT.search(digits)
-    if wrong is not None or len(digits) % 2:
-        raise ValueError(wrong.start() if wrong is not None else len(digits))
+    found = _DIGITS.match(digits)
+    end = found.end() if found is not None else 0
+    if end < len(digits) or len(digits) % 2:
+        raise ValueError(end)
     decoded = binascii.unhexlify(digits)
     try:
         return bytearray(decoded)

@@ -1,6 +1,5 @@
 """The text form of control calls and replies: one line of `word key=value …`, and `tag: value` lines."""
 
-import re
 from collections.abc import Mapping
 
 from ..errors import CryptofsError, InvalidValue, TooLarge
@@ -15,7 +14,6 @@ CUT_LINE = 4096
 """A control line of this size or more must end with a newline."""
 WORDS_MAX = 32
 """Most words of a control line: more than the number of attributes, each of which may appear once."""
-_SEVERAL_LINES = re.compile(rb"\S[^\S\n]*\n\s*\S")
 _DIGITS_MAX = 20
 _WORD_MAX = 31
 
@@ -43,12 +41,11 @@ def _parse_text(line: bytearray) -> Record:
     if not line.isascii():
         raise InvalidValue("control line: ASCII only")
     # Bytearrays, so that all copies of a key can be wiped. A word too many contains the rest of the line.
-    words = line.split(None, WORDS_MAX)
+    words, stripped = line.split(None, WORDS_MAX), line.strip()
     try:
-        return _parse_words(words, _SEVERAL_LINES.search(line) is not None)
+        return _parse_words(words, b"\n" in stripped)
     finally:
-        for word in words:
-            wipe(word)
+        wipe(stripped, *words)
 
 
 def _parse_words(words: list[bytearray], several_lines: bool) -> Record:
