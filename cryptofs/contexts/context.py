@@ -189,10 +189,18 @@ class Context:
     def changed(self) -> None:
         """Something that a waiting reader, writer or poll may want has happened."""
         if self._watchers:
-            watchers = list(self._watchers)
+            watchers = deque(self._watchers)
             self._watchers.clear()
-            for callback in watchers:
-                callback()
+            self._call_back(watchers)
+
+    def _call_back(self, watchers: deque[Callable[[], None]]) -> None:
+        """Call back, for one slice. A user may have thousands of readers on one stream."""
+        ends = time.perf_counter() + SLICE
+        while watchers:
+            watchers.popleft()()
+            if time.perf_counter() > ends and watchers:
+                self.shared.scheduler.slice(partial(self._call_back, watchers), (self.uid, self.number))
+                return
 
     # What is told
 

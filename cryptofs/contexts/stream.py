@@ -168,7 +168,9 @@ class Stream:
         self._start()
         flow.feed(data)
         self.bytes_in += len(data)
-        self._changed()
+        if flow.output:
+            # otherwise there is nothing for a reader: a hash has a thousand parts, and may have a thousand readers
+            self._changed()
 
     def give_up(self, error: CryptofsError | None = None) -> None:
         """A writer could not continue: its message is incomplete, and the reader gets an error."""

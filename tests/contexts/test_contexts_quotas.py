@@ -1,12 +1,15 @@
 """Quotas of contexts, what their status shows, and their end."""
 
 import errno
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from helpers import context_bench
 from helpers.context_bench import CONFIGURE, DIGEST, ENCRYPT, FAMILIES, INFO, RESET, SET_KEY, Bench
 from helpers.talking import perform, submit, take
 
+from cryptofs.contexts import context as context_module
 from cryptofs.contexts import exchange
 from cryptofs.errors import Busy, CryptofsError, OverQuota, TooLarge, WouldBlock
 from cryptofs.policy import Bound, Policy, Rule, Thing
@@ -128,6 +131,26 @@ def test_watchers_are_called_once(bench: Bench) -> None:
     client.ok(DIGEST)
     client.ok(DIGEST)
     assert told == ["one"]
+
+
+def test_many_watchers_are_called_in_slices(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may have thousands of readers on one stream: others have their turn before all of them are woken."""
+    monkeypatch.setattr(context_module, "SLICE", -1.0)
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(bench.workers, "slice", lambda work, turn: later.append(work))
+    client = bench.client("hash")
+    told: list[int] = []
+    for number in range(5):
+        client.context.watch(partial(told.append, number))
+    client.context.changed()
+    assert told == [0]
+    # what is watched from now on has its own change
+    client.context.watch(partial(told.append, 5))
+    while later:
+        later.pop()()
+    assert told == [0, 1, 2, 3, 4]
+    client.context.changed()
+    assert told[-1] == 5
 
 
 def test_close(bench: Bench) -> None:

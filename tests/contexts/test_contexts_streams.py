@@ -145,6 +145,21 @@ def test_stream_does_not_end_while_another_feeds(bench: Bench) -> None:
     assert stream.drain_nowait(user, 100) == hashlib.sha256(b"abc").digest()
 
 
+def test_a_part_without_output_wakes_nobody(bench: Bench) -> None:
+    """A reader is woken when there is something to read: a thousand readers of a hash would be woken by each part."""
+    client = bench.client("hash")
+    stream = client.context.stream
+    writer, reader = stream.attach(False, True), stream.attach(True, False)
+    woken: list[int] = []
+    client.context.watch(lambda: woken.append(1))
+    stream.feed_nowait(writer, b"a part")
+    assert not woken
+    assert stream.drain_nowait(reader, 100) is None
+    stream.detach(writer)
+    assert woken
+    assert stream.drain_nowait(reader, 100) == hashlib.sha256(b"a part").digest()
+
+
 def test_stream_buffer_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output that nobody reads makes the writer wait; nothing of a refused write is taken, and reading makes room."""
     monkeypatch.setattr(context_module, "STREAM_BUFFER", 64)
