@@ -5,7 +5,7 @@ from .context import Context
 from .fast import FastWay
 from .lanes import Call
 from .phases import StreamUser
-from .scheduler import Scheduler
+from .scheduler import Scheduler, Turns
 from .stream import STREAM_BUFFER, Stream
 from .table import CONTEXTS_MAX, ContextTable
 
@@ -21,4 +21,5 @@ __all__ = [
     "Scheduler",
     "Stream",
     "StreamUser",
+    "Turns",
 ]

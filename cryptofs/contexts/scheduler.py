@@ -14,14 +14,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import trio
 
 Work = Callable[[], Any]
 Done = Callable[[Any], None]
 Turn = tuple[int, int]
-"""Whose turn work takes: a uid, and the number of a context."""
+"""Whose turn work takes: a uid, and the number of what has its work in order, for instance of a context."""
+Item = TypeVar("Item")
 
 LONG_NS = 200_000
 """Estimated nanoseconds of computation from which a worker does it: below, handing it over costs more than it gains."""
@@ -33,36 +34,49 @@ ALONE = 0.02
 """Seconds without work of another context after which one has the event loop to itself."""
 
 
-def _nothing(result: Any) -> None:
-    return
-
-
-class Turns:
-    """Work that waits: the users one after the other, of each user the contexts one after the other, and each context's
-    work in its order. Put by one thread, taken by several."""
+class Turns(Generic[Item]):
+    """What waits: the users one after the other, of each user the contexts one after the other, and each context's in
+    its order. Put by one thread, taken by several."""
 
     def __init__(self) -> None:
-        self._users: OrderedDict[int, OrderedDict[int, deque[tuple[Work, Done]]]] = OrderedDict()
+        self.users: OrderedDict[int, OrderedDict[int, deque[Item]]] = OrderedDict()
+        """Those for whom something waits, the next first."""
         self._lock = threading.Lock()
 
-    def put(self, turn: Turn, item: tuple[Work, Done]) -> None:
+    def put(self, turn: Turn, item: Item) -> None:
         user, context = turn
         with self._lock:
-            self._users.setdefault(user, OrderedDict()).setdefault(context, deque()).append(item)
+            contexts = self.users.get(user)
+            if contexts is None:
+                contexts = self.users[user] = OrderedDict()
+            items = contexts.get(context)
+            if items is None:
+                contexts[context] = deque((item,))
+            else:
+                items.append(item)
 
-    def take(self) -> tuple[Work, Done] | None:
+    def take(self) -> Item | None:
         """The next user's next context's first, or None."""
         with self._lock:
-            if not self._users:
+            if not self.users:
                 return None
-            user, contexts = self._users.popitem(last=False)
+            user, contexts = self.users.popitem(last=False)
             context, items = contexts.popitem(last=False)
             item = items.popleft()
             if items:
                 contexts[context] = items
             if contexts:
-                self._users[user] = contexts
+                self.users[user] = contexts
             return item
+
+    def remove(self, turn: Turn) -> None:
+        """Drop all that waits for this turn."""
+        user, context = turn
+        with self._lock:
+            contexts = self.users[user]
+            del contexts[context]
+            if not contexts:
+                del self.users[user]
 
 
 class Scheduler:
@@ -71,12 +85,12 @@ class Scheduler:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or max(1, -1 + len(os.sched_getaffinity(0)))
-        self._turns = Turns()
+        self._turns: Turns[tuple[Work, Done]] = Turns()
         # one word for each item in turns, and one that ends a thread
         self._words: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._token: trio.lowlevel.TrioToken | None = None
-        self._slices = Turns()
+        self._slices: Turns[Callable[[], None]] = Turns()
         self._slices_wait = trio.Event()
         self._latest: object = None
         self._changed_at = -ALONE
@@ -122,18 +136,18 @@ class Scheduler:
     def slice(self, work: Callable[[], None], turn: Turn) -> None:
         """Do something of SLICE at most in the event loop, when it is this context's turn."""
         self.pending += 1
-        self._slices.put(turn, (work, _nothing))
+        self._slices.put(turn, work)
         self._slices_wait.set()
 
     async def _run_slices(self) -> None:
         while True:
-            item = self._slices.take()
-            if item is None:
+            work = self._slices.take()
+            if work is None:
                 self._slices_wait = trio.Event()
                 await self._slices_wait.wait()
                 continue
             self.pending -= 1
-            item[0]()
+            work()
             # the transport's requests come in between
             await trio.lowlevel.checkpoint()
 

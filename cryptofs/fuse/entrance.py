@@ -62,6 +62,10 @@ class Entrance:
         self._users[handle] = usage
         return handle
 
+    def opener(self, handle: Handle) -> int:
+        """The uid that has opened a file."""
+        return self._users[handle].uid
+
     def close(self, handle: Handle) -> None:
         """Close what `open` gave."""
         try:

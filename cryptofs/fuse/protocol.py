@@ -149,6 +149,8 @@ def _packer(*definitions: Any) -> struct.Struct:
     return struct.Struct("=" + "".join(map(field_codes, definitions)))
 
 
+Header = tuple[int, ...]
+"""What HEADER unpacks: the fields of IN_HEADER."""
 HEADER = _packer(IN_HEADER)
 HEADER_SIZE = HEADER.size
 # Messages from the kernel, after their header.

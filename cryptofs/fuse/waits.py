@@ -10,14 +10,15 @@ from ..records import Buffer, detached
 
 
 class Wait(ABC):
-    """One request that waits. unique: the kernel's number of it."""
+    """One request that waits. unique: the kernel's number of it; uid: its caller's."""
 
-    __slots__ = ("forget", "handle", "has_room", "taken", "unique")
+    __slots__ = ("forget", "handle", "has_room", "taken", "uid", "unique")
     what: ClassVar[str]
     """What the request is, for the log."""
 
-    def __init__(self, unique: int, handle: Handle) -> None:
+    def __init__(self, unique: int, uid: int, handle: Handle) -> None:
         self.unique = unique
+        self.uid = uid
         self.handle = handle
         self.forget: Callable[[], None] | None = None
         """Cancels the callback."""
@@ -46,8 +47,8 @@ class WaitingRead(Wait):
     __slots__ = ("_offset", "_size")
     what = "read"
 
-    def __init__(self, unique: int, handle: Handle, offset: int, size: int) -> None:
-        super().__init__(unique, handle)
+    def __init__(self, unique: int, uid: int, handle: Handle, offset: int, size: int) -> None:
+        super().__init__(unique, uid, handle)
         self._offset = offset
         self._size = size
 
@@ -61,8 +62,8 @@ class WaitingWrite(Wait):
     __slots__ = ("_data", "_offset")
     what = "write"
 
-    def __init__(self, unique: int, handle: Handle, offset: int, data: memoryview, taken: int) -> None:
-        super().__init__(unique, handle)
+    def __init__(self, unique: int, uid: int, handle: Handle, offset: int, data: memoryview, taken: int) -> None:
+        super().__init__(unique, uid, handle)
         self._offset = offset
         # a few bytes that wait for a reader must not hold the whole buffer that they came in
         self._data = memoryview(detached(data))
@@ -93,8 +94,8 @@ class WaitingCall(Wait):
     __slots__ = ("_pending",)
     what = "ioctl"
 
-    def __init__(self, unique: int, handle: Handle, pending: Pending) -> None:
-        super().__init__(unique, handle)
+    def __init__(self, unique: int, uid: int, handle: Handle, pending: Pending) -> None:
+        super().__init__(unique, uid, handle)
         self._pending = pending
 
     def attempt(self) -> Buffer | int | None:

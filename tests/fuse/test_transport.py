@@ -164,7 +164,7 @@ def test_an_interrupted_read_is_eintr_at_once(rig: Rig) -> None:
         await rig.kernel.interrupt(999_999)
         for each in (reader, handle):
             await rig.kernel.release(each)
-        assert not rig.transport._waits
+        assert not rig.transport._handlers._waits
 
     run(rig, main)
 
@@ -185,7 +185,7 @@ def test_many_waits_are_all_answered(rig: Rig) -> None:
             await rig.kernel.interrupt(unique)
             with pytest.raises(Refused):
                 await rig.kernel.answer(unique)
-        assert not rig.transport._waits
+        assert not rig.transport._handlers._waits
         await rig.kernel.release(handle)
 
     run(rig, main)

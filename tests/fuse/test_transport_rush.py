@@ -48,7 +48,7 @@ def by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_long_writes_leave_a_small_request_its_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is bounded by time, too: a piece of a stream takes as long as many small requests."""
-    monkeypatch.setattr("cryptofs.fuse.transport._RETRIED", 0.0)
+    monkeypatch.setattr("cryptofs.fuse.handlers._RETRIED", 0.0)
 
     async def main() -> None:
         handles, larges = [], []
@@ -75,19 +75,19 @@ def test_a_signal_that_comes_too_late(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 
     async def main() -> None:
         handle, number = await configured(rig)
-        rig.transport._try_again = lambda: None  # type: ignore[method-assign]
+        rig.transport._handlers.try_again = lambda: None  # type: ignore[method-assign]
         call = await rig.kernel.send_call(handle, Record(Operation.DIGEST, id=5, payload=b"abc"))
         context = rig.table.get(number)
         assert context is not None
         while context.exchange.completed < 2:
             await trio.sleep(0.001)
         assert not rig.kernel.is_answered(call)
-        del rig.transport._try_again
+        del rig.transport._handlers.try_again
         await rig.kernel.interrupt(call)
         answer = (await rig.kernel.answer(call))[protocol.IOCTL_OUT.sizeof() :]
         assert bytes(parse_responses(answer)[0].payload) == ABC
         await rig.kernel.release(handle)
-        assert not rig.transport._waits
+        assert not rig.transport._handlers._waits
 
     run(rig, main)
 
@@ -135,7 +135,7 @@ def test_a_few_waiting_bytes_do_not_hold_a_buffer(rig: Rig) -> None:
             await rig.kernel.write(stream, 0, bytes(1 << 19))
         write = await rig.kernel.send_write(stream, 0, b"a few bytes")
         await rig.kernel.poll(stream, None)
-        (wait,) = rig.transport._waits.values()
+        (wait,) = rig.transport._handlers._waits.values()
         assert memoryview(wait._data.obj).nbytes == 11  # type: ignore[attr-defined]
         got = b""
         while len(got) < 1 << 20:
@@ -299,7 +299,7 @@ def test_an_interrupted_part_leaves_nothing_counted(rig: Rig, monkeypatch: pytes
             assert (exchange.outstanding, exchange.bytes, exchange.kept) == (0, 0, 0)
             assert act == "release" or not exchange.called
             assert not exchange.lanes
-            assert not rig.transport._waits
+            assert not rig.transport._handlers._waits
             if act != "release":
                 await rig.kernel.release(handle)
 

@@ -30,6 +30,7 @@ class Kernel:
     """Sends requests to a transport and takes its answers, as the kernel would; `woken` has notified poll handles."""
 
     def __init__(self, end: socket.socket) -> None:
+        self._socket = end
         self._end = trio.socket.from_stdlib_socket(end)
         self._last = 0
         self._answers: dict[int, bytes] = {}
@@ -52,8 +53,7 @@ class Kernel:
             self._came.set()
             self._came = trio.Event()
 
-    async def send(self, opcode: int, body: bytes, inode: int = 0, who: Any = ALICE) -> int:
-        """Send a request and return its number."""
+    def _message(self, opcode: int, body: bytes, inode: int, who: Any) -> bytes:
         self._last += 2
         header = protocol.IN_HEADER.build(
             {
@@ -68,16 +68,34 @@ class Kernel:
                 "padding": 0,
             }
         )
-        await self._end.send(header + body)
+        return header + body
+
+    async def send(self, opcode: int, body: bytes, inode: int = 0, who: Any = ALICE) -> int:
+        """Send a request and return its number."""
+        await self._end.send(self._message(opcode, body, inode, who))
         return self._last
+
+    def put(self, opcode: int, body: bytes, inode: int = 0, who: Any = ALICE) -> int:
+        """Send a request, and let nothing be served before the next one."""
+        self._socket.send(self._message(opcode, body, inode, who))
+        return self._last
+
+    @property
+    def answered(self) -> list[int]:
+        """The numbers of requests with an answer that was not taken, in the order of the answers."""
+        return list(self._answers)
 
     def is_answered(self, unique: int) -> bool:
         return unique in self._answers
 
-    async def answer(self, unique: int) -> bytes:
-        """The data of an answer. Errors: Refused."""
+    async def wait_for(self, unique: int) -> None:
+        """Wait for an answer, and leave it."""
         while unique not in self._answers:
             await self._came.wait()
+
+    async def answer(self, unique: int) -> bytes:
+        """The data of an answer. Errors: Refused."""
+        await self.wait_for(unique)
         data = self._answers.pop(unique)
         error = protocol.OUT_HEADER.parse(data).error
         if error:

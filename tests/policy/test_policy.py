@@ -225,12 +225,22 @@ def test_a_user_is_forgotten() -> None:
 
 def test_turns() -> None:
     """The users one after the other, of each user the contexts, and each context's work in its order."""
-    turns = Turns()
+    turns: Turns[str] = Turns()
     for turn, items in (((1, 10), "abc"), ((1, 11), "xy"), ((2, 20), "d"), ((3, 30), "ef")):
         for item in items:
-            turns.put(turn, (item, None))  # type: ignore[arg-type]
-    taken = [turns.take() for _ in range(9)]
-    assert [item[0] if item else None for item in taken] == ["a", "d", "e", "x", "f", "b", "y", "c", None]
+            turns.put(turn, item)
+    assert [turns.take() for _ in range(9)] == ["a", "d", "e", "x", "f", "b", "y", "c", None]
+
+
+def test_a_turn_that_is_taken_back() -> None:
+    """The others' stay, and a user for whom nothing waits any more is forgotten."""
+    turns: Turns[str] = Turns()
+    for turn, item in (((1, 10), "a"), ((1, 11), "b"), ((2, 20), "c"), ((1, 10), "d")):
+        turns.put(turn, item)
+    turns.remove((1, 10))
+    turns.remove((2, 20))
+    assert set(turns.users) == {1}
+    assert [turns.take(), turns.take()] == ["b", None]
 
 
 def test_workers_take_turns() -> None:

@@ -7,6 +7,7 @@ beginning is not taken for one that was withstood.
 import contextlib
 import datetime
 import errno
+import fcntl
 import itertools
 import os
 import random
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from cryptofs.engines import der
-from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, build_many
+from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, build_many, call_command
 
 from .spot import REFUSALS, Place, Spot, spots, threads
 
@@ -216,6 +217,20 @@ def control_lines(place: Place) -> None:
     threads(4, work)
 
 
+def many_callers(place: Place) -> None:
+    """A thousand threads that call at once, each with a record that is just short enough for the event loop."""
+    threading.stack_size(128 * 1024)
+    spot = Spot(place, "hash", "sha256")
+
+    def work(index: int) -> None:
+        request = build(Record(Operation.DIGEST, 0, index, 0, {}, bytes(15_000)))
+        while True:
+            fcntl.ioctl(spot.fd, call_command(len(request)), bytearray(request))
+            place.count()
+
+    threads(1000, work)
+
+
 def names(place: Place) -> None:
     """Look up and configure random names, and names that nest as deeply as fits."""
     drawn = random.Random(5)
@@ -394,7 +409,18 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
         attack.__name__.replace("_", " "): _plain(attack)
         for attack in (
             *(generate_keys, agreements, kernel_keys, zstd_messages, large_records, small_records, control_calls),
-            *(control_lines, names, opens, descriptors, listings, polls, status_files, random_streams, many_readers),
+            *(
+                control_lines,
+                many_callers,
+                names,
+                opens,
+                descriptors,
+                listings,
+                polls,
+                status_files,
+                random_streams,
+                many_readers,
+            ),
             cipher_streams,
         )
     },
