@@ -42,17 +42,17 @@ need_packages() {
   done
   ((${#missing[@]})) || return 0
 
-  type -P apt-get >/dev/null || die "install these first, there is no apt-get to do it: ${missing[*]}"
+  type -P apt-get >/dev/null || die "this machine has no apt-get: install these packages first: ${missing[*]}"
   if ((EUID != 0)); then
     # Without a terminal a password prompt would look like a hang.
-    sudo -n true 2>/dev/null || { [[ -t 0 && -t 2 ]] && sudo -v; } || die "install these first as root: apt-get install ${missing[*]}"
+    sudo -n true 2>/dev/null || { [[ -t 0 && -t 2 ]] && sudo -v; } || die "install these packages first, as root: apt-get install ${missing[*]}"
     as_root=(sudo)
   fi
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
   local install=("${apt[@]}" install --no-install-recommends "${missing[@]}")
 
   say "installing ${missing[*]}" >&2
-  # The lists may be missing or old; asking the network is only worth it then.
+  # The package lists may be missing or old. Only then is it worth asking the network.
   if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then
     quietly "${apt[@]}" update || die "apt-get update failed; needed packages: ${missing[*]}"
     quietly "${install[@]}" || die "apt-get could not install: ${missing[*]}"
@@ -68,14 +68,14 @@ _find_python() {
       return
     fi
   done
-  die "Python 3.11 or newer is missing: install it and have python3 in PATH"
+  die "Python 3.11 or newer is missing: install it, and put python3 into PATH"
 }
 
 need_venv() {
   local python stamp lock file version
   python=$(_find_python)
   for file in requirements.lock pyproject.toml; do
-    [[ -f $ROOT/$file ]] || die "$file is missing in $ROOT: take a complete checkout"
+    [[ -f $ROOT/$file ]] || die "$file is missing in $ROOT: use a complete checkout"
   done
   # ROOT: the editable install and the venv's scripts hold absolute paths.
   stamp=$({
@@ -88,17 +88,17 @@ need_venv() {
   exec {lock}<"$ROOT"
   flock "$lock"
   if [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]]; then
-    # A guest has no network, and what it clears is the host's.
+    # A guest has no network, and would delete the host's .venv.
     [[ -z ${CRYPTOFS_GUEST-} ]] || die "$VENV is not up to date: run ./scripts/test --host outside the guest first"
     need_packages gcc libc6-dev libfuse3-dev liblzo2-dev pkg-config fuse3
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    # Debian splits its Python; one that was built by hand is whole.
+    # Debian splits Python into several packages. A Python that was built by hand is complete.
     "$python" -c 'import ensurepip, venv' 2>/dev/null || need_packages "python$version-venv"
     "$python" -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null ||
       need_packages "python$version-dev"
 
     say "making $VENV" >&2
-    # Nothing stays of an older one: a dropped requirement must be gone.
+    # Clear an older one: a requirement that was removed must not stay installed.
     quietly "$python" -m venv --clear "$VENV" {lock}<&- || die "could not make $VENV with $python"
     local pip=("$VENV/bin/python" -m pip --disable-pip-version-check install -q --no-input)
     quietly "${pip[@]}" --require-hashes -r "$ROOT/requirements.lock" {lock}<&- ||
@@ -117,7 +117,7 @@ need_fuse() {
   fi
   [[ -c /dev/fuse ]] || die "/dev/fuse is missing: load the kernel module fuse (a container needs --device /dev/fuse)"
   # Opening is the test: a container may show the device and still refuse it.
-  { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: run as a user who may (a container needs --device /dev/fuse)"
+  { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: run this as a user who has access (a container needs --device /dev/fuse)"
 }
 
 # Everything of apt that changes is private; mirrors, proxies and certificates

@@ -86,7 +86,7 @@ def _run_beside(report: Report, progress: Progress, records: int, seed: int, rou
     rows = [
         ("hostile records", f"{attack.records:,}"),
         ("records a second", f"{attack.records / max(found.seconds, 0.001):,.0f}"),
-        ("answers, each due and once", f"{attack.answers:,}"),
+        ("answers, each expected and only once", f"{attack.answers:,}"),
         ("writes accepted", f"{attack.verdicts['accepted']:,} of {attack.writes:,}"),
         ("writes compared with the definition", f"{attack.compared:,}"),
         ("records and writes to devices", f"{attack.device_records:,}"),
@@ -133,7 +133,7 @@ def _run_beside(report: Report, progress: Progress, records: int, seed: int, rou
     }
     wrong = list(found.wrong)
     if attack.records < records * 0.9:
-        wrong.append(f"{attack.records} records were sent, {records} were to be")
+        wrong.append(f"sent {attack.records} records instead of {records}")
     if not good.requests:
         wrong.append("the good client did nothing")
     report.add("mount", rows, values, wrong)
@@ -179,7 +179,7 @@ def _run_parser(report: Report, progress: Progress, inputs: int, seed: int) -> N
         "verdicts": dict(total.verdicts),
     }
     if total.inputs != inputs:
-        wrong.append(f"{total.inputs} inputs were parsed, {inputs} were to be")
+        wrong.append(f"parsed {total.inputs} inputs instead of {inputs}")
     report.add("parser", rows, values, wrong + total.wrong)
 
 
@@ -193,13 +193,13 @@ def _run_kills(report: Report, progress: Progress, rounds: int, seed: int) -> No
         found = kills.run(rounds, seed, path, one)
     wrong = list(found.wrong)
     if found.rounds != rounds:
-        wrong.append(f"{found.rounds} rounds were done, {rounds} were to be")
+        wrong.append(f"made {found.rounds} rounds instead of {rounds}")
     rows = [("rounds", f"{found.rounds}")]
     if found.back:
         rows += [
             ("clients noticed after, at most", f"{max(found.noticed):.3f} s of {kills.NOTICED_MAX:.0f}"),
             ("mounted again after, at most", f"{max(found.back):.2f} s of {kills.BACK_MAX:.0f}"),
-            ("what the clients got", ", ".join(f"{name} {number}" for name, number in found.errors.items())),
+            ("errors of the clients", ", ".join(f"{name} {number}" for name, number in found.errors.items())),
         ]
     values = {"rounds": found.rounds, "noticed": found.noticed, "back": found.back, "errors": dict(found.errors)}
     report.add("kills", rows, values, wrong)
@@ -306,7 +306,7 @@ def main(
     chosen = {name: 0 if alone else sizes[name] if value is None else value for name, value in given.items()}
     seed = SystemRandom().getrandbits(32) if seed is None else seed
     console = Console()
-    console.print(f"seed {seed}: --seed {seed} makes the same bytes again", highlight=False)
+    console.print(f"seed {seed}: repeat the same bytes with --seed {seed}", highlight=False)
     report = Report(seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
