@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from ..algorithms import Rows
 from ..errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge, WouldBlock
 from ..policy import Queue
 from ..records import RECORD_MAX, Buffer, Flag, Operation, Record, holds_more
@@ -78,6 +79,17 @@ class Exchange:
         """What they hold besides, bytes: it is no part of `bytes`, because no answer that is read makes room."""
         self.completed = 0
         self.failed = 0
+
+    def status(self) -> Rows:
+        """Rows for the context's status: what waits, and what was done."""
+        return [
+            ("in-flight", self.in_flight),
+            ("unread", self.outstanding - self.in_flight),
+            ("queue-bytes", self.bytes),
+            ("open-messages", sum(lane.is_open for lane in self.lanes.values())),
+            ("completed", self.completed),
+            ("failed", self.failed),
+        ]
 
     # What comes in
 
@@ -183,7 +195,7 @@ class Exchange:
         self.state += state
         self._keep(lane, kept)
 
-    def _let_go(self, lane: Lane) -> None:
+    def let_go(self, lane: Lane) -> None:
         """A lane's message has closed, and its state with it."""
         self.state -= lane.state
         self.queue.release_state(lane.state)
@@ -252,7 +264,7 @@ class Exchange:
             self.kept += kept - lane.kept
             lane.kept = kept
         if message is None and lane.state:
-            self._let_go(lane)
+            self.let_go(lane)
         self.answer(response, job.cost, failed, job.call)
         if job.forgets:
             self.fail(lane, Cancelled("reset"), last=True)
@@ -322,7 +334,7 @@ class Exchange:
         if lane.kept:
             self._keep(lane, 0)
         if lane.state:
-            self._let_go(lane)
+            self.let_go(lane)
         # its frames hold the request, and with it the data
         failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         lane.operation = None
@@ -374,11 +386,9 @@ class Exchange:
                     job.call.gone = True
             if not lane.jobs:
                 self.fail(lane, Cancelled("closed"), last=True)
+            # otherwise a worker has its message: that closes, and its state with it, when the worker is done
             lane.jobs.clear()
         self.lanes.clear()
         self._ready.clear()
         self.queue.release(self.outstanding, self.bytes)
-        if self.state:
-            # what a worker still computes is closed when it is done
-            self.queue.release_state(self.state)
-        self.outstanding = self.bytes = self.kept = self.state = 0
+        self.outstanding = self.bytes = self.kept = 0

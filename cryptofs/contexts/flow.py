@@ -109,6 +109,8 @@ class Flow:
         self._task: Task | None = None
         """What a worker computes."""
         self._kept = self._state_size = 0
+        self._dropped: dict[Task, tuple[int, int]] = {}
+        """Tasks that a worker still has and nobody wants: what their messages keep and hold counts until they close."""
 
     @property
     def busy(self) -> bool:
@@ -196,9 +198,11 @@ class Flow:
     def _computed(self, task: Task) -> None:
         """A worker is done with a task."""
         if task is not self._task:
-            # dropped meanwhile
+            kept, state = self._dropped.pop(task)
             if task.message is not None:
                 task.message.close()
+            self._queue.charge(0, -kept)
+            self._queue.release_state(state)
             return
         self._task = None
         if task.message is None:
@@ -271,6 +275,9 @@ class Flow:
         if self._task is not None:
             # the worker's message is closed when the worker is done
             self._task.drop()
+            self._keep(0 if self._message is None else self._message.kept)
+            self._dropped[self._task] = self._kept, self._state_size
+            self._kept = self._state_size = 0
         elif self._message is not None:
             self._message.close()
         self._task = None

@@ -83,7 +83,10 @@ def call(context: Context, record: Record, room: int) -> Buffer | Call:
     """
     exchange = context.exchange
     if context.transform is not None and record.operation not in CONTROL_OPERATIONS:
-        _check_room(context.transform, record, exchange.lanes.get(record.id + CALLED), room)
+        # as far as the size of the answer is known
+        least = HEADER_SIZE + _answer_size(context.transform, record, exchange.lanes.get(record.id + CALLED))
+        if least > room:
+            raise TooLarge(f"answer of {least} bytes: the buffer has {room}")
     came = Call(room)
     exchange.admit((record,), came)
     begin(context, record, came, 0.0)
@@ -115,7 +118,8 @@ def begin(context: Context, record: Record, came: Call | None, planned: float) -
         _do_control(context, record, came)
         return planned
     if context.blocked:
-        _let_wait(context, record, came)
+        keep(record)
+        context.let_wait(partial(_go_on, context, record, came))
         return planned
     exchange, transform = context.exchange, context.transform
     lane = exchange.lanes.get(lane_number(record, came))
@@ -128,12 +132,6 @@ def begin(context: Context, record: Record, came: Call | None, planned: float) -
     else:
         _answer_whole(context, transform, record, came)
     return planned
-
-
-def _let_wait(context: Context, record: Record, came: Call | None) -> None:
-    """Let a request wait while the context is blocked."""
-    keep(record)
-    context.let_wait(partial(_go_on, context, record, came))
 
 
 def _go_on(context: Context, record: Record, came: Call | None) -> None:
@@ -225,6 +223,8 @@ def _handed_back(context: Context, task: Request) -> None:
     if context.closed:
         if task.message is not None:
             task.message.close()
+            if task.job is not None:
+                context.exchange.let_go(task.job.lane)
         buffers.give_back(task.frame)
         return
     following = _settle(context, task)
@@ -353,13 +353,6 @@ def _estimate_ns(transform: Transform, record: Record, lane: Lane | None) -> flo
         size = max(size, lane.message.room(size, not record.flags & MORE))
     length: Any = record.attributes.get(_LENGTH, 0)
     return transform.estimate_ns(record.operation, size + int(length))
-
-
-def _check_room(transform: Transform, record: Record, lane: Lane | None, room: int) -> None:
-    """Check that the answer to a request will fit into `room` bytes, as far as its size is known. Errors: TooLarge."""
-    least = HEADER_SIZE + _answer_size(transform, record, lane)
-    if least > room:
-        raise TooLarge(f"answer of {least} bytes: the buffer has {room}")
 
 
 def _answer_size(transform: Transform, record: Record, lane: Lane | None) -> int:

@@ -575,6 +575,8 @@ class Held:
         self.device = Device(DeviceSettings("d", Type.AEAD, "gcm(toy)", BOTH), transform)
         self.table = ContextTable((self.engine,), self.workers, Policy(Rule(requests=6, queue_bytes=400_000)))
         self.contexts: list[Context] = []
+        self.closing: list[Context] = []
+        """Closed while a worker had a message of theirs, which counts until it is done."""
 
     def context(self, index: int) -> Context | None:
         """One of those that are open."""
@@ -636,13 +638,15 @@ class Held:
                 context.transform.pace = 1e6 if value else 0.0
         elif what == "close":
             self.contexts.remove(context)
+            self.closing.append(context)
             self.table.close(context)
 
     def check(self) -> None:
         """The ledger says what the contexts hold."""
+        self.closing = [each for each in self.closing if each._running]
         for usage in self.table.ledger._users.values():
-            mine = [each for each in self.contexts if each.queue.usage is usage]
-            assert usage.held[Thing.CONTEXTS] == len(mine)
+            mine = [each for each in (*self.contexts, *self.closing) if each.queue.usage is usage]
+            assert usage.held[Thing.CONTEXTS] == sum(not each.closed for each in mine)
             assert usage.held[Thing.STATE] == sum(map(self.state_of, mine))
             queue = usage._metered
             if queue is not None:
@@ -650,6 +654,7 @@ class Held:
                 assert queue.requests == sum(each.exchange.outstanding for each in counting)
                 flows = [each._stream._flow for each in counting if each._stream is not None]
                 held = sum(flow.waiting + flow._kept for flow in flows) + sum(map(self.state_of, counting))
+                held += sum(kept for flow in flows for kept, _ in flow._dropped.values())
                 assert queue.queue_bytes == sum(each.exchange.bytes for each in counting) + held
         for context in self.contexts:
             self.check_kept(context)
@@ -662,7 +667,8 @@ class Held:
             messages.append(context._stream._flow._message)
         counted = context.exchange.state + (context._stream._flow._state_size if context._stream is not None else 0)
         assert counted == sum(message.state for message in messages if message is not None) or context._running
-        return counted
+        dropped = context._stream._flow._dropped.values() if context._stream is not None else ()
+        return counted + sum(state for _, state in dropped)
 
     @staticmethod
     def check_kept(context: Context) -> None:

@@ -4,7 +4,7 @@ import errno
 from typing import Any
 
 import pytest
-from helpers.context_bench import CLONE, COMPRESS, CONFIGURE, DIGEST, SET_KEY, Bench
+from helpers.context_bench import CLONE, COMPRESS, CONFIGURE, DIGEST, MORE, RESET, SET_KEY, Bench
 from helpers.fake_engine import ToyBox
 from helpers.talking import perform, submit, take
 from hypothesis import settings
@@ -229,6 +229,32 @@ def test_a_stream_counts_its_window() -> None:
     assert table.ledger.held[Thing.STATE] == 0
     stream.detach(user)
     table.close(context)
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["reset", "close"])
+@pytest.mark.parametrize("by_stream", [False, True], ids=["records", "stream"])
+def test_a_state_counts_until_the_worker_is_done(by_stream: bool, closes: bool) -> None:
+    """A reset, or a close, while a worker has the message: it still exists, so it still counts."""
+    bench = Bench("fake")
+    client = bench.client("hash")
+    client.slow()
+    held = bench.table.ledger.held
+    if by_stream:
+        stream = client.context.stream
+        stream.feed_nowait(stream.attach(True, True), b"a")
+    else:
+        client.send(Record(DIGEST, MORE, 1, 0, {}, b"a"))
+    before = held[Thing.STATE]
+    assert (len(bench.workers.given), bench.fake.open_runs, before > 0) == (1, 1, True)
+    if closes:
+        bench.table.close(client.context)
+    else:
+        client.send(Record(RESET))
+    assert (bench.fake.open_runs, held[Thing.STATE]) == (1, before)
+    bench.workers.finish()
+    assert (bench.fake.open_runs, held[Thing.STATE]) == (0, 0)
+    bench.table.close_all()
+    assert not any(held.values())
 
 
 def test_keys_of_the_kernel_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
