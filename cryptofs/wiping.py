@@ -12,30 +12,9 @@ import re
 # The whole interpreter shares one-byte and empty objects.
 _SMALLEST = 2
 
-
-class _View(ctypes.Structure):
-    """CPython's Py_buffer."""
-
-    _fields_ = (
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    )
-
-
-_get = ctypes.pythonapi.PyObject_GetBuffer
-_get.argtypes = (ctypes.py_object, ctypes.POINTER(_View), ctypes.c_int)
-_release = ctypes.pythonapi.PyBuffer_Release
-_release.argtypes = (ctypes.POINTER(_View),)
-_release.restype = None
+_address_of = ctypes.pythonapi.PyBytes_AsString
+_address_of.argtypes = (ctypes.py_object,)
+_address_of.restype = ctypes.c_void_p
 
 
 def wipe(*buffers: bytearray | memoryview) -> None:
@@ -46,13 +25,8 @@ def wipe(*buffers: bytearray | memoryview) -> None:
 
 def wipe_immutable(digest: bytes) -> None:
     """Zero a digest of a key, which a library returns as `bytes`. No other code may have the object."""
-    view = _View()
-    _get(digest, ctypes.byref(view), 0)
-    try:
-        if view.len >= _SMALLEST:
-            ctypes.memset(view.buf, 0, view.len)
-    finally:
-        _release(ctypes.byref(view))
+    if len(digest) >= _SMALLEST:
+        ctypes.memset(_address_of(digest), 0, len(digest))
 
 
 _DIGITS = re.compile(rb"[0-9A-Fa-f]*")

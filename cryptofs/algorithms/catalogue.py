@@ -6,12 +6,12 @@ Sources: the standards that name them, and the kernel's crypto/ directory for wh
 layouts of ccm and the rfc… templates, the key blob of authenc). A guest test compares it with /proc/crypto.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 
-from ..errors import InvalidValue
 from .facts import Facts, complete
-from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Name, Type, parse_name
-from .public import KEY_SIZES, PUBLIC_NAMES, is_public
+from .names import ANY_KEY, NO_KEY, KeySizes, Levels, Type
+from .public import KEY_SIZES, PUBLIC_NAMES
 
 # By name: block size, digest size.
 _DIGESTS = {
@@ -39,7 +39,6 @@ _DIGESTS = {
     "wp512": (64, 64),
 }
 _BLAKE2B = ("blake2b-160", "blake2b-256", "blake2b-384", "blake2b-512")
-_CHECKSUMS = ("crc32", "crc32c")
 
 # By name: block size, key sizes.
 _BLOCK_CIPHERS = {
@@ -120,97 +119,49 @@ for _cipher in ("aes", "camellia"):
     }
 
 
+def _entries() -> Iterator[tuple[Type, str, Facts]]:
+    for digest, (block_size, digest_size) in _DIGESTS.items():
+        keys = KeySizes(smallest=1, largest=64, required=False) if digest in _BLAKE2B else NO_KEY
+        yield Type.HASH, digest, Facts(block_size, key_sizes=keys, digest_size=digest_size)
+        yield Type.HASH, f"hmac({digest})", Facts(block_size, key_sizes=ANY_KEY, digest_size=digest_size)
+    for checksum in ("crc32", "crc32c"):
+        yield Type.HASH, checksum, Facts(key_sizes=KeySizes((4,), required=False), digest_size=4)
+    for cipher, (block_size, keys) in _BLOCK_CIPHERS.items():
+        yield Type.SKCIPHER, f"ecb({cipher})", Facts(block_size, 0, keys)
+        yield Type.SKCIPHER, f"cbc({cipher})", Facts(block_size, block_size, keys)
+        for mode in ("ctr", "ofb", "cfb"):
+            yield Type.SKCIPHER, f"{mode}({cipher})", Facts(1, block_size, keys)
+    for (type_, name), facts in _SINGLES.items():
+        yield type_, name, facts
+    for cipher, (block_size, iv_size, smallest) in _AUTHENC_CIPHERS.items():
+        # The blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (may be empty), the cipher key.
+        keys = KeySizes(smallest=8 + smallest, largest=8192)
+        for digest in _AUTHENC_DIGESTS:
+            tags = tuple(range(1, _DIGESTS[digest][1] + 1))
+            yield Type.AEAD, f"authenc(hmac({digest}),{cipher})", Facts(block_size, iv_size, keys, authsizes=tags)
+    yield Type.RNG, "stdrng", Facts(key_sizes=KeySizes(smallest=0, largest=8192, required=False))
+    for name, levels in _COMPRESSIONS.items():
+        yield Type.COMPRESSION, name, Facts(levels=levels)
+    for type_, listed in PUBLIC_NAMES.items():
+        for name in listed:
+            yield type_, name, Facts(key_sizes=KEY_SIZES)
+
+
+@functools.cache
+def _table() -> dict[tuple[Type, str], Facts]:
+    # Made when it is first needed: most clients never look anything up.
+    return {(type_, name): facts for type_, name, facts in _entries()}
+
+
 def look_up(type_: Type, name: str) -> Facts | None:
     """The facts of an algorithm by its generic name, or None for one that is not in the catalogue."""
-    facts = _SINGLES.get((type_, name))
-    if facts is None:
-        try:
-            facts = _LOOK_UPS[type_](parse_name(name))
-        except InvalidValue:
-            return None
+    facts = _table().get((type_, name))
     return None if facts is None else complete(type_, name, facts)
-
-
-def _hash(name: Name) -> Facts | None:
-    match name:
-        case Name(template, ()) if template in _DIGESTS:
-            block_size, digest_size = _DIGESTS[template]
-            keys = KeySizes(smallest=1, largest=64, required=False) if template in _BLAKE2B else NO_KEY
-            return Facts(block_size, key_sizes=keys, digest_size=digest_size)
-        case Name(template, ()) if template in _CHECKSUMS:
-            return Facts(key_sizes=KeySizes((4,), required=False), digest_size=4)
-        case Name("hmac", (Name(inner, ()),)) if inner in _DIGESTS:
-            block_size, digest_size = _DIGESTS[inner]
-            return Facts(block_size, key_sizes=ANY_KEY, digest_size=digest_size)
-    return None
-
-
-def _skcipher(name: Name) -> Facts | None:
-    match name:
-        case Name("ecb" | "cbc" | "ctr" | "ofb" | "cfb", (Name(cipher, ()),)) if cipher in _BLOCK_CIPHERS:
-            block_size, keys = _BLOCK_CIPHERS[cipher]
-            blocks = name.template in ("ecb", "cbc")
-            return Facts(block_size if blocks else 1, 0 if name.template == "ecb" else block_size, keys)
-    return None
-
-
-def _aead(name: Name) -> Facts | None:
-    match name:
-        case Name("authenc", (Name("hmac", (Name(digest, ()),)), cipher)) if str(cipher) in _AUTHENC_CIPHERS:
-            if digest in _AUTHENC_DIGESTS:
-                size = _DIGESTS[digest][1]
-                block_size, iv_size, smallest = _AUTHENC_CIPHERS[str(cipher)]
-                # The blob: an attribute of 8 bytes with the cipher key's size, the HMAC key (may be empty), the cipher
-                # key.
-                keys = KeySizes(smallest=8 + smallest, largest=8192)
-                return Facts(block_size, iv_size, keys, authsizes=tuple(range(1, size + 1)))
-    return None
-
-
-def _rng(name: Name) -> Facts | None:
-    return Facts(key_sizes=KeySizes(smallest=0, largest=8192, required=False)) if name == Name("stdrng") else None
-
-
-def _compression(name: Name) -> Facts | None:
-    if name.arguments or name.template not in _COMPRESSIONS:
-        return None
-    return Facts(levels=_COMPRESSIONS[name.template])
-
-
-def _public(type_: Type) -> Callable[[Name], Facts | None]:
-    return lambda name: Facts(key_sizes=KEY_SIZES) if is_public(type_, name) else None
-
-
-_LOOK_UPS: dict[Type, Callable[[Name], Facts | None]] = {
-    Type.HASH: _hash,
-    Type.SKCIPHER: _skcipher,
-    Type.AEAD: _aead,
-    Type.RNG: _rng,
-    Type.COMPRESSION: _compression,
-}
-_LOOK_UPS |= {type_: _public(type_) for type_ in PUBLIC_NAMES}
 
 
 def names() -> Iterator[tuple[Type, str]]:
     """Every name of the catalogue, with its type."""
-    for digest in _DIGESTS:
-        yield Type.HASH, digest
-        yield Type.HASH, f"hmac({digest})"
-    for checksum in _CHECKSUMS:
-        yield Type.HASH, checksum
-    for cipher in _BLOCK_CIPHERS:
-        for mode in ("ecb", "cbc", "ctr", "ofb", "cfb"):
-            yield Type.SKCIPHER, f"{mode}({cipher})"
-    yield from _SINGLES
-    for cipher in _AUTHENC_CIPHERS:
-        for digest in _AUTHENC_DIGESTS:
-            yield Type.AEAD, f"authenc(hmac({digest}),{cipher})"
-    yield Type.RNG, "stdrng"
-    for name in _COMPRESSIONS:
-        yield Type.COMPRESSION, name
-    for type_, listed in PUBLIC_NAMES.items():
-        for name in listed:
-            yield type_, name
+    return iter(_table())
 
 
 def standard_names() -> frozenset[tuple[Type, str]]:

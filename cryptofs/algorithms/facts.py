@@ -12,7 +12,8 @@ from ..errors import InvalidValue
 from .names import NO_KEY, KeySizes, Levels, Name, Type, parse_name
 from .weak import is_weak
 
-Rows = list[tuple[str, object]]
+Rows = list[tuple[str, int | str]]
+"""What a text or an answer shows of something: word and value."""
 Octets = bytes | bytearray | memoryview
 
 
@@ -208,5 +209,5 @@ class Description(Facts):
 
     def tags(self) -> str:
         """The description as `tag: value` lines."""
-        levels = [("levels", self.levels or "none")] if self.type is Type.COMPRESSION else []
+        levels: Rows = [("levels", str(self.levels or "none"))] if self.type is Type.COMPRESSION else []
         return format_rows([*self.identity, *self.sizes, *levels])

@@ -3,7 +3,7 @@
 The kernel has no name for ML-KEM and none for Ed25519: `mlkem768`, `mlkem1024` and `ed25519` are this project's.
 """
 
-from .names import KeySizes, Name, Type
+from .names import KeySizes, Type
 
 KEY_SIZES = KeySizes(smallest=1, largest=8192)
 """Keys come in encodings of many sizes. The error for a wrong key says what an algorithm takes."""
@@ -24,8 +24,3 @@ PUBLIC_NAMES: dict[Type, tuple[str, ...]] = {
         *("mlkem768", "mlkem1024"),
     ),
 }
-
-
-def is_public(type_: Type, name: Name) -> bool:
-    """Whether the name is one of the type's public key algorithms."""
-    return str(name) in PUBLIC_NAMES.get(type_, ())

@@ -1,15 +1,15 @@
 """PKCS #7 padding, as messages around the messages of a cipher that takes whole blocks."""
 
-from ..engines.base import OUT_SLACK, Message
+from ..engines.base import OUT_SLACK, Around, Message
 from ..formats.padding import padding, unpadded
 from ..records import Buffer
 
 
-class Padding(Message):
+class Padding(Around):
     """Adds PKCS #7 padding at the end."""
 
     def __init__(self, inner: Message, block_size: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._block_size = block_size
         self._total = 0
 
@@ -22,20 +22,13 @@ class Padding(Message):
             return self._inner.update(data, False, out)
         return self._inner.update(b"".join((data, padding(self._total, self._block_size))), True, out)
 
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
 
-    def close(self) -> None:
-        self._inner.close()
-
-
-class Unpadding(Message):
+class Unpadding(Around):
     """Removes PKCS #7 padding. It withholds each block until another one or the end follows, because the last block has
     the padding."""
 
     def __init__(self, inner: Message, block_size: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._block_size = block_size
         self._held = b""
 
@@ -55,10 +48,3 @@ class Unpadding(Message):
             clear = clear[: len(clear) - keep]
         out[: len(clear)] = clear
         return len(clear)
-
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
-
-    def close(self) -> None:
-        self._inner.close()

@@ -4,7 +4,7 @@ The view allows the device's operations and takes no key. It puts the daemon's n
 programs with one key cannot use a nonce twice.
 """
 
-from ..engines.base import Answer, Message, Operands, Transform
+from ..engines.base import Answer, Around, Message, Operands, Transform
 from ..errors import InvalidValue, NotPermitted, TooLarge
 from ..records import OPERATIONS, PAYLOAD_MAX, Buffer, Operation
 from .device import Device
@@ -36,8 +36,6 @@ class DeviceTransform(Transform):
     def set_key(self, key: Buffer) -> None:
         raise NotPermitted(f"device {self.device.settings.name}: its key cannot be replaced")
 
-    replace_key = set_key
-
     def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:
         if operation in OPERATIONS[self.description.type]:
             self.device.allow(operation)
@@ -55,11 +53,8 @@ class DeviceTransform(Transform):
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         if iv is not None or not self._prefix:
             return self.inner.begin(operation, iv, assoclen)
-        if operation is Operation.ENCRYPT:
-            return self._begin_nonced(operation, assoclen)
-        return NoncedDecryption(self, assoclen)
-
-    def _begin_nonced(self, operation: Operation, assoclen: int) -> Message:
+        if operation is not Operation.ENCRYPT:
+            return NoncedDecryption(self, assoclen)
         nonce = self.device.make_nonce()
         message = NoncedEncryption(nonce, self.begin_inner(operation, nonce, assoclen))
         return LaggingEncryption(message, self.description.chunk_size) if self.device.lags else message
@@ -120,12 +115,12 @@ class DeviceTransform(Transform):
             self.device.detach()
 
 
-class NoncedEncryption(Message):
+class NoncedEncryption(Around):
     """A message whose first output is its nonce."""
 
     def __init__(self, nonce: bytes, inner: Message) -> None:
+        super().__init__(inner)
         self._nonce = nonce
-        self._inner = inner
 
     def room(self, size: int, last: bool) -> int:
         return len(self._nonce) + self._inner.room(size, last)
@@ -142,15 +137,8 @@ class NoncedEncryption(Message):
         self._nonce = b""
         return written
 
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
 
-    def close(self) -> None:
-        self._inner.close()
-
-
-class LaggingEncryption(Message):
+class LaggingEncryption(Around):
     """A message of a mode that chains. It withholds the last block until the next one is made, or the message ends.
 
     A client that sees a block before it chooses the next one influences the input of the block cipher, and can confirm
@@ -158,7 +146,7 @@ class LaggingEncryption(Message):
     """
 
     def __init__(self, inner: Message, block: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._block = block
         self._last = b""
 
@@ -172,13 +160,6 @@ class LaggingEncryption(Message):
         ready = written if last else max(0, written - self._block)
         self._last = bytes(out[ready:written])
         return ready
-
-    @property
-    def kept(self) -> int:
-        return self._inner.kept
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class NoncedDecryption(Message):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from ..errors import NotOffered
 from .base import Engine
 
+# Each engine is imported when it is opened: `cryptofs algorithms` needs none of them, and they load for 0.2 s.
+
 
 def _af_alg() -> Engine:
     from .af_alg import AfAlgEngine

@@ -77,6 +77,20 @@ class Message(ABC):
         return
 
 
+class Around(Message):
+    """A message around another one, which keeps what is kept."""
+
+    def __init__(self, inner: Message) -> None:
+        self._inner = inner
+
+    @property
+    def kept(self) -> int:
+        return self._inner.kept
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 class Transform(ABC):
     """One algorithm with its key and tag size."""
 
@@ -103,6 +117,8 @@ class Transform(ABC):
         sizes = self.description.key_sizes
         if not sizes.takes_key:
             raise InvalidValue(f"key of {len(key)} bytes: {self.description.name} takes none")
+        if not sizes.admits(len(key)):
+            raise self.refuse_key(key)
         self.replace_key(key)
         self.keyed = self.key_set = True
 
@@ -187,9 +203,9 @@ class Transform(ABC):
         description = self.description
         return (description.digest_size if operation is Operation.DIGEST else size) + self.authsize
 
-    @abstractmethod
     def replace_key(self, key: Buffer) -> None:
-        """Set the key; `refuse_key` is the error for a size that does not do."""
+        """Set the key, whose size would do. A transform that takes no key need not have this."""
+        raise self.refuse_key(key)
 
     @abstractmethod
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:

@@ -7,7 +7,7 @@ decides how parts are cut, gathered and bounded.
 from abc import abstractmethod
 from typing import Protocol
 
-from ..errors import InvalidValue, TooLarge
+from ..errors import BadTag, InvalidValue, TooLarge
 from ..records import PAYLOAD_MAX, Buffer, Operation
 from .base import Message, Transform
 
@@ -190,6 +190,10 @@ class AeadTransform(WholeTransform):
                 f"message of {len(data)} bytes: at least assoclen {assoclen} and a tag of {self.authsize}"
             )
         return self.unseal(iv or b"", assoclen, data, out)
+
+    def bad_tag(self) -> BadTag:
+        """The error for a tag that is not the message's."""
+        return BadTag(f"tag of {self.authsize} bytes: it is not this message's")
 
     @abstractmethod
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:

@@ -49,7 +49,9 @@ class PublicKeyTransform(WholeTransform):
         self.costs = {each: _FIRST_COSTS.get(each, _FIRST_COST) for each in self.operations}
 
     def set_key(self, key: Buffer) -> None:
-        super().set_key(key)
+        # not by its size: keys come in several forms, of which the error tells
+        self.replace_key(key)
+        self.keyed = self.key_set = True
         self._reset_costs()
 
     def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:

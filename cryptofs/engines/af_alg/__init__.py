@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ ms. `essiv(authenc(hmac(sha256),cbc(aes)),sha256)` has 7, and the kernel itself 
 MISS_SECONDS = 10.0
 """How long a refused name is not asked for again: each unknown one makes the kernel run modprobe."""
 
+_SERVED = frozenset({Type.HASH, Type.SKCIPHER, Type.AEAD, Type.RNG})
 WARM_UP: tuple[tuple[Type, str], ...] = (
     (Type.AEAD, "gcm(aes)"),
     (Type.AEAD, "rfc4106(gcm(aes))"),
@@ -73,7 +74,7 @@ class AfAlgEngine(Engine):
         Descriptions are remembered until `open` finds that the name has gone, refusals for MISS_SECONDS. If a driver of
         higher priority is registered later, it serves new transforms, while the description still names the old one.
         """
-        if not self.available or type_ not in _OPENERS:
+        if not self.available or type_ not in _SERVED:
             return None
         key = (type_, name)
         description = self._known.get(key)
@@ -88,7 +89,7 @@ class AfAlgEngine(Engine):
         A published one takes as long, but once: programs rely on it that a configure by such a name is done at once.
         """
         key = (type_, name)
-        if not self.available or type_ not in _OPENERS or key in self._known or self._is_refused(key):
+        if not self.available or type_ not in _SERVED or key in self._known or self._is_refused(key):
             return False
         return algorithms.look_up(type_, name) is None
 
@@ -146,7 +147,17 @@ class AfAlgEngine(Engine):
             self._remember((type_, name), None)
             raise
         try:
-            return _OPENERS[type_](description, bound, authsize)
+            match type_:
+                case Type.HASH:
+                    return AfAlgHash(description, bound)
+                case Type.AEAD:
+                    size = description.max_authsize if authsize is None else authsize
+                    if not bound.set_authsize(size):
+                        raise description.refuse_authsize(size)
+                    return AfAlgAead(description, bound, size)
+                case Type.RNG:
+                    return AfAlgRng(description, bound)
+            return (AfAlgWholeCipher if whole else AfAlgStreamCipher)(description, bound)
         except BaseException:
             bound.close()
             raise
@@ -156,7 +167,7 @@ class AfAlgEngine(Engine):
         if not self.available:
             return []
         registered = ((entry.type, entry.name) for entry in proc_crypto.read() if not entry.name.startswith("__"))
-        published = (each for each in algorithms.names() if each[0] in _OPENERS)
+        published = (each for each in algorithms.names() if each[0] in _SERVED)
         return dict.fromkeys((*published, *registered))
 
     def warm_up(self) -> None:
@@ -188,31 +199,3 @@ def _available() -> bool:
             return False
         raise sockets.system_fault(error, "socket", AfAlgEngine.name) from None
     return True
-
-
-def _open_hash(description: Description, bound: Bound, authsize: int | None) -> Transform:
-    return AfAlgHash(description, bound)
-
-
-def _open_skcipher(description: Description, bound: Bound, authsize: int | None) -> Transform:
-    kind = AfAlgStreamCipher if description.chunk_size else AfAlgWholeCipher
-    return kind(description, bound)
-
-
-def _open_aead(description: Description, bound: Bound, authsize: int | None) -> Transform:
-    size = description.max_authsize if authsize is None else authsize
-    if not bound.set_authsize(size):
-        raise description.refuse_authsize(size)
-    return AfAlgAead(description, bound, size)
-
-
-def _open_rng(description: Description, bound: Bound, authsize: int | None) -> Transform:
-    return AfAlgRng(description, bound)
-
-
-_OPENERS: dict[Type, Callable[[Description, Bound, int | None], Transform]] = {
-    Type.HASH: _open_hash,
-    Type.SKCIPHER: _open_skcipher,
-    Type.AEAD: _open_aead,
-    Type.RNG: _open_rng,
-}

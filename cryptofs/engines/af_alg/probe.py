@@ -13,15 +13,14 @@ from .sockets import set_key, system_fault
 _LARGEST_TRIED = 136
 """The largest key size to try if the kernel names none, bytes: more than the block of every SHA-2."""
 _LARGEST_LISTED = 256
-_LONGEST_KEY = ANY_KEY.largest
 
 
-def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None) -> KeySizes:
+def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry) -> KeySizes:
     """The key sizes of a bound socket, bytes, by trying them; the socket is left with an arbitrary key.
 
     Errors: OutOfResources, EngineFault.
     """
-    if type_ is Type.SKCIPHER and entry is not None:
+    if type_ is Type.SKCIPHER:
         if not entry.max_key:
             return NO_KEY
         tried = range(entry.min_key, min(entry.max_key, _LARGEST_LISTED) + 1)
@@ -39,7 +38,7 @@ def key_sizes(bound: socket.socket, type_: Type, name: str, entry: Entry | None)
     required = needs and not (type_ is Type.RNG and smallest == 0)
     if len(accepted) > 1 and accepted == list(range(smallest, largest + 1)):
         if largest == tried[-1]:
-            largest = entry.max_key if entry is not None and entry.max_key else _LONGEST_KEY
+            largest = entry.max_key or ANY_KEY.largest
         return KeySizes(smallest=smallest, largest=largest, required=required)
     return KeySizes(tuple(accepted), required=required)
 

@@ -135,27 +135,6 @@ def set_key(bound: socket.socket, key: Buffer, name: str) -> bool:
     return True
 
 
-def set_key_serial(bound: socket.socket, serial: int, name: str) -> bool:
-    """Set the key of a bound socket to a key of the kernel's keyring, by its number; False if its size is wrong.
-
-    Errors: NotSupported if the kernel cannot do this, or not for keys of this type; KeyUnavailable if the key has gone
-    or the process may not use it; Busy, OutOfResources, EngineFault.
-    """
-    try:
-        bound.setsockopt(socket.SOL_ALG, _ALG_SET_KEY_BY_KEY_SERIAL, struct.pack("i", serial))
-    except OSError as error:
-        if error.errno == errno.ENOPROTOOPT:
-            raise NotSupported(f"{name}: the kernel takes no such key from its keyring") from None
-        if error.errno in _KEY_GONE:
-            raise KeyUnavailable(f"{name}: the kernel refuses the key with {symbol(error.errno)}") from None
-        if error.errno in _KEY_REFUSED:
-            return False
-        if error.errno == errno.EBUSY:
-            raise Busy(f"{name} has messages in flight") from None
-        raise system_fault(error, "setsockopt(ALG_SET_KEY_BY_KEY_SERIAL)", name) from None
-    return True
-
-
 def set_authsize(bound: socket.socket, authsize: int, name: str) -> bool:
     """Set the tag size of a bound socket; False if the kernel refuses it. Errors: EngineFault."""
     try:
@@ -225,9 +204,26 @@ class Bound:
         return set_key(self._socket, key, self.name)
 
     def set_key_serial(self, serial: int) -> bool:
-        """As the function; only before the first `take`."""
+        """Set the key to one of the kernel's keyring, by its number; only before the first `take`. False if its size is
+        wrong.
+
+        Errors: NotSupported if the kernel cannot do this, or not for keys of this type; KeyUnavailable if the key has
+        gone or the process may not use it; Busy, OutOfResources, EngineFault.
+        """
         self.pristine = False
-        return set_key_serial(self._socket, serial, self.name)
+        try:
+            self._socket.setsockopt(socket.SOL_ALG, _ALG_SET_KEY_BY_KEY_SERIAL, struct.pack("i", serial))
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                raise NotSupported(f"{self.name}: the kernel takes no such key from its keyring") from None
+            if error.errno in _KEY_GONE:
+                raise KeyUnavailable(f"{self.name}: the kernel refuses the key with {symbol(error.errno)}") from None
+            if error.errno in _KEY_REFUSED:
+                return False
+            if error.errno == errno.EBUSY:
+                raise Busy(f"{self.name} has messages in flight") from None
+            raise system_fault(error, "setsockopt(ALG_SET_KEY_BY_KEY_SERIAL)", self.name) from None
+        return True
 
     def set_authsize(self, authsize: int) -> bool:
         """As the function; only before the first `take`."""

@@ -1,14 +1,13 @@
 """deflate (raw) and zlib-deflate, by zlib."""
 
 import zlib
+from types import MappingProxyType
 
-from ...algorithms import Description
 from ...records import Buffer, Operation
 from .messages import InputQueue, Packer, Running, StreamedTransform, cut_short, damaged, followed
 
 # The values of the kernel's crypto/deflate.c: window bits, negative for raw, and memory level.
 _PARAMETERS = {"deflate": (-11, 9), "zlib-deflate": (15, 8)}
-_PACES = {1: 40.0, 4: 80.0, 6: 150.0}
 _READ_WINDOW = {"deflate": -15, "zlib-deflate": 15}
 """Raw deflate of any window is accepted. With the kernel's 11 bits, zlib refuses a distance that is too far only if it
 leaves the buffer. So the same input would pass or fail depending on how it is cut into parts."""
@@ -17,17 +16,7 @@ leaves the buffer. So the same input would pass or fail depending on how it is c
 class DeflateTransform(StreamedTransform):
     """deflate or zlib-deflate."""
 
-    def __init__(self, description: Description) -> None:
-        super().__init__(description)
-        self._expect_level()
-
-    def set_level(self, level: int) -> None:
-        super().set_level(level)
-        self._expect_level()
-
-    def _expect_level(self) -> None:
-        assert self.level is not None
-        self.expect(max(pace for level, pace in _PACES.items() if level <= self.level))
+    paces = MappingProxyType({1: 40.0, 4: 80.0, 6: 150.0})
 
     def begin_codec(self, operation: Operation) -> Running:
         name = self.description.name

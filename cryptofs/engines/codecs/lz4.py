@@ -1,31 +1,20 @@
 """lz4 and lz4hc: single blocks without a frame, as in the kernel, by the lz4 package."""
 
+from types import MappingProxyType
+
 import lz4.block
 from lz4.block import LZ4BlockError
 
-from ...algorithms import Description
-from ...errors import TooLarge
 from ...records import Buffer
-from .messages import BlockTransform, damaged
+from .messages import BlockTransform, damaged, overfull_block
 
-_PACES = {3: 50.0, 6: 80.0, 10: 250.0}
 _MINIMAL_MATCH = 4
 
 
 class Lz4Transform(BlockTransform):
     """lz4, or lz4hc if the description has levels."""
 
-    def __init__(self, description: Description) -> None:
-        super().__init__(description)
-        self._expect_level()
-
-    def set_level(self, level: int) -> None:
-        super().set_level(level)
-        self._expect_level()
-
-    def _expect_level(self) -> None:
-        slow = [] if self.level is None else [pace for level, pace in _PACES.items() if level <= self.level]
-        self.expect(max(slow, default=5.0))
+    paces = MappingProxyType({3: 50.0, 6: 80.0, 10: 250.0})
 
     def compress(self, data: Buffer) -> bytes:
         if self.level is None:
@@ -41,7 +30,7 @@ class Lz4Transform(BlockTransform):
             # The library does not say which of the two it is.
             if fits(data, room):
                 raise damaged(self.description.name, "no block of it") from None
-            raise TooLarge(f"decompress: the block holds more than {room} bytes, which is all that it may") from None
+            raise overfull_block(room) from None
         return output
 
 

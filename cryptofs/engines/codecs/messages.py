@@ -4,8 +4,10 @@ A family supplies the running codecs. This module decides how much output comes 
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Protocol
 
+from ...algorithms import Description
 from ...errors import InvalidValue, TooLarge
 from ...records import PAYLOAD_MAX, Buffer, Operation
 from ..base import OUT_SLACK, Message, Transform
@@ -131,22 +133,39 @@ class StreamedMessage(Message):
         self._running = None
 
 
-class _Paced:
+class PacedTransform(Transform):
     """A transform whose pace is known in advance: the first message of a slow level must not block the event loop."""
 
-    pace: float
-    _slowest = 1.0
+    paces: Mapping[int, float] = {}
+    """Nanoseconds to compress a byte, by the lowest level that takes so long."""
+    pace_without_level = 5.0
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description)
+        self._expect_level()
+
+    def set_level(self, level: int) -> None:
+        super().set_level(level)
+        self._expect_level()
+
+    def _expect_level(self) -> None:
+        level = self.level
+        slow = [] if level is None else [pace for lowest, pace in self.paces.items() if lowest <= level]
+        self._slowest = self.pace = max(slow, default=self.pace_without_level)
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
-        """Never less than compressing takes, whatever was measured for decompressing."""
+        # never less than compressing takes, whatever was measured for decompressing
         self.pace = max(self._slowest, self.pace + (nanoseconds / size - self.pace) / 4)
 
-    def expect(self, nanoseconds: float) -> None:
-        """Time to compress a byte."""
-        self._slowest = self.pace = nanoseconds
+    def room(self, operation: Operation, size: int) -> int:
+        """As many bytes as a request could carry back. Every format has less than one byte in 8 more than the input,
+        and 128 bytes."""
+        if operation is Operation.DECOMPRESS:
+            return PAYLOAD_MAX
+        return min(PAYLOAD_MAX, size + size // 8 + 128)
 
 
-class StreamedTransform(_Paced, Transform):
+class StreamedTransform(PacedTransform):
     """A compression whose format has no end: deflate, zlib, zstd."""
 
     @abstractmethod
@@ -156,14 +175,8 @@ class StreamedTransform(_Paced, Transform):
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
         return StreamedMessage(self.begin_codec(operation), self, operation)
 
-    def room(self, operation: Operation, size: int) -> int:
-        return room_for(operation, size)
 
-    def replace_key(self, key: Buffer) -> None:
-        raise self.refuse_key(key)
-
-
-class BlockTransform(_Paced, WholeTransform):
+class BlockTransform(PacedTransform, WholeTransform):
     """A compression of single blocks: lz4, lzo. Parts are gathered."""
 
     @abstractmethod
@@ -179,22 +192,6 @@ class BlockTransform(_Paced, WholeTransform):
             return give(self.compress(data), out)
         return give(self.decompress(data, len(out) - OUT_SLACK), out)
 
-    def room(self, operation: Operation, size: int) -> int:
-        return room_for(operation, size)
-
-    def replace_key(self, key: Buffer) -> None:
-        raise self.refuse_key(key)
-
-
-def room_for(operation: Operation, size: int) -> int:
-    """Bytes of output that a whole message of `size` bytes may have: as many as a request could carry back.
-
-    Every format has less than one byte in 8 more than the input, and 128 bytes.
-    """
-    if operation is Operation.DECOMPRESS:
-        return PAYLOAD_MAX
-    return min(PAYLOAD_MAX, size + size // 8 + 128)
-
 
 def give(output: Buffer, out: memoryview) -> int:
     """Write the output of a whole message; returns its size. Errors: TooLarge."""
@@ -207,6 +204,11 @@ def give(output: Buffer, out: memoryview) -> int:
 def damaged(name: str, what: str) -> InvalidValue:
     """The error for input in another format."""
     return InvalidValue(f"decompress: not {name}, or damaged: {what}")
+
+
+def overfull_block(room: int) -> TooLarge:
+    """The error for a block with more content than the answer may have."""
+    return TooLarge(f"decompress: the block holds more than {room} bytes, which is all that it may")
 
 
 def cut_short(name: str) -> InvalidValue:

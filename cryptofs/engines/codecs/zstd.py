@@ -5,10 +5,10 @@ that would make gigabytes is stopped at the first block that exceeds the bound.
 """
 
 from enum import Enum, auto
+from types import MappingProxyType
 
 import zstandard
 
-from ...algorithms import Description
 from ...errors import InvalidValue, TooLarge
 from ...records import Buffer, Operation
 from .messages import InputQueue, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed, give
@@ -21,7 +21,6 @@ ZSTD_WINDOW = 1 << 21
 _NAME = "zstd"
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_MAX = 131_072
-_PACES = {1: 8.0, 3: 15.0, 5: 70.0, 10: 350.0, 16: 800.0}
 _BLOCK_HEADER = 3
 _RLE, _RESERVED = 1, 3
 
@@ -29,17 +28,7 @@ _RLE, _RESERVED = 1, 3
 class ZstdTransform(StreamedTransform):
     """zstd."""
 
-    def __init__(self, description: Description) -> None:
-        super().__init__(description)
-        self._expect_level()
-
-    def set_level(self, level: int) -> None:
-        super().set_level(level)
-        self._expect_level()
-
-    def _expect_level(self) -> None:
-        assert self.level is not None
-        self.expect(max(pace for level, pace in _PACES.items() if level <= self.level))
+    paces = MappingProxyType({1: 8.0, 3: 15.0, 5: 70.0, 10: 350.0, 16: 800.0})
 
     def _parameters(self, size: int) -> zstandard.ZstdCompressionParameters:
         assert self.level is not None

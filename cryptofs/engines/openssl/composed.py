@@ -20,10 +20,6 @@ _SLACK = bytes(16)
 _int = int.from_bytes
 
 
-def _xor(first: Buffer, second: Buffer, size: int) -> bytes:
-    return (_int(first) ^ _int(second)).to_bytes(size)
-
-
 class Counter:
     """CTR of a cipher for which OpenSSL has no CTR: counter blocks, big-endian, through ECB."""
 
@@ -61,7 +57,7 @@ class CounterRun:
             self._counter = first + count
             stream = memoryview(bytearray(count * block + len(_SLACK)))
             self._ecb.encrypt(b"", counters, stream)
-            out[begin : begin + size] = _xor(piece, stream[:size], size)
+            out[begin : begin + size] = (_int(piece) ^ _int(stream[:size])).to_bytes(size)
         return len(view)
 
     def close(self) -> None:

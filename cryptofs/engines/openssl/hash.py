@@ -8,7 +8,8 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
+from operator import methodcaller
+from typing import Any, NoReturn, Protocol, Self
 
 import crc32c as crc32c_package
 from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
@@ -25,23 +26,23 @@ from .macs import MACS, Poly, Xcbc
 _DIGEST = Operation.DIGEST
 
 
-class State(Protocol):
+class Copied(Protocol):
+    """A hash whose state can be copied."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def copy(self) -> Self: ...
+
+
+class State(Copied, Protocol):
     """A hash with hashlib's interface."""
 
-    def update(self, data: Buffer, /) -> None: ...
     def digest(self) -> bytes: ...
-    def copy(self) -> Self: ...
 
 
-class FinalState(Protocol):
+class FinalState(Copied, Protocol):
     """A hash with pyca's interface: its digest ends it."""
 
-    def update(self, data: Buffer, /) -> None: ...
     def finalize(self) -> bytes: ...
-    def copy(self) -> Self: ...
-
-
-AnyState = TypeVar("AnyState", State, FinalState)
 
 
 class Checksum:
@@ -98,20 +99,12 @@ class NestedHmac:
         return NestedHmac(self._inner.copy(), self._outer)
 
 
-def _advance_crc32(data: Buffer, value: int) -> int:
-    return zlib.crc32(data, value)
-
-
-def _advance_crc32c(data: Buffer, value: int) -> int:
-    return int(crc32c_package.crc32c(data, value))
-
-
 def _new_crc32(key: Buffer | None) -> State:
-    return Checksum(_advance_crc32, int.from_bytes(key or b"\0\0\0\0", "little"), inverted=False)
+    return Checksum(zlib.crc32, int.from_bytes(key or b"\0\0\0\0", "little"), inverted=False)
 
 
 def _new_crc32c(key: Buffer | None) -> State:
-    return Checksum(_advance_crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
+    return Checksum(crc32c_package.crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
 
 
 # usedforsecurity=False: the kernel gives digests that a FIPS build of OpenSSL would refuse.
@@ -124,7 +117,7 @@ _HASHLIB: dict[str, Callable[[], State]] = {
 }
 _HASHLIB["rmd160"] = partial(hashlib.new, "ripemd160", usedforsecurity=False)
 _BLAKE2B: dict[str, int] = {f"blake2b-{8 * size}": size for size in (20, 32, 48, 64)}
-_HMAC: dict[str, hashes.HashAlgorithm] = {
+DIGESTS: dict[str, hashes.HashAlgorithm] = {
     "md5": hashes.MD5(),
     "sha1": hashes.SHA1(),
     "sha224": hashes.SHA224(),
@@ -145,40 +138,42 @@ _CMAC: dict[str, Any] = {"aes": AES, "camellia": Camellia, "des3_ede": TripleDES
 
 def keyed_hmac(digest: str, key: Buffer) -> FinalState:
     """HMAC of one of the SHA family, with its key set. Errors: KeyError for another digest."""
-    return hmac.HMAC(key, _HMAC[digest])
+    return hmac.HMAC(key, DIGESTS[digest])
 
 
-class KeptHash(HashTransform, Generic[AnyState]):
-    """A hash whose messages are copies of one kept object."""
+_digest: Callable[[Any], bytes] = methodcaller("digest")
+_finalize: Callable[[Any], bytes] = methodcaller("finalize")
 
-    def __init__(self, description: Description, new: Callable[[Buffer | None], AnyState]) -> None:
+
+class OpensslHash(HashTransform):
+    """A hash whose messages are copies of one kept object. new: makes that object. end: gives the digest of a copy, by
+    hashlib's method or by pyca's."""
+
+    def __init__(
+        self, description: Description, new: Callable[[Buffer | None], Copied], end: Callable[[Any], bytes] = _digest
+    ) -> None:
         super().__init__(description)
-        self._new: Callable[[Buffer | None], AnyState] = new
+        self._new = new
+        self._end = end
         self._digest_size = description.digest_size
-        self._copy: Callable[[], AnyState] = new(None).copy if self.keyed else _no_state
+        self._copy: Callable[[], Copied] = new(None).copy if self.keyed else _no_state
 
     def replace_key(self, key: Buffer) -> None:
-        if not self.description.key_sizes.admits(len(key)):
-            raise self.refuse_key(key)
         self._copy = self._new(key).copy
 
     def close(self) -> None:
         self.keyed = False
         self._copy = _no_state
 
-
-class OpensslHash(KeptHash[State]):
-    """Hashes whose objects have hashlib's interface."""
-
     def begin_hash(self) -> RunningHash:
-        return _Run(self._copy())
+        return _Run(self._copy(), self._end)
 
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         if operation is not _DIGEST or iv or assoclen or not self.keyed:
             self.check(operation, iv, assoclen)
         state = self._copy()
         state.update(data)
-        out[: self._digest_size] = state.digest()
+        out[: self._digest_size] = self._end(state)
         return self._digest_size
 
     def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
@@ -186,29 +181,7 @@ class OpensslHash(KeptHash[State]):
             return None
         state = self._copy()
         state.update(data)
-        return state.digest()
-
-
-class PycaHash(KeptHash[FinalState]):
-    """Hashes whose objects have pyca's interface."""
-
-    def begin_hash(self) -> RunningHash:
-        return _FinalRun(self._copy())
-
-    def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
-        if operation is not _DIGEST or iv or assoclen or not self.keyed:
-            self.check(operation, iv, assoclen)
-        state = self._copy()
-        state.update(data)
-        out[: self._digest_size] = state.finalize()
-        return self._digest_size
-
-    def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
-        if operation != _DIGEST or iv is not None or not self.keyed:
-            return None
-        state = self._copy()
-        state.update(data)
-        return state.finalize()
+        return self._end(state)
 
 
 def _no_state() -> NoReturn:
@@ -216,37 +189,21 @@ def _no_state() -> NoReturn:
 
 
 class _Run:
-    """A message of an `OpensslHash` in parts."""
+    """A message in parts."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: Copied, end: Callable[[Any], bytes]) -> None:
         self._state = state
+        self._end = end
         self.update = state.update
-        self.digest = state.digest
+
+    def digest(self) -> bytes:
+        return self._end(self._state)
 
     def copy(self) -> "_Run":
-        return _Run(self._state.copy())
+        return _Run(self._state.copy(), self._end)
 
     def close(self) -> None:
         return
-
-
-class _FinalRun:
-    """A message of a `PycaHash` in parts."""
-
-    def __init__(self, state: FinalState) -> None:
-        self._state = state
-        self.update = state.update
-        self.digest = state.finalize
-
-    def copy(self) -> "_FinalRun":
-        return _FinalRun(self._state.copy())
-
-    def close(self) -> None:
-        return
-
-
-def _unkeyed(new: Callable[[], State]) -> Callable[[Buffer | None], State]:
-    return lambda _key: new()
 
 
 def _new_blake2b(size: int, key: Buffer | None) -> State:
@@ -261,24 +218,23 @@ def _new_cmac(cipher: Any, key: Buffer | None) -> FinalState:
     return kept
 
 
-def build(description: Description, name: Name) -> OpensslHash | PycaHash | Xcbc | Poly:
+def build(description: Description, name: Name) -> OpensslHash | Xcbc | Poly:
     """A transform for a parsed generic name. Errors: KeyError if the name is not served."""
     if description.name in MACS:
         return MACS[description.name](description)
     inner = name.arguments[0].template if name.arguments else ""
     match name.template:
-        case "hmac" if inner in _HMAC:
-            algorithm = _HMAC[inner]
-            return PycaHash(description, lambda key: hmac.HMAC(key or b"", algorithm))
+        case "hmac" if inner in DIGESTS:
+            return OpensslHash(description, lambda key: keyed_hmac(inner, key or b""), _finalize)
         case "hmac" if inner == "rmd160":
             return OpensslHash(description, lambda key: NestedHmac.of(_HASHLIB[inner], 64, key or b""))
         case "hmac":
-            new = partial(_new_blake2b, _BLAKE2B[inner], None)
-            return OpensslHash(description, lambda key: NestedHmac.of(new, _BLAKE2B_BLOCK, key or b""))
+            unkeyed = partial(_new_blake2b, _BLAKE2B[inner], None)
+            return OpensslHash(description, lambda key: NestedHmac.of(unkeyed, _BLAKE2B_BLOCK, key or b""))
         case "cmac":
-            return PycaHash(description, partial(_new_cmac, _CMAC[inner]))
+            return OpensslHash(description, partial(_new_cmac, _CMAC[inner]), _finalize)
         case "sm3":
-            return PycaHash(description, lambda _key: hashes.Hash(hashes.SM3()))
+            return OpensslHash(description, lambda _key: hashes.Hash(hashes.SM3()), _finalize)
         case "crc32":
             return OpensslHash(description, _new_crc32)
         case "crc32c":
@@ -286,4 +242,5 @@ def build(description: Description, name: Name) -> OpensslHash | PycaHash | Xcbc
         case template if template in _BLAKE2B:
             return OpensslHash(description, partial(_new_blake2b, _BLAKE2B[template]))
         case template:
-            return OpensslHash(description, _unkeyed(_HASHLIB[template]))
+            new = _HASHLIB[template]
+            return OpensslHash(description, lambda _key: new())

@@ -38,8 +38,6 @@ class Keyed(Transform, Generic[Core]):
         """What the key is used through; it may hold on to the parts. Errors: InvalidValue."""
 
     def replace_key(self, key: Buffer) -> None:
-        if not self.description.key_sizes.admits(len(key)):
-            raise self.refuse_key(key)
         parts = self.split(key)
         try:
             core = self.make_core(*parts)

@@ -129,9 +129,6 @@ class PolyRun:
 class Poly(HashTransform):
     """poly1305."""
 
-    def replace_key(self, key: Buffer) -> None:
-        raise self.refuse_key(key)
-
     def begin_hash(self) -> RunningHash:
         return PolyRun()
 

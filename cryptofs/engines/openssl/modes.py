@@ -5,7 +5,7 @@ each message has its own context. The other modes need a new context for each me
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, CipherContext, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
@@ -39,33 +39,33 @@ class Ecb:
         self._decryptors: list[CipherContext] = []
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
-        try:
-            context = self._encryptors.pop()
-        except IndexError:
-            context = self._cipher.encryptor()
-        written = context.update_into(data, out)
-        self._encryptors.append(context)
-        return written
+        return self._update(self._encryptors, True, data, out)
 
     def decrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
+        return self._update(self._decryptors, False, data, out)
+
+    def _update(self, pool: list[CipherContext], encrypt: bool, data: Buffer, out: memoryview) -> int:
         try:
-            context = self._decryptors.pop()
+            context = pool.pop()
         except IndexError:
-            context = self._cipher.decryptor()
+            context = self._new(encrypt)
         written = context.update_into(data, out)
-        self._decryptors.append(context)
+        pool.append(context)
         return written
 
     def start(self, iv: Buffer, encrypt: bool) -> Run:
         # A pool is not worth it here: an abandoned message may leave bytes in its context.
-        return Run(self._cipher.encryptor() if encrypt else self._cipher.decryptor())
+        return Run(self._new(encrypt))
+
+    def _new(self, encrypt: bool) -> CipherContext:
+        return self._cipher.encryptor() if encrypt else self._cipher.decryptor()
 
 
-class Ctr:
-    """CTR: a context can get another counter block, and encrypting is the same as decrypting."""
+class _Keystream:
+    """A mode whose contexts can get another nonce. Encrypting is the same as decrypting."""
 
-    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
-        self._algorithm = algorithm
+    def __init__(self, new: Callable[[bytes], Cipher[Any]]) -> None:
+        self._new = new
         self._pool: list[CipherContext] = []
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
@@ -76,51 +76,46 @@ class Ctr:
 
     decrypt = encrypt
 
-    def start(self, iv: Buffer, encrypt: bool) -> Run:
-        return Run(self._take(iv), self._pool)
-
     def _take(self, iv: Buffer) -> CipherContext:
         try:
             context = self._pool.pop()
         except IndexError:
-            return Cipher(self._algorithm, modes.CTR(bytes(iv))).encryptor()
+            return self._new(bytes(iv)).encryptor()
         context.reset_nonce(iv)  # type: ignore[arg-type]  # it takes any buffer
         return context
 
 
-class Chacha:
+class Ctr(_Keystream):
+    """CTR."""
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        super().__init__(lambda block: Cipher(algorithm, modes.CTR(block)))
+
+    def start(self, iv: Buffer, encrypt: bool) -> Run:
+        return Run(self._take(iv), self._pool)
+
+
+class Chacha(_Keystream):
     """ChaCha20 with the kernel's IV: a 32-bit block counter, little-endian, then the 12-byte nonce.
 
     The kernel's counter wraps to 0 and does not change the nonce. pyca refuses that, so a message is cut there.
     """
 
     def __init__(self, secret: bytearray) -> None:
-        self._secret = secret
-        self._pool: list[CipherContext] = []
+        super().__init__(lambda nonce: Cipher(ChaCha20(secret, nonce), None))
 
     def encrypt(self, iv: Buffer, data: Buffer, out: memoryview) -> int:
-        if _until_wrap(iv) < len(data):
-            run = self.start(iv, True)
-            written = run.update(data, True, out)
-            run.close()
-            return written
-        context = self._take(iv)
-        written = context.update_into(data, out)
-        self._pool.append(context)
+        if _until_wrap(iv) >= len(data):
+            return super().encrypt(iv, data, out)
+        run = self.start(iv, True)
+        written = run.update(data, True, out)
+        run.close()
         return written
 
     decrypt = encrypt
 
     def start(self, iv: Buffer, encrypt: bool) -> "ChachaRun":
         return ChachaRun(self._take(iv), self._pool, iv)
-
-    def _take(self, iv: Buffer) -> CipherContext:
-        try:
-            context = self._pool.pop()
-        except IndexError:
-            return Cipher(ChaCha20(self._secret, bytes(iv)), None).encryptor()
-        context.reset_nonce(iv)  # type: ignore[arg-type]  # it takes any buffer
-        return context
 
 
 def _until_wrap(iv: Buffer) -> int:

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
 
@@ -15,29 +14,13 @@ from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
 from . import malformed
+from .hash import DIGESTS
 from .pairs import EcKeys, Keys, RawKeys
 from .rsa import RsaKeys
 from .transform import PairTransform
 
-PKCS1_DIGESTS: dict[str, hashes.HashAlgorithm] = {
-    "md5": hashes.MD5(),
-    "sha1": hashes.SHA1(),
-    "sha224": hashes.SHA224(),
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-    "sha3-256": hashes.SHA3_256(),
-    "sha3-384": hashes.SHA3_384(),
-    "sha3-512": hashes.SHA3_512(),
-}
-# ECDSA uses the bytes of a digest whatever made them, so any algorithm of the size will do
-_BY_SIZE: dict[int, hashes.HashAlgorithm] = {
-    20: hashes.SHA1(),
-    28: hashes.SHA224(),
-    32: hashes.SHA256(),
-    48: hashes.SHA384(),
-    64: hashes.SHA512(),
-}
+# ECDSA uses the bytes of a digest whatever made them, so any algorithm of the size will do.
+_BY_SIZE = {DIGESTS[name].digest_size: DIGESTS[name] for name in ("sha1", "sha224", "sha256", "sha384", "sha512")}
 
 
 class Scheme(ABC):
@@ -71,7 +54,7 @@ class Pkcs1(Scheme):
 
     def __init__(self, digest: str) -> None:
         self._digest = digest
-        self._algorithm = PKCS1_DIGESTS[digest]
+        self._algorithm = DIGESTS[digest]
         self._prehashed = Prehashed(self._algorithm)
 
     def check(self, data: Buffer) -> str | None:

@@ -7,11 +7,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ...errors import CryptofsError, KeyRejected, SignatureMalformed
 from ...records import Attr, Operation
+from .hash import DIGESTS
 from .rsa import RsaKeys
-from .sig import PKCS1_DIGESTS
 from .transform import PairTransform
-
-_SIZES = {digest: algorithm.digest_size for digest, algorithm in PKCS1_DIGESTS.items()}
 
 
 def pair_works(build: Callable[[], PairTransform]) -> bool:
@@ -40,7 +38,7 @@ def _try_rsa(transform: PairTransform) -> None:
         return
     digest = transform.description.name.rstrip(")").rpartition(",")[2]
     try:
-        transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, bytes(_SIZES[digest]))
+        transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, bytes(DIGESTS[digest].digest_size))
     except (KeyRejected, SignatureMalformed):
         return
 

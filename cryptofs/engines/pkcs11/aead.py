@@ -5,7 +5,7 @@ from typing import Any
 import pkcs11
 from pkcs11 import GCMParams, Mechanism
 
-from ...errors import BadTag, CryptofsError, EngineFault
+from ...errors import CryptofsError, EngineFault
 from ...records import Buffer
 from ..kinds import AeadTransform
 from .token import fault
@@ -47,7 +47,7 @@ class TokenGcm(TokenTransform, AeadTransform):
     def _refused(self, error: pkcs11.PKCS11Error, size: int, assoclen: int) -> CryptofsError:
         # where the answer does not tell, a token that still knows the key has refused the message
         if isinstance(error, _WRONG_TAG) or (isinstance(error, _PERHAPS_WRONG_TAG) and self._key.answers()):
-            return BadTag(f"tag of {self.authsize} bytes: it is not this message's")
+            return self.bad_tag()
         return fault(error, self._subject(size, assoclen))
 
     def _subject(self, size: int, assoclen: int) -> str:

@@ -194,17 +194,15 @@ class Token:
 
     def find(self, label: str, session: pkcs11.Session | None = None) -> Any:
         """The secret key by its label. Errors: pkcs11's; NoSuchKey, MultipleObjectsReturned."""
-        found = self._search({Attribute.LABEL: label}, session)
+        # to its end: a search that is left before keeps its session busy until the iterator is collected
+        with self.lock:
+            wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}
+            found = list((session or self.session).get_objects(wanted))
         if not found:
             raise pkcs11.NoSuchKey
         if len(found) > 1:
             raise pkcs11.MultipleObjectsReturned
         return found[0]
-
-    def _search(self, attributes: dict[Attribute, Any], session: pkcs11.Session | None = None) -> list[Any]:
-        # to its end: a search that is left before keeps its session busy until the iterator is collected
-        with self.lock:
-            return list((session or self.session).get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, **attributes}))
 
     @contextmanager
     def own_session(self) -> Iterator[pkcs11.Session]:

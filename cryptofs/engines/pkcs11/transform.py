@@ -34,7 +34,7 @@ class TokenTransform(Transform):
         if not self._allowed[operation]:
             raise NotPermitted(f"{operation.word}: the key's attributes in its token do not allow it")
 
-    def replace_key(self, key: Buffer) -> None:
+    def set_key(self, key: Buffer) -> None:
         raise NotSupported("set-key: the key is in a token and stays there")
 
     def close(self) -> None:
