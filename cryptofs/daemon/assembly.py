@@ -9,8 +9,8 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..config import Config, DeviceModel, DeviceName, load
 from ..contexts import ContextTable, Scheduler
 from ..devices import Device, same_key
 from ..engines import ENGINES, open_engines
@@ -18,10 +18,8 @@ from ..errors import KeyUnavailable
 from ..keys import FileKey, KeyForbidden
 from ..nodes import Tree
 from ..policy.audit import tell_held_back
+from .declared import Access, check_engines_of, files_of, key_source, make_device
 from .service import Handed
-
-if TYPE_CHECKING:
-    from ..config import Config, DeviceModel, DeviceName
 
 log = logging.getLogger("cryptofs")
 
@@ -56,8 +54,6 @@ class Assembly:
         """What the last reload has done, or why it was refused. The manager shows it until the next one."""
         loaded = self._load()
         if loaded is not None:
-            from .declared import files_of
-
             opened_before = handed or {}
             self._handed = {
                 stored: _kept(Handed(opened_before[stored], path))
@@ -74,12 +70,9 @@ class Assembly:
         if loaded is not None:
             self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
 
-    def _load(self) -> "Config | None":
+    def _load(self) -> Config | None:
         if self._path is None or (self._may_lack and not self._path.exists()):
             return None
-        # Loaded here, because only a daemon with a configuration needs the library.
-        from ..config import load
-
         return load(self._path)
 
     @property
@@ -107,9 +100,7 @@ class Assembly:
         self._handed = given
         return line
 
-    def _apply(self, config: "Config", changes: "_Changes") -> str:
-        from .declared import check_engines_of
-
+    def _apply(self, config: Config, changes: "_Changes") -> str:
         assert self._path is not None
         if self._loaded is not None and config.daemon != self._loaded.daemon:
             # It is not used now, but it must not make the next start fail.
@@ -129,7 +120,7 @@ class Assembly:
         rules = len(config.policy.users) + len(config.policy.groups)
         return f"configuration: {len(config.devices)} devices, {rules} rules of users and groups{changes}"
 
-    def _open_devices(self, config: "Config", changes: "_Changes") -> dict[str, Device]:
+    def _open_devices(self, config: Config, changes: "_Changes") -> dict[str, Device]:
         devices: dict[str, Device] = {}
         opened: list[Device] = []
         try:
@@ -143,10 +134,8 @@ class Assembly:
             raise
         return devices
 
-    def _open_device(self, name: "DeviceName", model: "DeviceModel", changes: "_Changes") -> Device:
+    def _open_device(self, name: DeviceName, model: DeviceModel, changes: "_Changes") -> Device:
         """The device with the current key of its source; the existing device, if it is unchanged."""
-        from .declared import Access, key_source, make_device
-
         assert self._path is not None
         known = self.table.devices.get(name)
         declared_so = self._loaded is not None and self._loaded.devices.get(name) == model

@@ -95,12 +95,6 @@ def join_first_namespace() -> None:
         os.close(descriptor)
 
 
-def mounts_at(path: Path) -> int:
-    """The number of cryptofs mounts on this absolute path. It does not touch the path: a mount that does not answer
-    would hang."""
-    return sum(mount.is_cryptofs for mount in mounts_on(path))
-
-
 def mount_fuse(path: Path, owner: Account, options: Iterable[str] = (), source: str = "cryptofs") -> int:
     """Mount at an existing directory for `owner` and return the descriptor that serves it (close on exec).
 
@@ -130,7 +124,8 @@ def take_away(path: Path) -> bool:
 
     Returns whether there was one. Errors: PrivilegeError.
     """
-    count = mounts_at(path)
+    # From the kernel's list: a mount that does not answer would hang whoever touches it.
+    count = sum(mount.is_cryptofs for mount in mounts_on(path))
     for _ in range(min(count, _MOUNTS_MAX)):
         over = mounts_on(path)
         if over and not over[-1].is_cryptofs:

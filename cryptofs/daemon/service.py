@@ -79,19 +79,8 @@ def stored_descriptors() -> dict[str, int]:
 
 def tell(name: str, value: str = "1") -> None:
     """Send the manager one `NAME=value`; does nothing without a manager. Errors: ServiceError."""
-    if not managed():
-        return
-    try:
-        from cysystemd.daemon import Notification, notify
-    except ImportError:
+    if managed():
         _send(f"{name}={value}")
-        return
-    try:
-        # A constant's value is the library's own.
-        constant = Notification[name].value.constant is not None
-        notify(Notification[name], "" if constant else value, return_exceptions=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ServiceError(f"{name}: {error}") from None
 
 
 def store(descriptors: Mapping[str, int]) -> None:
@@ -131,7 +120,7 @@ def watchdog_seconds() -> float | None:
 
 
 def _send(text: str, *descriptors: int) -> None:
-    # The library cannot pass descriptors or send several lines at once, and storing by name needs both.
+    # cysystemd cannot pass descriptors or send several lines at once, and storing by name needs both.
     address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):
         address = "\0" + address[1:]

@@ -23,11 +23,11 @@ from cryptofs.daemon.privileges import (
     PrivilegeError,
     find_account,
     mount_fuse,
-    mounts_at,
     privileges_left,
     protect_mountpoint,
     take_away,
 )
+from cryptofs.mountinfo import mounts_on
 
 pytestmark = pytest.mark.mount
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: needs root")
@@ -43,7 +43,7 @@ def status_of(pid: int) -> str:
 
 def is_closed(path: Path) -> bool:
     """Whether nothing is mounted here and nobody but root can do anything."""
-    if mounts_at(path):
+    if mounts_on(path):
         return False
     found = path.stat()
     return (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0)
@@ -146,7 +146,7 @@ def test_it_refuses_to_serve_as_root(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "--user NAME" in done.stderr
     assert "--allow-root" in done.stderr
-    assert not mounts_at(tmp_path)
+    assert not mounts_on(tmp_path)
 
 
 @as_root
@@ -169,7 +169,7 @@ def test_bad_combinations(tmp_path: Path, arguments: tuple[str, ...], status: in
     assert done.returncode == status
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert not mounts_at(tmp_path)
+    assert not mounts_on(tmp_path)
 
 
 def test_only_root_can_serve_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,13 +274,13 @@ def test_taking_away_ends_those_who_wait(tmp_path: Path) -> None:
     mountpoint.mkdir()
     descriptors = [mount_fuse(mountpoint, NOBODY), mount_fuse(mountpoint, NOBODY, ["ro", "noexec"])]
     try:
-        assert mounts_at(mountpoint) == 2
+        assert len(mounts_on(mountpoint)) == 2
         with subprocess.Popen(["ls", str(mountpoint)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as client:
             time.sleep(0.3)
             assert client.poll() is None
             assert take_away(mountpoint)
             assert client.wait(2) != 0
-        assert mounts_at(mountpoint) == 0
+        assert len(mounts_on(mountpoint)) == 0
         assert not take_away(mountpoint)
     finally:
         for descriptor in descriptors:

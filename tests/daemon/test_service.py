@@ -20,7 +20,8 @@ from helpers.waiting import wait_until
 from cryptofs.client import Context
 from cryptofs.contexts.table import CONTEXTS_MAX, HANDLES_MAX, STATE_MAX
 from cryptofs.daemon import service
-from cryptofs.daemon.privileges import mounts_at, take_away
+from cryptofs.daemon.privileges import take_away
+from cryptofs.mountinfo import mounts_on
 
 pytestmark = pytest.mark.mount
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: needs root")
@@ -221,13 +222,13 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
     options = ("--user", "nobody", "--key", f"backup={key}", "--config", str(config))
     subprocess.run([*CRYPTOFS, "hand-over", str(mountpoint), *options], check=True, timeout=20)
     assert set(manager.stored) == {"control", "fuse", "key-backup", "key-disk", "pin-token"}
-    assert mounts_at(mountpoint) == 1
+    assert len(mounts_on(mountpoint)) == 1
     process = start(str(mountpoint), "--service", descriptors=manager.stored)
     try:
         manager.wait("READY=1")
         assert manager.stored == {}
         assert (mountpoint / "version").read_text().startswith("cryptofs")
-        assert mounts_at(mountpoint) == 1
+        assert len(mounts_on(mountpoint)) == 1
         with Context("hash", "sha256", mount=mountpoint):
             pass
     finally:
@@ -239,7 +240,7 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
     with pytest.raises(OSError):
         os.listdir(mountpoint)
     subprocess.run([*CRYPTOFS, "take-back", str(mountpoint)], check=True, timeout=20)
-    assert mounts_at(mountpoint) == 0
+    assert len(mounts_on(mountpoint)) == 0
     assert mountpoint.stat().st_mode & 0o7777 == 0
     assert not service.control_path(mountpoint).exists()
 
@@ -458,7 +459,7 @@ def test_a_failing_hand_over_leaves_no_mount(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert manager.stored == {}
-    assert mounts_at(mountpoint) == 0
+    assert len(mounts_on(mountpoint)) == 0
     assert not service.control_path(mountpoint).exists()
 
 
@@ -500,7 +501,7 @@ def test_a_key_that_others_may_read_is_not_handed_over(
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 1
         assert manager.stored == {}
-        assert mounts_at(mountpoint) == 0
+        assert len(mounts_on(mountpoint)) == 0
         return done.stderr
 
     for options in (("--key", f"disk={key}"), ("--config", str(config))):
@@ -517,7 +518,7 @@ def test_hand_over_needs_a_manager(mountpoint: Path) -> None:
     command = [*CRYPTOFS, "hand-over", str(mountpoint), "--user", "nobody"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment, check=False)
     assert "no service manager" in done.stderr
-    assert mounts_at(mountpoint) == 0
+    assert len(mounts_on(mountpoint)) == 0
 
 
 def test_descriptors_are_taken_once() -> None:
@@ -542,18 +543,19 @@ print(sorted(found), [os.get_inheritable(fd) for fd in found.values()], any(n.st
         assert done.stdout.strip() == expected
 
 
-def test_without_the_library(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cysystemd is optional: the same is told without it; without a manager nothing is."""
-    service.tell("STATUS", "with")
-    monkeypatch.setitem(sys.modules, "cysystemd.daemon", None)
-    service.tell("STATUS", "without")
+def test_what_a_manager_is_told(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line each; without a manager nothing is told, and a manager that has gone is an error."""
+    service.tell("STATUS", "12 contexts")
     service.tell("READY")
     manager.wait("READY=1")
-    assert manager.lines == ["STATUS=with", "STATUS=without", "READY=1"]
+    assert manager.lines == ["STATUS=12 contexts", "READY=1"]
     monkeypatch.delenv("NOTIFY_SOCKET")
     service.tell("READY")
     time.sleep(0.1)
-    assert len(manager.lines) == 3
+    assert len(manager.lines) == 2
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")
+    with pytest.raises(service.ServiceError, match="READY"):
+        service.tell("READY")
 
 
 @pytest.mark.parametrize(

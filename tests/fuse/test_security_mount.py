@@ -16,7 +16,8 @@ from helpers.daemons import Daemon
 from helpers.other_user import MEMBER, STRANGER, as_user, needs_root
 
 from cryptofs.client import MountNotFound, mounts
-from cryptofs.daemon.privileges import Account, mount_fuse, mounts_at, take_away
+from cryptofs.daemon.privileges import Account, mount_fuse, take_away
+from cryptofs.mountinfo import mounts_on
 
 # The mount point
 
@@ -109,10 +110,10 @@ def test_a_false_mount_is_not_taken_unasked(reachable: Path, monkeypatch: pytest
         try:
             trusted = uid == 0
             assert (path in mounts.mounted()) is trusted
-            assert mounts_at(path) == 1
+            assert len(mounts_on(path)) == 1
             for asking, sees in ((MEMBER, trusted), (STRANGER, True)):
                 assert (str(path) in as_user(asking, asking, [], find)) is sees, (path, asking)
-            monkeypatch.setattr(mounts, "mounted", lambda: [])
+            monkeypatch.setattr(mounts, "mounts", list)
             with pytest.raises(MountNotFound):
                 mounts.find_mount()
             monkeypatch.undo()

@@ -114,6 +114,29 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     return found
 
 
+LAZY = {
+    "": {"version"},
+    "version": {"_version"},
+    "cli": {"commands", "steps"},
+    "engines": {"af_alg", "openssl", "codecs", "keyctl"},
+    "keys.token": {"engines.pkcs11"},
+}
+"""What is imported within a function: for a quick start, or because it may be missing. Never to hide a circle."""
+
+
+def hidden_imports(source: str, module: str) -> list[str]:
+    """Imports of the package that its shape does not show: under TYPE_CHECKING, or within a function."""
+    tree = ast.parse(source)
+    names = (getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree))
+    found = ["TYPE_CHECKING"] if "TYPE_CHECKING" in names else []
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom) and node.level and node.module not in LAZY.get(module, set()):
+                    found.append(node.module or "")
+    return found
+
+
 def undocumented(source: str) -> list[str]:
     """Public classes and functions of a module that have no docstring, and the module itself."""
     tree = ast.parse(source)
@@ -132,6 +155,7 @@ def test_file(path: Path) -> None:
     source = path.read_text()
     module = module_name(path)
     assert violations(source, module, path.name == "__init__.py") == []
+    assert hidden_imports(source, module) == []
     assert len(source.splitlines()) <= LINES_MAX
     assert undocumented(source) == []
 
@@ -214,6 +238,17 @@ def test_a_module_without_a_layer_is_noticed() -> None:
     """A new top-level module has to be given a place first."""
     with pytest.raises(AssertionError, match="no layer"):
         violations("", "helpers")
+
+
+def test_hidden_imports_are_noticed() -> None:
+    """For types alone, and within a function."""
+    assert hidden_imports("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import B", "x") == [
+        "TYPE_CHECKING"
+    ]
+    assert hidden_imports("import typing\nif typing.TYPE_CHECKING:\n    pass", "x") == ["TYPE_CHECKING"]
+    assert hidden_imports("def late():\n    from .a import B", "x") == ["a"]
+    assert hidden_imports("from .a import B\ndef late():\n    import os", "x") == []
+    assert hidden_imports("def late():\n    from .steps import run", "cli") == []
 
 
 def test_missing_docstrings_are_noticed() -> None:
