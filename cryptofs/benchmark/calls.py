@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ..errors import symbol
-from ..records import Attr, Operation, Record, build, parse_responses
+from ..records import CALL_MAX, Attr, Operation, Record, build, call_command, parse_responses
 from .mounts import CannotMeasure
 from .turns import Call
 
@@ -27,7 +27,6 @@ IV = bytes(16)
 MIB = 1_040_384
 """The largest payload of one record, which the goals call 1 MiB."""
 _BIG = 65_536
-_IOCTL_MAX = 16_383
 _IOCTL_LEAST = 256
 _EXTRA = 64
 
@@ -118,14 +117,9 @@ def _exchange(descriptor: int, writes: list[bytes], expected: int, room: int) ->
 # ioctl
 
 
-def ioctl_number(size: int) -> int:
-    """CRYPTOFS_CALL for a buffer of this size, as C's _IOWR('c', 0xC0, char[size]) gives it."""
-    if size > _IOCTL_MAX:
-        raise CannotMeasure(f"{size} bytes: an ioctl carries at most {_IOCTL_MAX}")
-    return 3 << 30 | size << 16 | ord("c") << 8 | 0xC0
-
-
 def _ioctl_buffer(data: bytes) -> bytes:
+    if len(data) > CALL_MAX:
+        raise CannotMeasure(f"{len(data)} bytes: an ioctl carries at most {CALL_MAX}")
     # Room for the answer, too: the measured operations have answers no larger than their request, or small ones.
     return data.ljust(_IOCTL_LEAST, b"\0")
 
@@ -133,7 +127,7 @@ def _ioctl_buffer(data: bytes) -> bytes:
 def ioctl_call(descriptor: int, data: bytes) -> Call:
     """One record by CRYPTOFS_CALL. Errors: CannotMeasure if the daemon has no such ioctl, or the answer is an error."""
     fresh = _ioctl_buffer(data)
-    number = ioctl_number(len(fresh))
+    number = call_command(len(fresh))
     buffer = bytearray(fresh)
     try:
         fcntl.ioctl(descriptor, number, buffer)
@@ -181,7 +175,7 @@ def one_shot_by_ioctl(file: Path, kind: str, size: int) -> Call:
             # This checks the answer.
             ioctl_call(descriptor, record)
     buffers = [_ioctl_buffer(record) for record in records]
-    (configure, first), (data, second) = ((buffer, ioctl_number(len(buffer))) for buffer in buffers)
+    (configure, first), (data, second) = ((buffer, call_command(len(buffer))) for buffer in buffers)
     open_file, close, ioctl = os.open, os.close, fcntl.ioctl
 
     def call() -> None:

@@ -7,7 +7,6 @@ import struct
 import time
 import traceback
 from pathlib import Path
-from types import TracebackType
 
 from . import calls
 from .mounts import CannotMeasure
@@ -53,7 +52,7 @@ class Clients:
     def __enter__(self) -> "Clients":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         for ours in self._sockets:
             ours.close()
         for child in self._children:

@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..records import Operation, Record, build
 from . import calls, capacity, mounts, peers
+from .bench import Bench
 from .calls import MIB
 from .clients import Clients
 from .mounts import CannotMeasure, Mount
-from .passes import PASSES_LEAST, Stage
+from .passes import Stage
 from .placement import Placement, placed
 from .results import Goal, Result, at_least, at_most, told
-from .turns import TURN_SECONDS, Call, Comparison, Turn, alternate, percentile, timed, times_of
+from .turns import Call, percentile, timed, times_of
 
 KINDS = ("cbc(aes)", "sha256")
 SMALL = (16, 256, 1024)
@@ -30,44 +31,26 @@ _PROBE_TURN = 0.5
 _STREAMS = 4
 
 
-class Goals:
-    """The measurements, on separate mounts that exist as long as the object's `with`.
+class Goals(Bench):
+    """The measurements.
 
-    seconds: for each comparison, in PASSES_LEAST passes. where: the placements in which small requests are measured;
+    seconds: for each comparison. where: the placements in which small requests are measured;
     measurements in one placement use the first. commit: another commit to compare with. with_peers: start other
-    programs. Errors on entering: CannotMeasure if a mount or the commit is not available.
+    programs. Errors on entering: also CannotMeasure if the commit does not exist.
     """
 
     def __init__(self, seconds: float, where: Sequence[Placement], commit: str | None, with_peers: bool) -> None:
-        self._seconds = seconds
+        super().__init__(seconds)
         self._where = where
         self._commit = commit
         self._with_peers = with_peers
-        self._stack = ExitStack()
-        self._comparisons: dict[str, Comparison] = {}
+        self._other: Mount | None = None
 
-    def __enter__(self) -> "Goals":
-        with ExitStack() as stack:
-            self._empty = stack.enter_context(mounts.empty_mount())
-            self._mount = stack.enter_context(mounts.cryptofs_mount("openssl"))
-            self._bare: Mount | None = None
-            self._no_bare = ""
-            try:
-                self._bare = stack.enter_context(mounts.bare_mount())
-            except CannotMeasure as error:
-                self._no_bare = str(error)
-            self._kernel: Mount | None = None
-            if mounts.has_af_alg():
-                self._kernel = stack.enter_context(mounts.cryptofs_mount("af_alg"))
-            self._other: Mount | None = None
-            if self._commit is not None:
-                checkout = stack.enter_context(mounts.checkout_of(self._commit))
-                self._other = stack.enter_context(mounts.cryptofs_mount("openssl", checkout))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def make_mounts(self, stack: ExitStack) -> None:
+        super().make_mounts(stack)
+        if self._commit is not None:
+            checkout = stack.enter_context(mounts.checkout_of(self._commit))
+            self._other = stack.enter_context(mounts.cryptofs_mount("openssl", checkout))
 
     def stages(self) -> list[Stage[Result]]:
         """The measurements in order. Each call of a stage is one pass of it."""
@@ -99,12 +82,6 @@ class Goals:
         ]
         return [(name, functools.partial(_or_why_not, name, measure)) for name, measure in found]
 
-    def _alternate(self, key: str, turns: Sequence[Turn], turn_seconds: float = TURN_SECONDS) -> Comparison:
-        """One more pass of a comparison, which has the rounds of all passes so far."""
-        comparison = self._comparisons.setdefault(key, Comparison())
-        alternate(comparison, turns, self._seconds / PASSES_LEAST, turn_seconds)
-        return comparison
-
     # Small records
 
     def one_record(self, kind: str, size: int, placement: Placement) -> Iterator[Result]:
@@ -115,10 +92,10 @@ class Goals:
         to_bare = at_most(f"{name}: write + read, to the bare loop", 1.5)
         data = calls.request(kind, size)
         with ExitStack() as stack:
-            floor = stack.enter_context(calls.opened(self._empty.crypto))
-            descriptor = stack.enter_context(calls.opened(self._mount.crypto, kind))
+            floor = stack.enter_context(calls.opened(self.empty.crypto))
+            descriptor = stack.enter_context(calls.opened(self.ours.crypto, kind))
             measured = [calls.empty_round_trip(floor, len(data)), calls.round_trip(descriptor, data)]
-            pids = [self._empty.pid, self._mount.pid]
+            pids = [self.empty.pid, self.ours.pid]
             rows: list[tuple[Goal, tuple[int, int]]] = [(by_write, (1, 0))]
             missing: list[Result] = []
             if size in SMALL:
@@ -127,12 +104,12 @@ class Goals:
                     rows.append((by_ioctl, (len(measured) - 1, 0)))
                 except CannotMeasure as error:
                     missing.append(by_ioctl.not_measured(str(error)))
-                if self._bare is None:
-                    missing.append(to_bare.not_measured(self._no_bare))
+                if self.bare is None:
+                    missing.append(to_bare.not_measured(self.no_bare))
                 else:
-                    bare = stack.enter_context(calls.opened(self._bare.crypto))
+                    bare = stack.enter_context(calls.opened(self.bare.crypto))
                     measured.append(calls.empty_round_trip(bare, len(data)))
-                    pids.append(self._bare.pid)
+                    pids.append(self.bare.pid)
                     rows.append((to_bare, (1, len(measured) - 1)))
             if self._other is not None:
                 other = stack.enter_context(calls.opened(self._other.crypto, kind))
@@ -140,24 +117,24 @@ class Goals:
                 pids.append(self._other.pid)
                 rows.append((told(f"{name}: write + read, to {self._commit}"), (1, len(measured) - 1)))
             with placed(placement, pids):
-                comparison = self._alternate(name, [timed(call) for call in measured])
+                comparison = self.alternate(name, [timed(call) for call in measured])
         yield from (goal.by_time(comparison, pair) for goal, pair in rows)
         yield from missing
 
     def one_record_on_af_alg(self, kind: str, size: int, placement: Placement) -> Iterator[Result]:
         """The same on the kernel's crypto."""
         goal = at_most(f"{kind} on AF_ALG, {size} B, {placement.value}: write + read, to pyfuse3", 0.75)
-        if self._kernel is None:
+        if self.kernel is None:
             yield goal.not_measured("this kernel has no AF_ALG")
             return
         data = calls.request(kind, size)
         with (
-            calls.opened(self._kernel.crypto, kind) as descriptor,
-            calls.opened(self._empty.crypto) as floor,
-            placed(placement, [self._kernel.pid, self._empty.pid]),
+            calls.opened(self.kernel.crypto, kind) as descriptor,
+            calls.opened(self.empty.crypto) as floor,
+            placed(placement, [self.kernel.pid, self.empty.pid]),
         ):
             ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
-            comparison = self._alternate(goal.name, [timed(ours), timed(empty)])
+            comparison = self.alternate(goal.name, [timed(ours), timed(empty)])
         yield goal.by_time(comparison, (0, 1))
 
     # Batches
@@ -165,22 +142,22 @@ class Goals:
     def batches(self) -> Iterator[Result]:
         """64 records of 1 KiB in one write, to a Python loop that makes a Cipher each time."""
         goal = at_least("64 x 1 KiB cbc(aes) in a batch, records/s, to a Cipher each time", 1.3)
-        yield self._batch(goal, self._mount, 64, calls.new_cipher(1024))
+        yield self._batch(goal, self.ours, 64, calls.new_cipher(1024))
 
     def batches_on_af_alg(self) -> Iterator[Result]:
         """32 records of 1 KiB in one write, to AF_ALG called directly."""
         goal = at_least("32 x 1 KiB cbc(aes) on AF_ALG in a batch, records/s, to AF_ALG called directly", 0.6)
-        if self._kernel is None:
+        if self.kernel is None:
             yield goal.not_measured("this kernel has no AF_ALG")
             return
         with calls.direct_af_alg(1024) as direct:
-            yield self._batch(goal, self._kernel, 32, direct)
+            yield self._batch(goal, self.kernel, 32, direct)
 
     def _batch(self, goal: Goal, mount: Mount, count: int, direct: Call) -> Result:
         batch = b"".join(calls.request("cbc(aes)", 1024, identity) for identity in range(1, count + 1))
         with calls.opened(mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [mount.pid]):
             ours, loop = calls.round_trip(descriptor, batch), calls.repeated(direct, count)
-            comparison = self._alternate(goal.name, [timed(ours), timed(loop)])
+            comparison = self.alternate(goal.name, [timed(ours), timed(loop)])
         return goal.by_rate(comparison, count, "records/s")
 
     # From open to close
@@ -195,16 +172,16 @@ class Goals:
             yield by_ioctl.not_measured("give --commit COMMIT")
             return
         arguments = ("cbc(aes)", 1024)
-        measured = [calls.one_shot(self._other.crypto, *arguments), calls.one_shot(self._mount.crypto, *arguments)]
+        measured = [calls.one_shot(self._other.crypto, *arguments), calls.one_shot(self.ours.crypto, *arguments)]
         rows = [(by_write, (1, 0))]
         missing = []
         try:
-            measured.append(calls.one_shot_by_ioctl(self._mount.crypto, *arguments))
+            measured.append(calls.one_shot_by_ioctl(self.ours.crypto, *arguments))
             rows.append((by_ioctl, (2, 0)))
         except CannotMeasure as error:
             missing.append(by_ioctl.not_measured(str(error)))
-        with placed(self._where[0], [self._mount.pid, self._other.pid]):
-            comparison = self._alternate(by_write.name, [timed(call) for call in measured])
+        with placed(self._where[0], [self.ours.pid, self._other.pid]):
+            comparison = self.alternate(by_write.name, [timed(call) for call in measured])
         yield from (goal.by_time(comparison, pair) for goal, pair in rows)
         yield from missing
 
@@ -245,7 +222,7 @@ class Goals:
                 except CannotMeasure as error:
                     missing.append(by_ioctl.not_measured(str(error)))
                 with placed(self._where[0], [peer.pid, mount.pid]):
-                    comparison = self._alternate(by_write.name, [timed(call) for call in measured])
+                    comparison = self.alternate(by_write.name, [timed(call) for call in measured])
         except CannotMeasure as error:
             yield by_write.not_measured(str(error))
             yield by_ioctl.not_measured(str(error))
@@ -261,9 +238,9 @@ class Goals:
             return
         try:
             process = calls.openssl_process(1024)
-            with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [self._mount.pid]):
+            with calls.opened(self.ours.crypto, "cbc(aes)") as descriptor, placed(self._where[0], [self.ours.pid]):
                 ours = calls.round_trip(descriptor, calls.request("cbc(aes)", 1024))
-                comparison = self._alternate(goal.name, [timed(process), timed(ours)], _LONG_TURN)
+                comparison = self.alternate(goal.name, [timed(process), timed(ours)], _LONG_TURN)
         except CannotMeasure as error:
             yield goal.not_measured(str(error))
             return
@@ -274,16 +251,16 @@ class Goals:
     def large_records(self) -> Iterator[Result]:
         """One client, a megabyte a record, to the cipher called directly."""
         goal = at_least("1 MiB cbc(aes), one client, to the cipher called directly", 0.58)
-        with calls.opened(self._mount.crypto, "cbc(aes)") as descriptor:
+        with calls.opened(self.ours.crypto, "cbc(aes)") as descriptor:
             ours = calls.round_trip(descriptor, calls.request("cbc(aes)", MIB))
-            comparison = self._alternate(goal.name, [timed(ours), timed(calls.cipher_into(MIB))], _LONG_TURN)
+            comparison = self.alternate(goal.name, [timed(ours), timed(calls.cipher_into(MIB))], _LONG_TURN)
         yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def two_clients(self) -> Iterator[Result]:
         """Two client processes at once, their sum, to one thread that calls the cipher directly."""
         goal = at_least("1 MiB cbc(aes), two clients, to the cipher called directly", 1.1)
-        with Clients(self._mount.crypto, 2, "cbc(aes)", MIB) as clients:
-            comparison = self._alternate(goal.name, [clients.turn, timed(calls.cipher_into(MIB))], _CLIENT_TURN)
+        with Clients(self.ours.crypto, 2, "cbc(aes)", MIB) as clients:
+            comparison = self.alternate(goal.name, [clients.turn, timed(calls.cipher_into(MIB))], _CLIENT_TURN)
         yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def gcm(self) -> Iterator[Result]:
@@ -291,20 +268,20 @@ class Goals:
         goal = at_least("1 MiB gcm(aes), to pyfuse3", 0.85)
         data = calls.request("gcm(aes)", MIB)
         with (
-            calls.opened(self._mount.crypto, "gcm(aes)") as descriptor,
-            calls.opened(self._empty.crypto) as floor,
+            calls.opened(self.ours.crypto, "gcm(aes)") as descriptor,
+            calls.opened(self.empty.crypto) as floor,
         ):
             ours, empty = calls.round_trip(descriptor, data), calls.empty_round_trip(floor, len(data))
-            comparison = self._alternate(goal.name, [timed(ours), timed(empty)], _LONG_TURN)
+            comparison = self.alternate(goal.name, [timed(ours), timed(empty)], _LONG_TURN)
         yield goal.by_rate(comparison, MIB / 1e9, "GB/s")
 
     def probe(self) -> Iterator[Result]:
         """The 99th percentile of a small round trip while others stream megabytes, to four empty ones of 1 MiB."""
         goal = at_most(f"p99 of a probe beside {_STREAMS} streams, to {_STREAMS} x 1 MiB through pyfuse3", 0.6)
         with (
-            Clients(self._mount.crypto, _STREAMS, "cbc(aes)", MIB) as streams,
-            calls.opened(self._mount.crypto, "sha256") as descriptor,
-            calls.opened(self._empty.crypto) as floor,
+            Clients(self.ours.crypto, _STREAMS, "cbc(aes)", MIB) as streams,
+            calls.opened(self.ours.crypto, "sha256") as descriptor,
+            calls.opened(self.empty.crypto) as floor,
         ):
             small = calls.round_trip(descriptor, calls.request("sha256", 64))
             four = timed(calls.repeated(calls.empty_round_trip(floor, MIB), _STREAMS))
@@ -318,7 +295,7 @@ class Goals:
                     raise CannotMeasure("a client process failed; its traceback is on standard error")
                 return percentile(times, 0.99)
 
-            comparison = self._alternate(goal.name, [beside, four], _PROBE_TURN)
+            comparison = self.alternate(goal.name, [beside, four], _PROBE_TURN)
         yield goal.by_time(comparison, (0, 1))
 
     # How much of everything
@@ -337,18 +314,18 @@ class Goals:
             beside, alone = calls.round_trip(one_of_many, data), calls.round_trip(single, data)
             with capacity.contexts(crowded, 10_000) as memory:
                 with placed(self._where[0], [crowded.pid, quiet.pid]):
-                    comparison = self._alternate(latency.name, [timed(beside), timed(alone)])
+                    comparison = self.alternate(latency.name, [timed(beside), timed(alone)])
                 yield latency.by_time(comparison, (0, 1))
                 yield at_most("memory of a context, KiB", 8).by_figure(memory / 1024, "resident, of 10,000 for sha256")
 
     def in_flight(self) -> Iterator[Result]:
         """1,000 requests in flight on one context, each answered once."""
         goal = at_least("requests in flight on one context", 1000)
-        yield goal.by_figure(capacity.in_flight(self._mount, 1000), "answered, each once")
+        yield goal.by_figure(capacity.in_flight(self.ours, 1000), "answered, each once")
 
     def many_clients(self) -> Iterator[Result]:
         """200 client processes at once, each served."""
-        with Clients(self._mount.crypto, 200, "sha256", 64) as clients:
+        with Clients(self.ours.crypto, 200, "sha256", 64) as clients:
             clients.begin(max(2.0, self._seconds / 2))
             rates = clients.rates()
         served = sum(rate > 0 for rate in rates)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DEVICES = """
 [devices.mac]
@@ -110,23 +111,19 @@ def checkout_of(commit: str) -> Iterator[Checkout]:
 def _ran(command: list[str], data: bytes = b"", checkout: Checkout | None = None) -> bytes:
     try:
         done = subprocess.run(
-            command, input=data, capture_output=True, check=False, timeout=60,
-            cwd=_directory(checkout), env=_environment(checkout),
+            command, input=data, capture_output=True, check=False, timeout=60, **_place(checkout)
         )  # fmt: skip
     except FileNotFoundError:
         raise CannotMeasure(f"no {command[0]}") from None
     if done.returncode:
         raise CannotMeasure(done.stderr.decode(errors="replace").strip() or f"{command[0]}: status {done.returncode}")
-    return done.stdout
+    output: bytes = done.stdout
+    return output
 
 
-# `python -m` puts the current directory before PYTHONPATH, so both name the checkout.
-def _directory(checkout: Checkout | None) -> Path | None:
-    return None if checkout is None else checkout.root
-
-
-def _environment(checkout: Checkout | None) -> dict[str, str]:
-    return {**os.environ} if checkout is None else {**os.environ, "PYTHONPATH": str(checkout.root)}
+def _place(checkout: Checkout | None) -> dict[str, Any]:
+    # `python -m` puts the current directory before PYTHONPATH, so both name the checkout.
+    return {} if checkout is None else {"cwd": checkout.root, "env": {**os.environ, "PYTHONPATH": str(checkout.root)}}
 
 
 @contextlib.contextmanager
@@ -138,8 +135,7 @@ def _mounted(command: list[str], checkout: Checkout | None = None) -> Iterator[M
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                cwd=_directory(checkout), env=_environment(checkout),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, **_place(checkout),
             )  # fmt: skip
         try:
             _wait_for(path / "crypto", process, log)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from . import calls, mounts
+from . import calls
+from .bench import Bench
 from .clients import Clients
 from .mounts import CannotMeasure, Mount
-from .passes import PASSES_LEAST, Stage
+from .passes import Stage
 from .placement import Placement, placed
-from .turns import Call, Comparison, alternate, timed
+from .turns import Call, timed
 
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536, 262_144, calls.MIB)
 BATCHES = (8, 64)
@@ -51,38 +52,20 @@ class Row:
         return self.rate * self.size * self.batch * self.in_flight
 
 
-class Measurements:
-    """All rows, on separate mounts that exist as long as the object's `with`.
+class Measurements(Bench):
+    """All rows; the table has none for a missing floor, of which the goals give the reason.
 
-    seconds: for each figure, in PASSES_LEAST passes. where: the placement of client and daemon for all rows with one
-    client.
+    seconds: for each figure of a comparison. where: the placement of client and daemon for all rows with one client.
     """
 
     def __init__(self, seconds: float, where: Placement, kinds: Sequence[str]) -> None:
-        self._seconds = seconds
+        super().__init__(seconds)
         self._where = where
         self._kinds = kinds
-        self._engines: dict[str, Mount] = {}
-        self._stack = ExitStack()
-        self._comparisons: dict[object, Comparison] = {}
 
-    def __enter__(self) -> "Measurements":
-        with ExitStack() as stack:
-            self._empty = stack.enter_context(mounts.empty_mount())
-            self._bare: Mount | None = None
-            try:
-                self._bare = stack.enter_context(mounts.bare_mount())
-            except CannotMeasure:
-                # The table has no row for a missing floor; the goals give the reason.
-                self._bare = None
-            if mounts.has_af_alg():
-                self._engines["af_alg"] = stack.enter_context(mounts.cryptofs_mount("af_alg"))
-            self._engines["openssl engine"] = stack.enter_context(mounts.cryptofs_mount("openssl"))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    @property
+    def _engines(self) -> dict[str, Mount]:
+        return {**({"af_alg": self.kernel} if self.kernel is not None else {}), "openssl engine": self.ours}
 
     def stages(self) -> list[Stage[Row]]:
         """The measurements in order. Each call of a stage is one pass of it."""
@@ -100,19 +83,19 @@ class Measurements:
     def one_record(self, size: int) -> Iterator[Row]:
         """One record of this size: every floor, engine and algorithm in turns."""
         with ExitStack() as stack:
-            floor = stack.enter_context(calls.opened(self._empty.crypto))
+            floor = stack.enter_context(calls.opened(self.empty.crypto))
             data = calls.request("cbc(aes)", size)
             measured: list[tuple[str, str, Call]] = [
                 ("empty file system, pyfuse3", "", calls.empty_round_trip(floor, len(data))),
                 ("cipher called directly", "cbc(aes)", calls.cipher_into(size)),
             ]
-            pids = [self._empty.pid]
-            if self._bare is not None:
-                bare = stack.enter_context(calls.opened(self._bare.crypto))
+            pids = [self.empty.pid]
+            if self.bare is not None:
+                bare = stack.enter_context(calls.opened(self.bare.crypto))
                 call = calls.empty_round_trip(bare, len(data))
                 measured.append(("empty file system, bare loop", "", call))
-                pids.append(self._bare.pid)
-            if mounts.has_af_alg():
+                pids.append(self.bare.pid)
+            if self.kernel is not None:
                 direct = stack.enter_context(calls.direct_af_alg(min(size, _AF_ALG_MAX)))
                 pieces = max(1, size // _AF_ALG_MAX)
                 measured.append(("AF_ALG called directly", "cbc(aes)", calls.repeated(direct, pieces)))
@@ -136,23 +119,22 @@ class Measurements:
         """Records of 1 KiB, `batch` in each of `in_flight` writes before the answers are read."""
         for engine, mount in self._engines.items():
             for kind in self._kinds:
-                with calls.opened(mount.crypto, kind) as descriptor, calls.opened(self._empty.crypto) as floor:
+                with calls.opened(mount.crypto, kind) as descriptor, calls.opened(self.empty.crypto) as floor:
                     numbers = range(1, batch * in_flight + 1)
                     records = [calls.request(kind, 1024, number) for number in numbers]
                     writes = [b"".join(records[at : at + batch]) for at in range(0, len(records), batch)]
                     empty = calls.repeated(calls.empty_round_trip(floor, len(writes[0])), in_flight)
                     ours = calls.round_trip(descriptor, *writes)
                     measured: list[tuple[str, str, Call]] = [("", "", empty), (engine, kind, ours)]
-                    _, row = self._rows(measured, 1024, batch, in_flight, [mount.pid, self._empty.pid])
+                    _, row = self._rows(measured, 1024, batch, in_flight, [mount.pid, self.empty.pid])
                 yield row
 
     def _rows(
         self, measured: list[tuple[str, str, Call]], size: int, batch: int, in_flight: int, pids: list[int]
     ) -> Iterator[Row]:
         key = (measured[-1][:2], size, batch, in_flight)
-        comparison = self._comparisons.setdefault(key, Comparison())
         with placed(self._where, pids):
-            alternate(comparison, [timed(call) for *_, call in measured], self._seconds * len(measured) / PASSES_LEAST)
+            comparison = self.alternate(key, [timed(call) for *_, call in measured], times=len(measured))
         for operation, (what, kind, _) in enumerate(measured):
             took = comparison.seconds(operation)
             ratio = comparison.ratio(operation, 0)

@@ -299,14 +299,13 @@ def test_an_error_is_never_measured(cryptofs: Mount) -> None:
         call()
 
 
-def test_ioctl_numbers(empty: Mount) -> None:
-    """_IOWR('c', 0xC0, char[256]) of C; and a file system without ioctl says so."""
-    assert calls.ioctl_number(256) == 0xC10063C0
-    assert calls.ioctl_number(16_383) == 0xFFFF63C0
-    with pytest.raises(CannotMeasure, match="at most 16383"):
-        calls.ioctl_number(16_384)
-    with calls.opened(empty.crypto) as descriptor, pytest.raises(CannotMeasure, match="ENOTTY"):
-        calls.ioctl_call(descriptor, calls.request("sha256", 16))
+def test_no_ioctl(empty: Mount) -> None:
+    """A record that no ioctl carries, and a file system without ioctl, are no figures."""
+    with calls.opened(empty.crypto) as descriptor:
+        with pytest.raises(CannotMeasure, match="at most 16383"):
+            calls.ioctl_call(descriptor, calls.request("sha256", 16_384))
+        with pytest.raises(CannotMeasure, match="ENOTTY"):
+            calls.ioctl_call(descriptor, calls.request("sha256", 16))
 
 
 def test_clients_work_in_turns(cryptofs: Mount) -> None:
