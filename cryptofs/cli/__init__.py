@@ -35,6 +35,7 @@ def main() -> None:
 
 def _run() -> int:
     prepare()
+    # Each is imported when it is used, because a start must be quick.
     if sys.argv[1:] and sys.argv[1] in STEPS:
         from .steps import run
 

@@ -1,31 +1,27 @@
 """`cryptofs compress` and `decompress`: files through a mount, in the kernel's formats."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..client import Context
 from ..records import Operation
 from .files import file_options, mount_option, open_files
+from .keys import options
 from .pieces import parts
 from .streams import Stream
 
-_name = click.option(
-    "-n",
-    "--name",
-    default="zstd",
-    show_default=True,
-    help="Format, in the kernel's terms: zstd, deflate, zlib-deflate, lz4, lz4hc, lzo.",
+_options = options(
+    click.option(
+        "-n",
+        "--name",
+        default="zstd",
+        show_default=True,
+        help="Format, in the kernel's terms: zstd, deflate, zlib-deflate, lz4, lz4hc, lzo.",
+    ),
+    file_options,
+    mount_option,
 )
-
-
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of both commands."""
-    for option in (mount_option, file_options, _name):
-        function = option(function)
-    return function
 
 
 def _run(context: Context, operation: Operation, source: Stream, sink: Stream) -> None:

@@ -17,9 +17,8 @@ from ..algorithms import Type, look_up
 from ..client import Context, RequestError, decrypt_file, encrypt_file
 from ..errors import InvalidValue, printable
 from ..formats.sealed import SEGMENT
-from . import device as through
 from . import sealing
-from .keys import key_options, key_stream, read_key
+from .keys import key_options, key_stream, options, read_key
 from .output import open_output
 from .pieces import parts, read_full
 from .streams import Stream, check_key_apart, check_output_apart
@@ -48,13 +47,12 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(source=reads, sink=writes, **named)
 
     output = "Output file, replaced only after success; default: standard output (-)."
-    for option in (
-        click.option("-o", "-O", "--out", "--output", "sink", metavar="FILE", default="-", help=output),
-        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file; same as the argument FILE."),
+    taken = options(
         click.argument("argument", metavar="[FILE]", required=False),
-    ):
-        checked = option(checked)
-    return checked
+        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file; same as the argument FILE."),
+        click.option("-o", "-O", "--out", "--output", "sink", metavar="FILE", default="-", help=output),
+    )
+    return taken(checked)
 
 
 @contextmanager
@@ -76,36 +74,26 @@ def check_alone(*others: str) -> None:
             raise click.UsageError(f"{parameter.opts[-1]}: the device's declaration sets this")
 
 
-def _iv_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    text = "The IV in hexadecimal. Without it, encrypt writes a random IV before the output, and decrypt reads that."
-    return click.option("--iv", metavar="HEX", help=text)(function)
-
-
-def _padding_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    text = "Padding for modes that take whole blocks (ecb, cbc), as in `openssl enc`."
-    choice = click.Choice(["pkcs7", "none"])
-    return click.option("--padding", type=choice, default="pkcs7", show_default=True, help=text)(function)
-
-
-_cipher_name = click.option(
-    "-n", "--name", default="ctr(aes)", show_default=True, help="Cipher, in the kernel's terms."
+# The option that checks the key comes first, because it needs the values of all others.
+_cipher_options = options(
+    key_options(required=True),
+    device_option,
+    click.option("-n", "--name", default="ctr(aes)", show_default=True, help="Cipher, in the kernel's terms."),
+    click.option(
+        "--iv",
+        metavar="HEX",
+        help="The IV in hexadecimal. Without it, encrypt writes a random IV before the output, and decrypt reads that.",
+    ),
+    click.option(
+        "--padding",
+        type=click.Choice(["pkcs7", "none"]),
+        default="pkcs7",
+        show_default=True,
+        help="Padding for modes that take whole blocks (ecb, cbc), as in `openssl enc`.",
+    ),
+    file_options,
+    mount_option,
 )
-
-
-def _cipher_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of encrypt and decrypt."""
-    # The option that checks the key comes last, because it needs the values of all others.
-    for option in (
-        mount_option,
-        file_options,
-        _padding_option,
-        _iv_option,
-        _cipher_name,
-        device_option,
-        key_options(required=True),
-    ):
-        function = option(function)
-    return function
 
 
 def _parse_iv(text: str) -> bytes:
@@ -117,31 +105,21 @@ def _parse_iv(text: str) -> bytes:
 
 @click.command()
 @_cipher_options
-def encrypt(
-    name: str,
-    device: str | None,
-    iv: str | None,
-    padding: str,
-    source: Stream,
-    sink: Stream,
-    where: Path | None,
-    **key: Any,
-) -> None:
+def encrypt(**given: Any) -> None:
     """Encrypt a file with a skcipher, or with a device. A skcipher's output does not reveal changes: use `seal` or a
     device of type aead to detect them."""
-    if device is not None:
-        check_alone("name", "iv", "padding")
-        with open_files(source, sink) as (reader, writer):
-            through.encrypt(device, where, reader, writer)
-        return
-    with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
-        vector = _parse_iv(iv) if iv is not None else None
-        encrypt_file(context, parts(reader, sink=writer), writer, iv=vector, padding=padding == "pkcs7")
+    _crypt(encrypt_file, **given)
 
 
 @click.command()
 @_cipher_options
-def decrypt(
+def decrypt(**given: Any) -> None:
+    """Decrypt the output of `encrypt` or `openssl enc`, or, with --device, of that device's streams."""
+    _crypt(decrypt_file, **given)
+
+
+def _crypt(
+    work: Callable[..., int],
     name: str,
     device: str | None,
     iv: str | None,
@@ -151,15 +129,15 @@ def decrypt(
     where: Path | None,
     **key: Any,
 ) -> None:
-    """Decrypt the output of `encrypt` or `openssl enc`, or, with --device, of that device's streams."""
+    """work: `encrypt_file` or `decrypt_file`. With a device, the file has the format of its stream files."""
     if device is not None:
         check_alone("name", "iv", "padding")
-        with open_files(source, sink) as (reader, writer):
-            through.decrypt(device, where, reader, writer)
+        with open_files(source, sink) as (reader, writer), Context.of_device(device, mount=where) as context:
+            work(context, parts(reader, sink=writer), writer)
         return
     with _cipher(name, read_key(**key), where) as context, open_files(source, sink) as (reader, writer):
         vector = _parse_iv(iv) if iv is not None else None
-        decrypt_file(context, parts(reader, sink=writer), writer, iv=vector, padding=padding == "pkcs7")
+        work(context, parts(reader, sink=writer), writer, iv=vector, padding=padding == "pkcs7")
 
 
 _HINTS = {
@@ -182,24 +160,17 @@ def _cipher(name: str, key: bytes | None, where: Path | None) -> Context:
         raise RequestError(error.errno, f"{error.message}; {hints[0]}") from None
 
 
-def _random(size: int, where: Path | None) -> bytes:
-    with Context("rng", "stdrng", mount=where) as rng:
-        return rng.generate(size)
-
-
-_aead = click.option(
+@click.command()
+@click.option(
     "-n", "--name", default="gcm(aes)", show_default=True, type=click.Choice(sealing.NAMES), help="AEAD to seal with."
 )
-
-
-@click.command()
-@_aead
 @key_options(required=True)
 @file_options
 @mount_option
 def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
     """Encrypt and authenticate a file of any length; `open` refuses a file that was changed, truncated or reordered."""
-    salt = _random(sealing.SALT_SIZE, where)
+    with Context("rng", "stdrng", mount=where) as rng:
+        salt = rng.generate(sealing.SALT_SIZE)
     context = sealing.open_context(name, read_key(**key), salt, where)
     with context, open_files(source, sink) as (reader, writer):
         for piece in sealing.seal(context, name, salt, parts(reader, SEGMENT, sink=writer)):

@@ -6,7 +6,7 @@ File names are bytes, as in the arguments and in a checksum file, and are printe
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ..errors import KeyMissing, printable
 from ..records import Operation
 from .checksums import Expected, Listing, Unreadable, quoted
 from .files import check_alone, device_option, mount_option
-from .keys import key_options, key_stream, read_key
+from .keys import Decorator, key_options, key_stream, options, read_key
 from .pieces import parts
 from .standard import complain, describe
 from .streams import Stream, check_key_apart
@@ -37,7 +37,7 @@ class Form(NamedTuple):
     text: bool
 
 
-def _report(*names: str, help: str) -> Callable[..., Any]:
+def _report(*names: str, help: str) -> Decorator:
     """One of several options; the last one counts."""
 
     def remember(context: click.Context, parameter: click.Parameter, given: bool) -> None:
@@ -48,24 +48,20 @@ def _report(*names: str, help: str) -> Callable[..., Any]:
     return click.option(*names, is_flag=True, expose_value=False, callback=remember, help=help)
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of sha256sum."""
-    for option in (
-        _report("-w", "--warn", help="With --check: warn about each line that is not a checksum."),
-        click.option("--strict", is_flag=True, help="With --check: fail if a line is not a checksum."),
-        _report("--status", help="With --check: print nothing; the exit status shows the result."),
-        _report("--quiet", help="With --check: do not print OK."),
-        click.option("--ignore-missing", is_flag=True, help="With --check: ignore files that do not exist."),
-        click.option(
-            "-z", "--zero", is_flag=True, help="End each line with NUL instead of newline, and do not escape names."
-        ),
-        click.option("--tag", is_flag=True, help="Print in BSD's format: SHA256 (file) = digest."),
-        click.option("-t", "--text", is_flag=True, help="Print a space before the name (the default)."),
-        click.option("-b", "--binary", is_flag=True, help="Print an asterisk before the name. The digest is the same."),
-        click.option("-c", "--check", is_flag=True, help="Read checksums from FILES and check them."),
-    ):
-        function = option(function)
-    return function
+_sha256sum_options = options(
+    click.option("-c", "--check", is_flag=True, help="Read checksums from FILES and check them."),
+    click.option("-b", "--binary", is_flag=True, help="Print an asterisk before the name. The digest is the same."),
+    click.option("-t", "--text", is_flag=True, help="Print a space before the name (the default)."),
+    click.option("--tag", is_flag=True, help="Print in BSD's format: SHA256 (file) = digest."),
+    click.option(
+        "-z", "--zero", is_flag=True, help="End each line with NUL instead of newline, and do not escape names."
+    ),
+    click.option("--ignore-missing", is_flag=True, help="With --check: ignore files that do not exist."),
+    _report("--quiet", help="With --check: do not print OK."),
+    _report("--status", help="With --check: print nothing; the exit status shows the result."),
+    click.option("--strict", is_flag=True, help="With --check: fail if a line is not a checksum."),
+    _report("-w", "--warn", help="With --check: warn about each line that is not a checksum."),
+)
 
 
 @click.command("hash")
@@ -74,19 +70,17 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
 )
 @key_options(required=False)
-@_options
+@_sha256sum_options
 @device_option
 @mount_option
-def hash_(
-    files: tuple[str, ...], name: str, device: str | None, where: Path | None, check: bool, **options: Any
-) -> None:
+def hash_(files: tuple[str, ...], name: str, device: str | None, where: Path | None, check: bool, **given: Any) -> None:
     """Print the digest of each FILE, or check a list of them, as sha256sum does.
 
     Without FILE, or if FILE is -, it reads standard input.
     """
-    key = {option: options.pop(option) for option in ("file", "descriptor", "hexadecimal")}
+    key = {option: given.pop(option) for option in ("file", "descriptor", "hexadecimal")}
     report = click.get_current_context().meta.get(_REPORT)
-    _check_options(check, options | ({report: True} if report else {}))
+    _check_options(check, given | ({report: True} if report else {}))
     check_key_apart(key_stream(key["file"], key["descriptor"]), (Stream.named(file, 0) for file in files or ("-",)))
     if device is not None:
         check_alone("name", "file", "descriptor", "hexadecimal")
@@ -97,9 +91,9 @@ def hash_(
     with opened as context:
         try:
             if check:
-                good = [_check(context, each, report, options["ignore_missing"], options["strict"]) for each in names]
+                good = [_check(context, each, report, given["ignore_missing"], given["strict"]) for each in names]
             else:
-                form = Form(*(options[option] for option in Form._fields))
+                form = Form(*(given[option] for option in Form._fields))
                 good = [_print(context, each, form) for each in names]
         except RequestError as error:
             if error.errno != KeyMissing.errno or device is not None:
@@ -110,8 +104,8 @@ def hash_(
 
 
 def _check_options(check: bool, options: dict[str, bool]) -> None:
-    for option, given in options.items():
-        if given and check == (option in Form._fields):
+    for option, is_given in options.items():
+        if is_given and check == (option in Form._fields):
             raise click.UsageError(f"--{option.replace('_', '-')}: {'not' if check else 'only'} with --check")
     if options["tag"] and options["text"]:
         raise click.UsageError("--tag and --text: give only one")

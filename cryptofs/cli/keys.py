@@ -1,5 +1,6 @@
 """Keys for the command line: from a file or a descriptor, raw or in hexadecimal."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,32 +14,38 @@ KEY_MAX = 8192
 """Largest key, bytes; twice as much in hexadecimal."""
 
 
-def key_options(required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options --key-file, --key-fd and --key-hex."""
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Several options of a command as one, in the order of its help."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = click.option("--key-hex", "hexadecimal", is_flag=True, help="The key is in hexadecimal.")(function)
-        function = click.option(
+        return functools.reduce(lambda decorated, option: option(decorated), reversed(decorators), function)
+
+    return decorate
+
+
+def key_options(required: bool) -> Decorator:
+    """The options --key-file, --key-fd and --key-hex."""
+    help_file = "Read the key from a file, or from standard input (-)."
+    return options(
+        click.option(
+            "-k", "--key-file", "file", metavar="FILE", help=help_file + (" A key is required." if required else "")
+        ),
+        *([_required] if required else []),
+        click.option(
             "--key-fd",
             "descriptor",
             type=click.IntRange(0, DESCRIPTOR_MAX),
             metavar="N",
             help="Read the key from descriptor N.",
-        )(function)
-        return click.option(
-            "-k",
-            "--key-file",
-            "file",
-            metavar="FILE",
-            help=f"Read the key from a file, or from standard input (-).{' A key is required.' if required else ''}",
-        )(_required(function) if required else function)
-
-    return decorate
+        ),
+        click.option("--key-hex", "hexadecimal", is_flag=True, help="The key is in hexadecimal."),
+    )
 
 
 def _required(function: Callable[..., Any]) -> Callable[..., Any]:
-    import functools
-
     @functools.wraps(function)
     def checked(*arguments: Any, file: str | None, descriptor: int | None, **named: Any) -> Any:
         device = named.get("device")

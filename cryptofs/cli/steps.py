@@ -108,6 +108,7 @@ def key_files(config: Path) -> dict[str, Path]:
 
     The service itself reports what is wrong in the configuration.
     """
+    # Only now: the step without a configuration is quicker by a tenth.
     import tomllib
 
     try:

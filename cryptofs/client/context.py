@@ -8,7 +8,6 @@ import os
 import threading
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from ..algorithms import Type
@@ -114,14 +113,6 @@ class Context(process.Unshared, PublicKeyCalls):
         self.iv_size = _integer(reply, Attr.IV_SIZE)
         self.digest_size = _integer(reply, Attr.DIGEST_SIZE)
         self.authsize = _integer(reply, Attr.AUTHSIZE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if self._fd < 0:

@@ -5,7 +5,6 @@ import errno
 import os
 import threading
 from collections import deque
-from types import TracebackType
 from typing import Self
 
 from ..records import Buffer, Operation, Record, octets
@@ -69,14 +68,6 @@ class Hash(process.Unshared):
     def of_device(cls, device: str, data: Buffer = b"", *, mount: str | os.PathLike[str] | None = None) -> Self:
         """A running hash under a device's key, which stays in the daemon. Errors: as `Context.of_device`."""
         return cls(Context.of_device(device, mount=mount), data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if self._message is not None and self._shared is not None:

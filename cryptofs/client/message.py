@@ -33,7 +33,8 @@ class PartedMessage:
         self._lock = threading.Lock()
         self._swells = operation.row.expands
         self._operation = operation
-        self._identity = identity
+        self.identity = identity
+        """The message's id in its context."""
         self._assoc: Octets = octets(assoc, "assoc")
         self._attributes: dict[int, Value] = {}
         if iv is not None:
@@ -47,17 +48,12 @@ class PartedMessage:
         self._begun = False
         self._ended: RequestError | None = None
 
-    @property
-    def identity(self) -> int:
-        """The message's id in its context."""
-        return self._identity
-
     def update(self, data: Buffer) -> bytes:
         """Give a part that is not the last; returns the output that is ready. Errors: RequestError."""
         view = octets(data)
         self._context.check()
         with self._lock:
-            return _joined(self._parts(view, last=False))
+            return b"".join(self._parts(view, last=False))
 
     def finish(self, data: Buffer = b"") -> bytes:
         """Give the last part; returns the rest of the output. Errors: RequestError."""
@@ -65,15 +61,15 @@ class PartedMessage:
         self._context.check()
         with self._lock:
             if self._swells and len(view) and (self._begun or len(view) > PAYLOAD_MAX):
-                return _joined(self._parts(view, last=False)) + _joined(self._parts(b"", last=True))
-            return _joined(self._parts(view, last=True))
+                return b"".join(self._parts(view, last=False)) + b"".join(self._parts(b"", last=True))
+            return b"".join(self._parts(view, last=True))
 
     def finish_in_parts(self, data: Buffer) -> bytes:
         """Give the rest as a part, so that any amount of output fits, and then end the message."""
         view = octets(data)
         self._context.check()
         with self._lock:
-            return _joined(self._parts(view, last=False)) + _joined(self._parts(b"", last=True))
+            return b"".join(self._parts(view, last=False)) + b"".join(self._parts(b"", last=True))
 
     def copy(self) -> "PartedMessage":
         """Another message that continues from this one's state, in the same context.
@@ -88,8 +84,8 @@ class PartedMessage:
             twin._assoc, twin._attributes = self._assoc, dict(self._attributes)
             twin._given, twin._begun = self._given, self._begun
             if self._begun:
-                target: dict[int, Value] = {Attr.TARGET: self._identity}
-                self._context.request(Record(Operation.CLONE, 0, twin._identity, 0, target))
+                target: dict[int, Value] = {Attr.TARGET: self.identity}
+                self._context.request(Record(Operation.CLONE, 0, twin.identity, 0, target))
             return twin
 
     def _parts(self, data: Octets, last: bool) -> Iterator[Buffer]:
@@ -113,7 +109,7 @@ class PartedMessage:
     def _send(self, data: Buffer, flags: int) -> Buffer:
         if self._ended is not None:
             raise self._ended.again()
-        record = Record(self._operation, flags, self._identity, 0, self._attributes, data)
+        record = Record(self._operation, flags, self.identity, 0, self._attributes, data)
         self._given += len(data)
         expected = self._length if self._swells else len(data) if flags else min(self._given, PAYLOAD_MAX)
         try:
@@ -142,8 +138,4 @@ class PartedMessage:
     def _forget(self) -> None:
         # A failed message lasts until its last part. Without one it would stay open as long as the context.
         with contextlib.suppress(RequestError):
-            self._context.request(Record(self._operation, 0, self._identity))
-
-
-def _joined(pieces: Iterator[Buffer]) -> bytes:
-    return b"".join(pieces)
+            self._context.request(Record(self._operation, 0, self.identity))

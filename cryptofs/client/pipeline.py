@@ -16,7 +16,6 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable, Generator
-from types import TracebackType
 from typing import Any, Self
 
 from ..records import PAYLOAD_MAX, Attr, Buffer, Operation, Record, Value, octets
@@ -98,20 +97,10 @@ class Pipeline(process.Unshared):
         self._closed = False
         flight.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:

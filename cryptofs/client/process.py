@@ -8,7 +8,8 @@ Asking the kernel for the process id would be a system call for each request. A 
 """
 
 import os
-from typing import ClassVar, NoReturn
+from abc import ABC, abstractmethod
+from typing import ClassVar, NoReturn, Self
 
 from .errors import ForkedError
 
@@ -38,8 +39,18 @@ def check(process: Process, what: str) -> None:
         raise ForkedError.what(what)
 
 
-class Unshared:
-    """A base for objects with a descriptor or a thread, which you cannot copy or pickle."""
+class Unshared(ABC):
+    """A base for objects with a descriptor or a thread. `with` closes them; you cannot copy or pickle them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the descriptor, or end the thread; you may call it twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         name = type(self).__name__

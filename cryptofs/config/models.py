@@ -9,12 +9,14 @@ import grp
 import pwd
 import re
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
 from msgspec import Meta, Struct
 
 from ..algorithms import Type, parse_name, standard_names
+from ..algorithms import names as all_names
 from ..errors import CryptofsError
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation
@@ -135,21 +137,9 @@ class RuleModel(Table, frozen=True):
         if self.allow and names is not None:
             names = names | _expand(self.allow)
         if self.deny:
-            names = (_everything() if names is None else names) - _expand(self.deny)
-        return Rule(
-            names,
-            base.contexts if self.contexts is None else self.contexts,
-            base.handles if self.handles is None else self.handles,
-            base.requests if self.requests is None else self.requests,
-            base.queue_bytes if self.queue_bytes is None else self.queue_bytes,
-            base.rate if self.rate is None else self.rate,
-        )
-
-
-def _everything() -> frozenset[tuple[Type, str]]:
-    from ..algorithms import names
-
-    return frozenset(names())
+            names = (frozenset(all_names()) if names is None else names) - _expand(self.deny)
+        given = {bound.name: getattr(self, bound.name) for bound in fields(Rule) if bound.name != "names"}
+        return replace(base, names=names, **{bound: value for bound, value in given.items() if value is not None})
 
 
 class PolicyModel(RuleModel, frozen=True):

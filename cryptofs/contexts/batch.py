@@ -5,7 +5,6 @@ then its records are parsed, admitted together, and begun one after the other. T
 """
 
 import time
-from collections.abc import Callable
 
 from ..errors import CryptofsError, Gone
 from ..records import Attr, Record, iterate_requests
@@ -54,31 +53,28 @@ class Batch:
 
     # What is done in slices
 
-    def _later(self, step: Callable[[], None]) -> None:
-        context = self._context
-        context.shared.scheduler.slice(step, (context.uid, context.number))
-
     def _parse(self) -> None:
         ends = time.perf_counter() + SLICE
+        context = self._context
         if self._outcome is not None:
             return
-        if self._context.closed:
+        if context.closed:
             wipe(self._data)
             return
         try:
             for record in self._parsing:
                 self._records.append(record)
                 if time.perf_counter() > ends:
-                    self._later(self._parse)
+                    context.shared.scheduler.slice(self._parse, (context.uid, context.number))
                     return
-            self._context.exchange.admit(self._records)
+            context.exchange.admit(self._records)
         except CryptofsError as error:
             self._end(error.again())
             return
         self._outcome = len(self._data)
-        self._context.changed()
-        if self._context.blocked:
-            self._context.let_wait(self._begin)
+        context.changed()
+        if context.blocked:
+            context.let_wait(self._begin)
         else:
             self._begin()
 

@@ -8,7 +8,7 @@ from ..engines.base import Engine, Transform, resolve
 from ..errors import Busy, InvalidValue, NotOffered, OverQuota
 from ..policy import Thing
 from ..policy.audit import audit
-from ..records import OPERATION_WORDS, STREAM_OPERATIONS, Attr, Operation, Record, Value
+from ..records import ATTRIBUTE_WORDS, OPERATION_WORDS, STREAM_OPERATIONS, Attr, Operation, Record, Value
 from .context import Context
 
 Reply = dict[int, Value]
@@ -197,23 +197,9 @@ def _find(
 def describe(context: Context, transform: Transform) -> Reply:
     """What a context computes with, for the answer to configure and info."""
     description = transform.description
-    reply: Reply = {
-        Attr.CONTEXT: context.number,
-        Attr.TYPE: description.type.value,
-        Attr.NAME: description.name,
-        Attr.ENGINE: description.engine,
-        Attr.DRIVER: description.driver,
-        Attr.BLOCK_SIZE: description.block_size,
-        Attr.IV_SIZE: description.iv_size,
-        Attr.KEY_SIZES: str(description.key_sizes),
-        Attr.DIGEST_SIZE: description.digest_size,
-        Attr.MAX_AUTHSIZE: description.max_authsize,
-    }
-    if description.type is Type.AEAD:
-        reply[Attr.AUTHSIZE] = transform.authsize
-    if transform.level is not None:
-        reply[Attr.LEVEL] = transform.level
-    return reply
+    # the rows have the words of their attributes
+    rows = (*description.identity, *description.sizes, *transform.settings)
+    return {Attr.CONTEXT: context.number, **{ATTRIBUTE_WORDS[word]: value for word, value in rows}}
 
 
 def set_key(context: Context, record: Record) -> Reply | Long:

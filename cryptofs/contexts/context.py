@@ -17,7 +17,6 @@ from ..policy.audit import audit_refusal
 from ..records import detached
 from .exchange import Exchange
 from .scheduler import SLICE, Scheduler
-from .status import exchange_rows, transform_rows
 from .stream import STREAM_BUFFER, Stream
 from .work import Task
 
@@ -223,9 +222,13 @@ class Context:
         rows: Rows = [("context", self.number), ("uid", self.uid), ("pid", self.pid)]
         if self.device is not None:
             rows.append(("device", self.device.settings.name))
-        rows += transform_rows(self.transform)
+        if self.transform is None:
+            rows.append(("state", "unconfigured"))
+        else:
+            key = ("key", "(hidden)" if self.transform.key_set else "(none)")
+            rows += [("state", "configured"), *self.transform.description.identity, key, *self.transform.settings]
         rows.append(("nonblocking", int(self.nonblocking)))
-        rows += exchange_rows(self.exchange)
+        rows += self.exchange.status()
         if self.last_error is not None:
             rows.append(("last-error", str(self.last_error)))
         if self._stream is not None:

@@ -9,7 +9,7 @@ A stream of type rng has no message: each read makes what it asks for.
 import contextlib
 from collections.abc import Callable
 
-from ..algorithms import Type
+from ..algorithms import Rows, Type
 from ..engines.base import Message, Transform
 from ..errors import Cancelled, CryptofsError, InvalidValue
 from ..policy import Queue
@@ -227,9 +227,9 @@ class Stream:
 
     # What is told
 
-    def status(self) -> list[tuple[str, object]]:
+    def status(self) -> Rows:
         """Rows for the context's status."""
-        rows: list[tuple[str, object]] = [
+        rows: Rows = [
             ("stream-operation", self._operation.word),
             ("stream-in", self.bytes_in),
             ("stream-out", self.bytes_out),

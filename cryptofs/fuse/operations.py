@@ -96,10 +96,6 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, _Listing] = {}
         self._last = 0
 
-    def _next(self) -> FileHandleT:
-        self._last += 1
-        return FileHandleT(self._last)
-
     def _directory(self, inode: InodeT) -> Directory:
         node = self._tree.node(inode)
         if not isinstance(node, Directory):
@@ -141,9 +137,9 @@ class Operations(pyfuse3.Operations):
         except OverQuota as error:
             audit_refusal("open", caller.uid, caller.pid, error)
             raise
-        number = self._next()
-        self._listings[number] = _Listing(directory, caller, usage)
-        return number
+        self._last += 1
+        self._listings[self._last] = _Listing(directory, caller, usage)
+        return FileHandleT(self._last)
 
     @_guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:

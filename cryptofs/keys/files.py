@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +25,6 @@ class _FileSource(ByteSource):
 
     hexadecimal: bool
 
-    @abstractmethod
-    def read(self) -> bytearray: ...
-
     def _read_path(self, path: Path, forbidden: int) -> bytearray:
         """The secret in a file whose mode has none of the `forbidden` bits."""
         try:
@@ -46,18 +42,14 @@ class _FileSource(ByteSource):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise self.unavailable("not a regular file")
-            if forbidden is not None:
-                self._check_access(status, forbidden)
+            why = "" if forbidden is None else why_not(status, {os.geteuid(), *self._owners()}, forbidden)
+            if why:
+                raise self.unavailable(why)
             largest = 2 * KEY_MAX + 1 if self.hexadecimal else KEY_MAX
             secret = read_whole(descriptor, largest, self.describe())
         except OSError as error:
             raise self._failed(error) from None
         return from_hexadecimal(secret, self.describe()) if self.hexadecimal else secret
-
-    def _check_access(self, status: os.stat_result, forbidden: int) -> None:
-        why = why_not(status, {os.geteuid(), *self._owners()}, forbidden)
-        if why:
-            raise self.unavailable(why)
 
     def _owners(self) -> set[int]:
         """Uids that may own the file, besides root and the process's own."""

@@ -6,49 +6,35 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..keyctl import PROCESS_KEYRING, THREAD_KEYRING, keyctl
+from ..keyctl import THREAD_KEYRING, keyctl
 from ..wiping import wipe
 
 # include/uapi/linux/keyctl.h
 _UNLINK = 9
 _SEARCH = 10
 _READ = 11
-_GET_PERSISTENT = 22
-_PERSISTENT = "persistent"
-_KEYRINGS = {"process": PROCESS_KEYRING, "session": -3, "user": -4, "user-session": -5}
-
-KEYRINGS = (*_KEYRINGS, _PERSISTENT)
-"""The keyrings that can be searched, by name. A search continues in the keyrings that are linked to them."""
+_USER_KEYRING = -4
 
 
 @contextmanager
-def held(keyring: str, kind: str, description: str) -> Iterator[int]:
-    """The serial number of the key of this type and description, which the thread possesses in the block.
+def held(kind: str, description: str) -> Iterator[int]:
+    """The serial number of the user's key of this type and description, which the thread possesses in the block.
 
-    A service's session keyring does not contain its user's keyring. A key that is found there by name could not be
-    read, or used by its number. So the search links it to the thread's own keyring. Errors: OSError: ENOKEY,
-    EKEYREVOKED, EKEYEXPIRED, EACCES; ENODEV for a type that the kernel does not have.
+    The search continues in the keyrings that are linked to the user's. A service's session keyring does not contain its
+    user's keyring. A key that is found there by name could not be read, or used by its number. So the search links it
+    to the thread's own keyring. Errors: OSError: ENOKEY, EKEYREVOKED, EKEYEXPIRED, EACCES; ENODEV for a type that the
+    kernel does not have.
     """
-    persistent = keyring == _PERSISTENT
-    ring = keyctl(_GET_PERSISTENT, -1, THREAD_KEYRING) if persistent else _KEYRINGS[keyring]
+    serial = keyctl(_SEARCH, _USER_KEYRING, kind.encode(), os.fsencode(description), THREAD_KEYRING)
     try:
-        serial = keyctl(_SEARCH, ring, kind.encode(), os.fsencode(description), THREAD_KEYRING)
-        try:
-            yield serial
-        finally:
-            _unlink(serial)
+        yield serial
     finally:
-        if persistent:
-            _unlink(ring)
-
-
-def _unlink(serial: int) -> None:
-    try:
-        keyctl(_UNLINK, serial, THREAD_KEYRING)
-    except OSError as error:
-        # Revoked keys may have been collected in the meantime.
-        if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
-            raise
+        try:
+            keyctl(_UNLINK, serial, THREAD_KEYRING)
+        except OSError as error:
+            # Revoked keys may have been collected in the meantime.
+            if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
+                raise
 
 
 def read(serial: int, largest: int) -> bytearray:

@@ -46,30 +46,27 @@ class TakesSerial(Protocol):
 
 @dataclass(frozen=True)
 class KeyringKey(KeySource):
-    """A key by its description. kind: its type, one of KINDS; keyring: where the search begins, one of KEYRINGS."""
+    """A key of the user who serves, by its description. kind: its type, one of KINDS."""
 
     description: str
     kind: str = _READABLE
-    keyring: str = "user"
 
     def __post_init__(self) -> None:
         """Errors: InvalidValue."""
         if self.kind not in KINDS:
             raise InvalidValue(f"key type {self.kind[:40]!r}: one of {', '.join(KINDS)}")
-        if self.keyring not in keyctl.KEYRINGS:
-            raise InvalidValue(f"keyring {self.keyring[:40]!r}: one of {', '.join(keyctl.KEYRINGS)}")
         if not self.description.isprintable() or not 0 < len(self.description.encode()) <= _DESCRIPTION_MAX:
             raise InvalidValue(f"key description: 1 to {_DESCRIPTION_MAX} printable bytes")
 
     def describe(self) -> str:
-        return f"{self.kind} key {self.description!r} in the {self.keyring} keyring"
+        return f"{self.kind} key {self.description!r} in the user keyring"
 
     def unchecked(self) -> str:
         return "the keyrings are those of the user who serves"
 
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
         try:
-            with keyctl.held(self.keyring, self.kind, self.description) as serial:
+            with keyctl.held(self.kind, self.description) as serial:
                 return self.open_with(engines, type_, name, authsize, lambda transform: self._give(transform, serial))
         except OSError as error:
             raise self._failed(error) from None

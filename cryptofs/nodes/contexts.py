@@ -1,8 +1,7 @@
 """`contexts/`: a directory for each open context. Only the context's opener and root see it and open its files."""
 
 import stat
-from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..contexts import Context, ContextTable
@@ -17,7 +16,6 @@ from .base import (
     Node,
     Owner,
     StaticDirectory,
-    TextHandle,
     missing,
     open_text,
 )
@@ -35,9 +33,12 @@ _OWNER_FILE = stat.S_IFREG | 0o600
 
 @dataclass(frozen=True, kw_only=True)
 class ContextFile(File):
-    """A file of a context. Its owner is checked at open, too, because not every mount has the kernel check modes."""
+    """A file of a context. Its owner is checked at open, too, because not every mount has the kernel check modes.
 
-    context: Context
+    handle: an open handle by the flags of open(2), for a caller who may use it.
+    """
+
+    handle: Callable[[int], Handle]
     mode: int = _OWNER_FILE
     timeout: float = 0.0
 
@@ -49,101 +50,70 @@ class ContextFile(File):
             raise NotPermitted(f"uid {caller.uid}: this context is uid {self.owner.uid}'s")
         return self.handle(flags)
 
-    @abstractmethod
-    def handle(self, flags: int) -> Handle:
-        """An open handle for a caller who may use it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlFile(ContextFile):
-    """The ioctl-like control file."""
-
-    def handle(self, flags: int) -> ControlHandle:
-        return ControlHandle(self.context)
-
 
 @dataclass(frozen=True, kw_only=True)
 class StatusFile(ContextFile):
     """The context's description and state."""
 
+    text: Callable[[], str]
     mode: int = _OWNER_READ
     changes: bool = True
 
     def size(self) -> int:
-        return len(self.context.status().encode())
-
-    def handle(self, flags: int) -> TextHandle:
-        return open_text(self.context.status, flags)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamFile(ContextFile):
-    """The stream."""
-
-    block_size: int = BIG_PIECES
-
-    def handle(self, flags: int) -> StreamHandle:
-        return StreamHandle(self.context, self.context.stream, flags)
-
-
-class ContextNodes:
-    """The nodes of all contexts. Inodes follow from a context's number, so nothing is kept for them."""
-
-    def __init__(self, table: ContextTable) -> None:
-        self._table = table
-
-    def get(self, inode: int) -> Node | None:
-        """The node with this inode, or None. Errors: Gone for a context that was closed."""
-        number = (inode - FIRST_CONTEXT) // _PER_CONTEXT
-        context = self._table.get(number)
-        if context is None:
-            raise Gone(f"context {number} was closed")
-        directory = self._directory(context)
-        return {node.inode: node for node in (directory, *directory.children.values())}.get(inode)
-
-    def look_up(self, name: str, caller: Caller) -> Node:
-        """The directory of that name. Errors: NoSuchTarget, also for another user's."""
-        context = self._table.get(int(name)) if name.isdecimal() and len(name) <= _DIGITS_MAX else None
-        if context is None or str(context.number) != name or caller.uid not in (0, context.uid):
-            raise missing(name)
-        return self._directory(context)
-
-    def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
-        """The directories that a caller may see. Their positions are their contexts' numbers, which do not change when
-        others close."""
-        for each in self._table.seen_by(caller.uid, after):
-            yield each.number, str(each.number), self._directory(each)
-
-    @staticmethod
-    def _directory(context: Context) -> StaticDirectory:
-        first = FIRST_CONTEXT + context.number * _PER_CONTEXT
-        owner = Owner(context.uid, context.gid)
-        files: dict[str, Node] = {
-            "ctl": ControlFile(inode=first + 1, owner=owner, context=context),
-            "status": StatusFile(inode=first + 2, owner=owner, context=context),
-            "stream": StreamFile(inode=first + 3, owner=owner, context=context),
-        }
-        return StaticDirectory(
-            inode=first,
-            mode=_OWNER_DIRECTORY,
-            owner=owner,
-            timeout=0.0,
-            children=files,
-            # Backups, grep -r and find read every listed file. They would take the answer for which the stream's user
-            # waits, or wait for a message that never begins, or read a generator without end.
-            unlisted=frozenset({"stream"}),
-        )
+        return len(self.text().encode())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextsDirectory(Directory):
-    """`contexts`."""
+    """`contexts`, and what is in it. Inodes follow from a context's number, so nothing is kept for them."""
 
-    nodes: ContextNodes
+    table: ContextTable
     own: bool = True
 
+    def get(self, inode: int) -> Node | None:
+        """The node with this inode, or None. Errors: Gone for a context that was closed."""
+        number = (inode - FIRST_CONTEXT) // _PER_CONTEXT
+        context = self.table.get(number)
+        if context is None:
+            raise Gone(f"context {number} was closed")
+        directory = _directory(context)
+        return {node.inode: node for node in (directory, *directory.children.values())}.get(inode)
+
     def lookup(self, name: str, caller: Caller) -> Node:
-        return self.nodes.look_up(name, caller)
+        # another user's is missing, too
+        context = self.table.get(int(name)) if name.isdecimal() and len(name) <= _DIGITS_MAX else None
+        if context is None or str(context.number) != name or caller.uid not in (0, context.uid):
+            raise missing(name)
+        return _directory(context)
 
     def entries(self, caller: Caller, after: int) -> Iterator[Entry]:
-        return self.nodes.entries(caller, after)
+        # A position is the context's number, which does not change when others close.
+        for each in self.table.seen_by(caller.uid, after):
+            yield each.number, str(each.number), _directory(each)
+
+
+def _directory(context: Context) -> StaticDirectory:
+    first = FIRST_CONTEXT + context.number * _PER_CONTEXT
+    owner = Owner(context.uid, context.gid)
+    files: dict[str, Node] = {
+        "ctl": ContextFile(inode=first + 1, owner=owner, handle=lambda _: ControlHandle(context)),
+        "status": StatusFile(
+            inode=first + 2, owner=owner, text=context.status, handle=lambda flags: open_text(context.status, flags)
+        ),
+        "stream": ContextFile(
+            inode=first + 3,
+            owner=owner,
+            block_size=BIG_PIECES,
+            handle=lambda flags: StreamHandle(context, context.stream, flags),
+        ),
+    }
+    return StaticDirectory(
+        inode=first,
+        mode=_OWNER_DIRECTORY,
+        owner=owner,
+        timeout=0.0,
+        children=files,
+        # Backups, grep -r and find read every listed file. They would take the answer for which the stream's user
+        # waits, or wait for a message that never begins, or read a generator without end.
+        unlisted=frozenset({"stream"}),
+    )

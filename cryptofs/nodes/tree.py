@@ -10,7 +10,7 @@ from ..errors import NoSuchTarget
 from ..policy import Usage
 from .algorithms import FIRST_ALGORITHM, AlgorithmNodes, TypeDirectory
 from .base import Caller, Node, Owner, StaticDirectory, TextFile, shared_inode
-from .contexts import FIRST_CONTEXT, ContextNodes, ContextsDirectory
+from .contexts import FIRST_CONTEXT, ContextsDirectory
 from .crypto import CryptoFile
 from .devices import DeviceNodes, DevicesDirectory
 from .stats import format_stats
@@ -27,7 +27,7 @@ class Tree:
         owner = Owner(os.getuid(), os.getgid())
         started = time.monotonic()
         self._table = table
-        self._contexts = ContextNodes(table)
+        self._contexts = ContextsDirectory(inode=_CONTEXTS, owner=owner, table=table)
         self._devices = DeviceNodes(table, owner)
         self._algorithms = AlgorithmNodes(table, owner)
         types: dict[str, Node] = {
@@ -36,7 +36,7 @@ class Tree:
         }
         names: dict[str, Node] = {
             "crypto": CryptoFile(inode=_CRYPTO, owner=owner, table=table),
-            "contexts": ContextsDirectory(inode=_CONTEXTS, owner=owner, nodes=self._contexts),
+            "contexts": self._contexts,
             "algorithms": StaticDirectory(inode=_ALGORITHMS, owner=owner, children=types),
             "devices": DevicesDirectory(inode=_DEVICES, owner=owner, nodes=self._devices),
             "stats": TextFile(

@@ -2,7 +2,7 @@
 of control calls.
 """
 
-from .attributes import ATTRIBUTES, Attr, Kind
+from .attributes import ATTRIBUTE_WORDS, ATTRIBUTES, Attr, Kind
 from .call import CALL_MAX, CALL_NUMBER, CALL_TYPE, call_command, is_call
 from .codec import (
     Buffer,
@@ -12,7 +12,6 @@ from .codec import (
     build,
     build_head,
     build_header,
-    build_many,
     error_response,
     holds_many,
     iterate_requests,
@@ -47,6 +46,7 @@ __all__ = [
     "ATTRIBUTES",
     "ATTRIBUTES_MAX",
     "ATTRIBUTE_HEADER_SIZE",
+    "ATTRIBUTE_WORDS",
     "CALL_MAX",
     "CALL_NUMBER",
     "CALL_TYPE",
@@ -73,7 +73,6 @@ __all__ = [
     "build",
     "build_head",
     "build_header",
-    "build_many",
     "call_command",
     "detached",
     "error_response",

@@ -5,7 +5,7 @@ construct itself takes 5 to 20 us a record and copies what it parses.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InvalidValue, MalformedRecord, TooLarge
@@ -258,11 +258,6 @@ def build(record: Record) -> bytes:
     """The bytes of one record; its payload is copied once."""
     payload = octets(record.payload, "payload")
     return b"".join((build_head(record, len(payload)), payload))
-
-
-def build_many(records: Iterable[Record]) -> bytes:
-    """The bytes of several records back to back, as one write carries them."""
-    return b"".join(build(record) for record in records)
 
 
 def error_response(request: Record, number: int, message: str) -> Record:

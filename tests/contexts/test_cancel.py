@@ -399,7 +399,8 @@ def test_closing_with_work_in_flight(daemon: Daemon) -> None:
     memory = daemon.memory
     leaves_nothing(50)
     wait_until(lambda: (len(daemon.descriptors), af_alg_sockets(daemon.process.pid)) <= before)
-    assert daemon.memory - memory < 64 * MEBIBYTE, "memory of closed contexts is held"
+    # the last work of closed contexts may still be with a worker
+    wait_until(lambda: daemon.memory - memory < 64 * MEBIBYTE, BOUND)
 
 
 CLIENT = f"""
@@ -469,7 +470,8 @@ def test_the_last_holder_is_killed(daemon: Daemon) -> None:
     assert_served(mount)
     wait_until(lambda: contexts_open(mount) == contexts, BOUND)
     wait_until(lambda: len(daemon.descriptors) <= before)
-    assert daemon.memory - memory < 64 * MEBIBYTE, "memory of closed contexts is held"
+    # the last work of closed contexts may still be with a worker
+    wait_until(lambda: daemon.memory - memory < 64 * MEBIBYTE, BOUND)
 
 
 def test_the_daemon_ends_with_work_in_flight(own_daemon: Daemon) -> None:

@@ -8,11 +8,12 @@ import pytest
 from helpers import context_bench
 from helpers.context_bench import CANCEL, CLONE, CONFIGURE, DECRYPT, DIGEST, ENCRYPT, GENERATE, INFO, KEY, MORE, Bench
 from helpers.fake_engine import CANARY
+from helpers.raw import build_many
 from helpers.talking import submit
 
 from cryptofs.contexts import exchange
 from cryptofs.errors import InvalidValue, MalformedRecord, TooLarge
-from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Record, build, build_many
+from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Record, build
 
 bench = context_bench.bench
 

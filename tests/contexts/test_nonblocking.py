@@ -27,6 +27,7 @@ from helpers.raw import (
     QUEUE_REQUESTS,
     SHORT_OF_LONG,
     Raw,
+    build_many,
     digest,
     encryption,
     error_of,
@@ -42,7 +43,6 @@ from cryptofs.records import (
     Flag,
     Operation,
     Record,
-    build_many,
     parse_responses,
 )
 

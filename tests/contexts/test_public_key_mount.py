@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 from helpers.daemons import Daemon
+from helpers.raw import build_many
 
 from cryptofs.client import Context, RequestError
-from cryptofs.records import Attr, Operation, Record, build, build_many, parse_responses
+from cryptofs.records import Attr, Operation, Record, build, parse_responses
 
 pytestmark = pytest.mark.mount
 

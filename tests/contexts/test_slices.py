@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from helpers.raw import build_many
 from helpers.talking import submit, take
 
-from cryptofs.contexts import Context, ContextTable, FastWay, Scheduler, scheduler
+from cryptofs.contexts import Batch, Context, ContextTable, FastWay, Scheduler, scheduler
 from cryptofs.engines import open_engines
 from cryptofs.errors import Gone, MalformedRecord, TooLarge
 from cryptofs.nodes import Pending
 from cryptofs.nodes.crypto import CryptoHandle
-from cryptofs.records import Attr, Flag, Operation, Record, build_many, holds_many, parse_responses
+from cryptofs.records import Attr, Flag, Operation, Record, holds_many, parse_responses
 
 
 class Sliced(Scheduler):
@@ -129,16 +130,21 @@ def test_a_quota_refuses_all(sliced: tuple[CryptoHandle, Sliced], monkeypatch: p
     assert handle.context.exchange.outstanding == 0
 
 
+@pytest.mark.parametrize("blocked", [False, True], ids=["", "blocked"])
 @pytest.mark.parametrize("slices", [1, 3, 6, 8])
-def test_a_context_that_closes_between_slices(sliced: tuple[CryptoHandle, Sliced], slices: int) -> None:
-    """Nothing of what waited is done, or counted, any more."""
+def test_a_context_that_closes_between_slices(sliced: tuple[CryptoHandle, Sliced], slices: int, blocked: bool) -> None:
+    """Nothing of what waited is done, or counted, any more, and no key of it is left."""
     handle, made = sliced
-    taken, _ = written(handle, *digests(0, 5))
-    assert not isinstance(taken, int)
+    taken, _ = written(handle, key(b"k", 9), *digests(0, 4), key(b"l", 10))
+    assert isinstance(taken, Batch)
     for _ in range(slices - 1):
         made.slices.pop(0)[0]()
+    if blocked and not taken.is_done:
+        # by a control call that a worker does: an accepted write then waits for it
+        handle.context.block()
     handle.close()
     run_all(made)
+    assert not any(taken._data)
     assert handle.context.exchange.bytes == 0
     assert handle.context.transform is None
     if taken.is_done:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from helpers import context_bench
 from helpers.context_bench import ENCRYPT, MORE, Bench
 from helpers.public_keys import der_of, opened, rsa_key
+from helpers.raw import build_many
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context
@@ -22,7 +24,7 @@ from cryptofs.errors import CryptofsError, InvalidValue
 from cryptofs.nodes import control
 from cryptofs.nodes.control import ControlHandle
 from cryptofs.nodes.crypto import CryptoHandle
-from cryptofs.records import Attr, Buffer, Operation, Record, build, build_many, text
+from cryptofs.records import Attr, Buffer, Operation, Record, build, text
 
 bench = context_bench.bench
 KEY = bytes(range(0x41, 0x41 + 16))
@@ -263,21 +265,53 @@ def test_copies_of_rsa_keys(copies: list[bytearray], type_: str, name: str, good
     assert not any(map(any, copies))
 
 
-def test_copies_of_a_curves_secret(copies: list[bytearray], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def enclosed(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
+    """Each element of DER that is put together."""
+    made: list[bytearray] = []
+    enclose = der.enclose
+
+    def recording(*parts: Any) -> bytearray:
+        made.append(enclose(*parts))
+        return made[-1]
+
+    monkeypatch.setattr(der, "enclose", recording)
+    return made
+
+
+def test_copies_of_a_curves_secret(copies: list[bytearray], enclosed: list[bytearray]) -> None:
     """A bare number is made a key in DER, which is zeroed as well."""
-
-    def enclose(*parts: Any) -> bytearray:
-        copies.append(made(*parts))
-        return copies[-1]
-
-    made = der.enclose
-    monkeypatch.setattr(der, "enclose", enclose)
     secret = bytes(range(1, 33))
     transform_ = opened("kpp", "ecdh-nist-p256", secret)
     assert transform_.operate(Operation.PUBLIC_KEY, {}, b"")[0]
     # the object identifier of the curve is no secret
-    assert len(copies) > 3
-    assert [bytes(each) for each in copies if secret in each] == []
+    assert len(enclosed) > 2
+    assert [bytes(each) for each in (*copies, *enclosed) if secret in each] == []
+
+
+def packed(exponent: bytes) -> bytes:
+    """A private exponent as the kernel has it, without its group."""
+    return struct.pack("<HHIII", 1, 16 + len(exponent), len(exponent), 0, 0) + exponent
+
+
+def test_copies_of_a_finite_fields_exponent(copies: list[bytearray], enclosed: list[bytearray]) -> None:
+    """It is kept until its first use, which makes a key in DER of it. Both are zeroed then."""
+    secret = bytes(range(1, 65))
+    transform_ = opened("kpp", "ffdhe2048(dh)", packed(secret))
+    assert [bytes(each) for each in copies if any(each)] == [secret]
+    assert transform_.operate(Operation.PUBLIC_KEY, {}, b"")[0]
+    assert not any(map(any, copies))
+    assert len(enclosed) > 4
+    assert [bytes(each) for each in enclosed if secret in each] == []
+
+
+def test_copies_of_an_exponent_that_is_never_used(copies: list[bytearray]) -> None:
+    """It goes with the transform, or at once if it is refused."""
+    opened("kpp", "ffdhe2048(dh)", packed(bytes(range(1, 65)))).close()
+    with pytest.raises(InvalidValue):
+        opened("kpp", "ffdhe2048(dh)", packed(b"\1"))
+    assert len(copies) == 4
+    assert not any(map(any, copies))
 
 
 @pytest.mark.parametrize("name", ["ed25519", "x962(ecdsa-nist-p256)", "mldsa44"])

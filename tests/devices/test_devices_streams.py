@@ -16,8 +16,7 @@ from helpers import device_mount
 from helpers.device_mount import KEYS, opened, refused
 from helpers.machine import IN_GUEST
 
-from cryptofs.cli import device as through
-from cryptofs.client import Context
+from cryptofs.client import Context, decrypt_file, encrypt_file
 from cryptofs.nodes.devices import DEVICE_STREAM
 
 pytestmark = pytest.mark.mount
@@ -59,7 +58,8 @@ def by_command(mount: Path, device: str, word: str, source: Path, target: Path) 
 def by_client(mount: Path, device: str, word: str, source: Path, target: Path) -> bytes:
     """The same in this process."""
     sink = io.BytesIO()
-    {"encrypt": through.encrypt, "decrypt": through.decrypt}[word](device, mount, io.BytesIO(source.read_bytes()), sink)
+    with Context.of_device(device, mount=mount) as context:
+        {"encrypt": encrypt_file, "decrypt": decrypt_file}[word](context, io.BytesIO(source.read_bytes()), sink)
     target.write_bytes(sink.getvalue())
     return sink.getvalue()
 
@@ -169,7 +169,8 @@ def test_which_files(mount: Path) -> None:
     assert listed["gcm"] == listed["cbc"] == {"crypto", "encrypt", "decrypt", "status"}
     assert listed["hmac"] == {"crypto", "digest", "status"}
     assert listed["authenc"] == {"crypto", "status"}
-    refused(errno.EINVAL, lambda: through.encrypt("authenc", mount, io.BytesIO(b""), io.BytesIO()))
+    with Context.of_device("authenc", mount=mount) as context:
+        refused(errno.EINVAL, lambda: encrypt_file(context, io.BytesIO(b""), io.BytesIO()))
     status = dict(line.split(": ") for line in (mount / "devices/sealonly/status").read_text().splitlines())
     assert status["device"] == "sealonly"
     assert status["operations"] == "encrypt"

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from helpers.raw import build_many
 from helpers.talking import submit, take
 
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.errors import CryptofsError
-from cryptofs.records import ATTRIBUTES, RECORD_MAX, Attr, Operation, Record, build_many, parse_responses
+from cryptofs.records import ATTRIBUTES, RECORD_MAX, Attr, Operation, Record, parse_responses
 
 # what tells which engine it was, and what is said for people
 _IGNORED = frozenset({int(Attr.CONTEXT), int(Attr.ENGINE), int(Attr.DRIVER), int(Attr.MESSAGE)})

@@ -31,6 +31,7 @@ import errno
 import logging
 
 from helpers.fake_engine import CANARY, FakeEngine
+from helpers.raw import build_many
 from helpers.talking import take, write
 from stress import hostile
 from stress.oracle import acceptable, check_line, check_parser, walk
@@ -48,7 +49,6 @@ from cryptofs.records import (
     Record,
     Value,
     build,
-    build_many,
     parse_responses,
 )
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from helpers.fake_engine import FakeEngine
+from helpers.raw import build_many
 from helpers.talking import submit, take
 
 from cryptofs.contexts import Context, ContextTable, Scheduler
 from cryptofs.engines import open_engines
-from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build_many, parse_responses
+from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, parse_responses
 
 MORE = int(Flag.MORE)
 KEY = bytes(range(32))

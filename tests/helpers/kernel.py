@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import trio
+from helpers.raw import build_many
 
 from cryptofs.contexts import ContextTable, Scheduler
 from cryptofs.engines import open_engines
 from cryptofs.fuse import Operations, Transport, protocol
 from cryptofs.nodes import Tree
-from cryptofs.records import CALL_MAX, Record, build, build_many, call_command, parse_responses
+from cryptofs.records import CALL_MAX, Record, build, call_command, parse_responses
 
 ALICE = SimpleNamespace(uid=1000, gid=1000, pid=0)
 BOB = SimpleNamespace(uid=1001, gid=1001, pid=0)

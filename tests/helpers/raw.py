@@ -4,13 +4,19 @@ import contextlib
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
 from helpers.waiting import PATIENCE
 
-from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Operation, Record, Value, build_many, parse_responses
+from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Operation, Record, Value, build, parse_responses
+
+
+def build_many(records: Iterable[Record]) -> bytes:
+    """The bytes of several records back to back, as one write carries them."""
+    return b"".join(map(build, records))
+
 
 LONG = PAYLOAD_MAX - PAYLOAD_MAX % 8
 """Bytes that triple DES takes tens of milliseconds for."""

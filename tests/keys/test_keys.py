@@ -484,17 +484,16 @@ def test_keyring_wrong_size(add: Callable[..., str], secrets: Secrets) -> None:
 
 
 @keyrings
-def test_process_and_session_keyrings() -> None:
-    """A key is found where it is, and not elsewhere."""
-    description = f"cryptofs:test-{os.getpid()}-process"
-    serial = add_key("user", description, CANARY, _PROCESS)
+def test_only_the_users_keyring(add: Callable[..., str]) -> None:
+    """A key stays in the user's keyring, and one of another keyring is not found."""
+    description = add()
+    for _ in range(2):
+        assert opened(KeyringKey(description)) == with_bytes(CANARY)
+    elsewhere = f"cryptofs:test-{os.getpid()}-process"
+    serial = add_key("user", elsewhere, CANARY, _PROCESS)
     try:
-        assert opened(KeyringKey(description, keyring="process")) == with_bytes(CANARY)
-        # the process's keyring keeps its key
-        assert opened(KeyringKey(description, keyring="process")) == with_bytes(CANARY)
-        for ring in ("user", "session", "user-session"):
-            with pytest.raises(KeyUnavailable, match="key source gone"):
-                opened(KeyringKey(description, keyring=ring))
+        with pytest.raises(KeyUnavailable, match="key source gone"):
+            opened(KeyringKey(elsewhere))
     finally:
         _LIBC.syscall(_KEYCTL, _UNLINK, serial, _PROCESS)
 
@@ -521,7 +520,7 @@ def test_logon_key_needs_the_kernel(add: Callable[..., str]) -> None:
     description = add(kind="logon")
     with pytest.raises(KeyUnavailable, match=r"openssl takes keys as bytes only.*cannot read keys of type logon"):
         opened(KeyringKey(description, kind="logon"))
-    with pytest.raises(OSError), keyctl.held("user", "logon", description) as serial:
+    with pytest.raises(OSError), keyctl.held("logon", description) as serial:
         keyctl.read(serial, KEY_MAX)
     # the same description with another type is another key
     with pytest.raises(KeyUnavailable, match="no such key"):
@@ -530,7 +529,7 @@ def test_logon_key_needs_the_kernel(add: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kind": "keyring"}, {"kind": "asymmetric"}, {"keyring": "root"}, {"description": ""}, {"description": "a\0b"}],
+    [{"kind": "keyring"}, {"kind": "asymmetric"}, {"description": ""}, {"description": "a\0b"}],
 )
 def test_keyring_settings(wrong: dict[str, str]) -> None:
     """What cannot be is refused when it is written down."""

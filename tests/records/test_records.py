@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers.raw import build_many
 from helpers.record_format import (
     DOCUMENT,
     INTEGER_SIZES,
@@ -41,7 +42,6 @@ from cryptofs.records import (
     Value,
     attribute_bytes,
     build,
-    build_many,
     call,
     error_response,
     layout,

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build, build_many
+from helpers.raw import build_many
+
+from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build
 
 from . import hostile, oracle
 from .declared import CONTEXTS_MAX, QUEUE_BYTES_MAX, RATE_MAX, REQUESTS_MAX, Secrets

@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from helpers.raw import build_many
 
 from cryptofs.engines import der
-from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, build_many, call_command
+from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, build, call_command
 
 from .spot import REFUSALS, Place, Spot, spots, threads
 

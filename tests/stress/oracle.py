@@ -5,10 +5,11 @@ import re
 import struct
 from pathlib import Path
 
+from helpers.raw import build_many
 from helpers.record_format import DOCUMENT, defined_records, meaning_holds, same
 
 from cryptofs.errors import CryptofsError, InvalidValue, MalformedRecord, TooLarge
-from cryptofs.records import HEADER_SIZE, OPERATION_WORDS, Record, build_many, parse_line, parse_requests
+from cryptofs.records import HEADER_SIZE, OPERATION_WORDS, Record, parse_line, parse_requests
 
 RECORDS_MAX = 4096
 _MESSAGE_MAX = 1024
