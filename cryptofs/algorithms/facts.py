@@ -6,6 +6,7 @@ All facts that another module needs are fields here. No other module derives the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import cached_property
 from typing import Any, Self
 
 from ..errors import InvalidValue
@@ -191,12 +192,12 @@ class Description(Facts):
         takes = " ".join(map(str, sizes)) if len(sizes) <= 8 else f"{sizes[0]}..{sizes[-1]}"
         return InvalidValue(f"authsize {authsize}: {self.name} takes {takes + ' bytes' if sizes else 'no tag'}")
 
-    @property
+    @cached_property
     def identity(self) -> Rows:
         """Which algorithm, and what computes it: rows of every text that shows a transform."""
         return [("type", self.type.value), ("name", self.name), ("engine", self.engine), ("driver", self.driver)]
 
-    @property
+    @cached_property
     def sizes(self) -> Rows:
         """Its sizes, as rows."""
         return [

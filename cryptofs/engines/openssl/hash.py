@@ -8,7 +8,6 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from functools import partial
-from operator import methodcaller
 from typing import Any, NoReturn, Protocol, Self
 
 import crc32c as crc32c_package
@@ -141,25 +140,25 @@ def keyed_hmac(digest: str, key: Buffer) -> FinalState:
     return hmac.HMAC(key, DIGESTS[digest])
 
 
-_digest: Callable[[Any], bytes] = methodcaller("digest")
-_finalize: Callable[[Any], bytes] = methodcaller("finalize")
-
-
 class OpensslHash(HashTransform):
-    """A hash whose messages are copies of one kept object. new: makes that object. end: gives the digest of a copy, by
-    hashlib's method or by pyca's."""
+    """A hash whose messages are copies of one kept object. new: makes that object. end: its method that gives the
+    digest, hashlib's or pyca's `finalize`."""
 
-    def __init__(
-        self, description: Description, new: Callable[[Buffer | None], Copied], end: Callable[[Any], bytes] = _digest
-    ) -> None:
+    def __init__(self, description: Description, new: Callable[[Buffer | None], Copied], end: str = "digest") -> None:
         super().__init__(description)
         self._new = new
-        self._end = end
+        self._end_name = end
         self._digest_size = description.digest_size
-        self._copy: Callable[[], Copied] = new(None).copy if self.keyed else _no_state
+        self._copy: Callable[[], Copied] = _no_state
+        if self.keyed:
+            self._keep(new(None))
+
+    def _keep(self, state: Copied) -> None:
+        self._copy = state.copy
+        self._end: Callable[[Any], bytes] = getattr(type(state), self._end_name)
 
     def replace_key(self, key: Buffer) -> None:
-        self._copy = self._new(key).copy
+        self._keep(self._new(key))
 
     def close(self) -> None:
         self.keyed = False
@@ -225,16 +224,16 @@ def build(description: Description, name: Name) -> OpensslHash | Xcbc | Poly:
     inner = name.arguments[0].template if name.arguments else ""
     match name.template:
         case "hmac" if inner in DIGESTS:
-            return OpensslHash(description, lambda key: keyed_hmac(inner, key or b""), _finalize)
+            return OpensslHash(description, lambda key: keyed_hmac(inner, key or b""), "finalize")
         case "hmac" if inner == "rmd160":
             return OpensslHash(description, lambda key: NestedHmac.of(_HASHLIB[inner], 64, key or b""))
         case "hmac":
             unkeyed = partial(_new_blake2b, _BLAKE2B[inner], None)
             return OpensslHash(description, lambda key: NestedHmac.of(unkeyed, _BLAKE2B_BLOCK, key or b""))
         case "cmac":
-            return OpensslHash(description, partial(_new_cmac, _CMAC[inner]), _finalize)
+            return OpensslHash(description, partial(_new_cmac, _CMAC[inner]), "finalize")
         case "sm3":
-            return OpensslHash(description, lambda _key: hashes.Hash(hashes.SM3()), _finalize)
+            return OpensslHash(description, lambda _key: hashes.Hash(hashes.SM3()), "finalize")
         case "crc32":
             return OpensslHash(description, _new_crc32)
         case "crc32c":
