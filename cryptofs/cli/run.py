@@ -56,6 +56,7 @@ def run_(mountpoint: str | None, engines: str | None, devcrypto: bool, wide: boo
 
 
 def _devices() -> dict[bytes, OpenDevice]:
+    # Only now: without this option a program starts sooner.
     from ..runner.devcrypto import Allowance
     from ..runner.devcrypto.endpoint import PATH, DeviceFile
 
@@ -65,6 +66,7 @@ def _devices() -> dict[bytes, OpenDevice]:
 
 def _backend(mountpoint: str | None, engines: str | None) -> Backend:
     if mountpoint is not None:
+        # Only now: without a mount a program starts sooner.
         from ..runner.mounted import MountBackend
 
         return MountBackend(mountpoint or None)

@@ -1,7 +1,7 @@
 """The socket that socket(2) makes: bind gives it an algorithm, setsockopt a key, accept an operation."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ...algorithms import Type
 from ...errors import Busy, CryptofsError, InvalidValue, NotOffered, SystemFault
@@ -21,10 +21,14 @@ CatchUp = Callable[[], None]
 class Bound(Endpoint):
     """A socket of AF_ALG. Its transform outlives it as long as there are operations."""
 
-    def __init__(self, backend: Backend, catch_up: CatchUp) -> None:
+    def __init__(
+        self, backend: Backend, catch_up: CatchUp, operations: Mapping[Type, Callable[["Bound"], Endpoint]]
+    ) -> None:
+        """operations: what accept gives, by type."""
         super().__init__()
         self._backend = backend
         self._catch_up = catch_up
+        self._accepted = operations
         self._open = True
         self.transform: RunTransform | None = None
         self.keyed_operations = 0
@@ -91,11 +95,9 @@ class Bound(Endpoint):
             raise _no_option(option)
 
     def accept(self) -> Endpoint:
-        from .operations import OPERATIONS
-
         if self.transform is None:
             raise InvalidValue("accept: the socket has no algorithm")
-        return OPERATIONS[self.transform.description.type](self)
+        return self._accepted[self.transform.description.type](self)
 
 
 def _no_option(option: int) -> CryptofsError:

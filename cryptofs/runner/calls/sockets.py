@@ -8,6 +8,7 @@ from ...errors import InvalidValue, NotSupported, SystemFault
 from ...wiping import wipe
 from ..alg.bound import Bound
 from ..alg.control import AF_ALG, SET_KEY, SOL_ALG
+from ..alg.operations import OPERATIONS
 from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint
@@ -41,7 +42,7 @@ def make_socket(desk: Desk, call: Call) -> int:
             raise SystemFault(f"a socket of type {kind & _KIND}: AF_ALG has SOCK_SEQPACKET", errno.ESOCKTNOSUPPORT)
         if protocol:
             raise SystemFault(f"protocol {protocol}: AF_ALG has 0", errno.EPROTONOSUPPORT)
-        endpoint = Bound(desk.backend, desk.descriptors.catch_up)
+        endpoint = Bound(desk.backend, desk.descriptors.catch_up, OPERATIONS)
     return _hand_over(desk, call, endpoint, kind)
 
 
