@@ -1,7 +1,7 @@
 """Algorithm types and names (`names`), what is known of them (`facts`), and the standards' sizes (`catalogue`)."""
 
 from .catalogue import look_up, names, standard_names
-from .facts import Description, Facts, NonceLayout, Rows, complete, format_rows
+from .facts import Description, Facts, IvAfter, NonceLayout, Rows, complete, format_rows
 from .names import (
     ANY_KEY,
     NAME_MAX,
@@ -22,6 +22,7 @@ __all__ = [
     "NO_KEY",
     "Description",
     "Facts",
+    "IvAfter",
     "KeySizes",
     "Levels",
     "Name",

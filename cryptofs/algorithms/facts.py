@@ -38,11 +38,11 @@ class NonceLayout:
 
 
 class IvAfter(Enum):
-    """The IV behind a message, with which AF_ALG continues if the next message brings none."""
+    """The IV behind a message, with which AF_ALG and cryptodev continue if the next message brings none."""
 
     KEPT = auto()
     CIPHERTEXT = auto()
-    """The last block of the ciphertext."""
+    """The last whole block of the ciphertext."""
     COUNTER = auto()
     """The IV plus the number of blocks."""
     MIXED = auto()
@@ -98,7 +98,8 @@ class Facts:
                 blocks = -(-len(source) // size)
                 return ((int.from_bytes(iv, "big") + blocks) % (1 << 8 * size)).to_bytes(size, "big")
             case IvAfter.CIPHERTEXT if len(source) >= size:
-                return bytes((output if encrypts else source)[-size:])
+                whole = len(source) - len(source) % size
+                return bytes((output if encrypts else source)[whole - size : whole])
             case IvAfter.MIXED if len(source) >= size:
                 return bytes(one ^ other for one, other in zip(source[-size:], output[-size:], strict=True))
         return iv

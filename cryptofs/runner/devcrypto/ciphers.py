@@ -5,21 +5,11 @@ a session with it is EINVAL, as in cryptodev.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 from ...algorithms import Description, Facts, Type
 from ...errors import NotSupported
 from ...records import Buffer, Operation
 from ..backend import Backend, Output, RunHash, RunTransform
-
-
-class Chaining(Enum):
-    """What a cipher begins the next message with, if that brings no IV."""
-
-    NONE = "the same IV"
-    CIPHERTEXT = "the last whole block of ciphertext"
-    COUNTER = "the counter after the last block"
-    KEYSTREAM = "the last block of keystream"
 
 
 @dataclass(frozen=True)
@@ -28,7 +18,6 @@ class Cipher:
 
     name: str
     type: Type = Type.SKCIPHER
-    chaining: Chaining = Chaining.NONE
     streams: bool = False
 
 
@@ -43,19 +32,19 @@ class Mac:
 NULL_NAME = "ecb(cipher_null)"
 
 CIPHERS = {
-    1: Cipher("cbc(des)", chaining=Chaining.CIPHERTEXT),
-    2: Cipher("cbc(des3_ede)", chaining=Chaining.CIPHERTEXT),
-    3: Cipher("cbc(blowfish)", chaining=Chaining.CIPHERTEXT),
-    11: Cipher("cbc(aes)", chaining=Chaining.CIPHERTEXT),
+    1: Cipher("cbc(des)"),
+    2: Cipher("cbc(des3_ede)"),
+    3: Cipher("cbc(blowfish)"),
+    11: Cipher("cbc(aes)"),
     16: Cipher(NULL_NAME, streams=True),
-    21: Cipher("ctr(aes)", chaining=Chaining.COUNTER, streams=True),
+    21: Cipher("ctr(aes)", streams=True),
     22: Cipher("xts(aes)"),
     23: Cipher("ecb(aes)"),
-    24: Cipher("cfb(aes)", chaining=Chaining.CIPHERTEXT),
-    25: Cipher("ofb(aes)", chaining=Chaining.KEYSTREAM),
+    24: Cipher("cfb(aes)"),
+    25: Cipher("ofb(aes)"),
     50: Cipher("gcm(aes)", Type.AEAD),
     51: Cipher("ccm(aes)", Type.AEAD),
-    101: Cipher("cbc(camellia)", chaining=Chaining.CIPHERTEXT),
+    101: Cipher("cbc(camellia)"),
 }
 MACS = {
     6: Mac("hmac(md5)", keyed=True),

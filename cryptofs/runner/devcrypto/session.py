@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...algorithms import IvAfter
 from ...errors import OverQuota, TooLarge
 from ...records import Buffer, Operation
 from ..backend import RunHash, RunTransform
-from .ciphers import Chaining, Cipher
+from .ciphers import Cipher
 
 SIZE_MAX = 1 << 24
 """Most data of one call, bytes: cryptodev has no bound, but here a call's data is copied."""
 _PIECE = 1 << 19
 """Bytes that a cipher takes at once, if it takes a message in pieces: a mount has a bound for one record."""
-_BLOCK = 16
 
 
 Piece = tuple[int, int]
@@ -95,11 +95,13 @@ class CipherPart:
         size = len(data)
         if not size:
             return b""
-        if self.kind.chaining is Chaining.KEYSTREAM:
+        description, iv = self.transform.description, self.iv
+        if description.iv_after is IvAfter.MIXED:
             # The rest of the last block is needed, too.
-            data = bytes(data).ljust(size + -size % _BLOCK, b"\0")
-        out = self.transform.once(operation, self.iv or None, 0, data)
-        self.iv = _next_iv(self.kind.chaining, self.iv, data, out, operation)
+            data = bytes(data).ljust(size + -size % len(iv), b"\0")
+        out = self.transform.once(operation, iv or None, 0, data)
+        if iv:
+            self.iv = description.next_iv(iv, data, out, operation is Operation.ENCRYPT)
         return out[:size] if len(out) > size else out
 
 
@@ -171,17 +173,3 @@ class Session:
         for part in (self.cipher, self.mac):
             if part is not None:
                 part.transform.close()
-
-
-def _next_iv(chaining: Chaining, iv: bytes, data: Buffer, out: Buffer, operation: Operation) -> bytes:
-    size = len(iv)
-    if chaining is Chaining.NONE:
-        return iv
-    if chaining is Chaining.COUNTER:
-        blocks = (len(data) + size - 1) // size
-        return ((int.from_bytes(iv, "big") + blocks) % (1 << 8 * size)).to_bytes(size, "big")
-    if chaining is Chaining.KEYSTREAM:
-        return bytes(a ^ b for a, b in zip(data[-size:], out[-size:], strict=True))
-    ciphertext = out if operation is Operation.ENCRYPT else data
-    whole = len(ciphertext) - len(ciphertext) % size
-    return bytes(ciphertext[whole - size : whole]) if whole else iv
