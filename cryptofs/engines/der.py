@@ -1,7 +1,7 @@
-"""The little DER that is needed to put keys together and take them apart without integers of the secret.
+"""The small part of DER that builds and parses keys without making integers of the secret.
 
-A secret stands in a bytearray and is zeroed as soon as it was copied into what encloses it: what a Python integer
-or bytes object holds could not be.
+A secret is in a bytearray, and is zeroed as soon as it was copied into the element around it. A Python integer or bytes
+object could not be zeroed.
 """
 
 import re

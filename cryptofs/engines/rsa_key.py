@@ -26,7 +26,7 @@ class WrongPart(ValueError):
 
 
 class RsaNumbers:
-    """The numbers of a key: views of big-endian bytes without zeros in front. `private` is None in a public key.
+    """The numbers of a key: views of big-endian bytes without leading zeros. `private` is None in a public key.
 
     private: d, p, q, d mod p-1, d mod q-1 and the inverse of q mod p.
     """
@@ -46,8 +46,9 @@ class RsaNumbers:
 def read(key: Buffer) -> RsaNumbers:
     """The numbers of an RSAPrivateKey, RSAPublicKey, PKCS#8 or SubjectPublicKeyInfo in DER, within bounds.
 
-    The kernel reads numbers as unsigned, and keys that were written for it may lack the 00 that DER has before a first
-    bit: they are read so here. The views point into `key`. Errors: ValueError for bytes of another form, WrongPart.
+    The kernel reads numbers as unsigned, and keys for it may lack the 00 that DER puts before a first bit that is set.
+    So they are read as unsigned here too. The views point into `key`.
+    Errors: ValueError for bytes of another form, WrongPart.
     """
     numbers = list(itertools.islice(_integers(_unwrapped(memoryview(key))), _PARTS + 1))
     if len(numbers) == 2:

@@ -4,7 +4,7 @@ import zlib
 from types import MappingProxyType
 
 from ...records import Buffer, Operation
-from .messages import InputQueue, Packer, Running, StreamedTransform, cut_short, damaged, followed
+from .messages import Decompression, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed
 
 # The values of the kernel's crypto/deflate.c: window bits, negative for raw, and memory level.
 _PARAMETERS = {"deflate": (-11, 9), "zlib-deflate": (15, 8)}
@@ -29,45 +29,34 @@ class DeflateTransform(StreamedTransform):
         return Packer(zlib.compressobj(self.level, zlib.DEFLATED, window, memory), state)
 
 
-class Inflater:
+class Inflater(Decompression):
     """A decompression that never lets zlib give more than fits."""
 
     # likewise: a window, and tables
     state = (1 << 15) + 7168
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self._name = name
         self._zlib = zlib.decompressobj(_READ_WINDOW[name])
-        self._input = InputQueue()
-        self._next = b""
-
-    @property
-    def held(self) -> int:
-        """Bytes of output that are left: 1 means any number."""
-        return len(self._next)
-
-    @property
-    def waiting(self) -> int:
-        """Bytes of input that wait for room."""
-        return len(self._input.data)
 
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: InvalidValue, TooLarge."""
-        self._input.add(data)
+        self._queue(data)
         output = b""
         if room:
-            output, self._next = self._next, b""
+            output = cut(self._ready, room)
             if len(output) < room:
                 output += self._inflate(room - len(output))
-        if not self._next:
+        if not self._ready:
             # One byte shows whether there is more, and makes zlib look at the end.
-            self._next = self._inflate(1)
-        if last and not self._next and not self._zlib.eof:
+            self._ready += self._inflate(1)
+        if last and not self._ready and not self._zlib.eof:
             raise cut_short(self._name)
         return output
 
     def _inflate(self, room: int) -> bytes:
-        taken = self._input.data
+        taken = self._input
         if self._zlib.eof:
             if taken:
                 raise followed(self._name, len(taken))
@@ -76,7 +65,7 @@ class Inflater:
             output = self._zlib.decompress(taken, room)
         except zlib.error as error:
             raise damaged(self._name, str(error)) from None
-        self._input.data = bytearray(self._zlib.unconsumed_tail)
+        self._input = bytearray(self._zlib.unconsumed_tail)
         if self._zlib.unused_data:
             raise followed(self._name, len(self._zlib.unused_data))
         return output

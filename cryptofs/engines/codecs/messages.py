@@ -85,20 +85,32 @@ def cut(ready: bytearray, room: int) -> bytes:
     return piece
 
 
-class InputQueue:
-    """Input of a decompression that waits for room, at most INPUT_WAITING bytes."""
+class Decompression:
+    """What the running decompressions share: input that waits for room, at most INPUT_WAITING bytes, and output that is
+    left."""
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self._input = bytearray()
+        self._ready = bytearray()
 
-    def add(self, data: Buffer) -> None:
+    @property
+    def held(self) -> int:
+        """Bytes of output that are left, at least."""
+        return len(self._ready)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of input that wait for room."""
+        return len(self._input)
+
+    def _queue(self, data: Buffer) -> None:
         """Errors: TooLarge."""
-        if len(self.data) + len(data) > INPUT_WAITING:
+        if len(self._input) + len(data) > INPUT_WAITING:
             raise TooLarge(
-                f"{len(self.data)} bytes of input wait for room for their output, {len(data)} more are too many: "
+                f"{len(self._input)} bytes of input wait for room for their output, {len(data)} more are too many: "
                 f"at most {INPUT_WAITING}; give empty parts until less than a full answer comes"
             )
-        self.data += data
+        self._input += data
 
 
 class StreamedMessage(Message):

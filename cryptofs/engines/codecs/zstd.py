@@ -11,7 +11,7 @@ import zstandard
 
 from ...errors import InvalidValue, TooLarge
 from ...records import Buffer, Operation
-from .messages import InputQueue, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed, give
+from .messages import Decompression, Packer, Running, StreamedTransform, cut, cut_short, damaged, followed, give
 
 MADE_WINDOW = 1 << 18
 """Largest window of the frames that it makes, bytes: newer kernels read no larger one in pieces."""
@@ -59,34 +59,23 @@ class _Stage(Enum):
     END = auto()
 
 
-class Unpacker:
+class Unpacker(Decompression):
     """A decompression that follows the frame's structure and gives the library only blocks whose output fits."""
 
     # the window of a frame is not known before its header comes
     state = zstandard.estimate_decompression_context_size() + ZSTD_WINDOW + 2 * _BLOCK_MAX
 
     def __init__(self) -> None:
+        super().__init__()
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
         self._library = decompressor.decompressobj(write_size=_BLOCK_MAX)
-        self._input = InputQueue()
-        self._ready = bytearray()
         self._stage = _Stage.HEADER
         self._block_max = _BLOCK_MAX
         self._has_checksum = False
 
-    @property
-    def held(self) -> int:
-        """Bytes of output that are left, at least."""
-        return len(self._ready)
-
-    @property
-    def waiting(self) -> int:
-        """Bytes of input that wait for room."""
-        return len(self._input.data)
-
     def push(self, data: Buffer, last: bool, room: int) -> Buffer:
         """See Running. Errors: InvalidValue, TooLarge."""
-        self._input.add(data)
+        self._queue(data)
         # A byte more than fits shows that there is more.
         while len(self._ready) <= room:
             units = self._take(room + 1 - len(self._ready))
@@ -100,15 +89,15 @@ class Unpacker:
         if self._stage is _Stage.END:
             if not self._library.eof:
                 raise damaged(_NAME, "the frame does not end where its blocks do")
-            if self._input.data:
-                raise followed(_NAME, len(self._input.data))
+            if self._input:
+                raise followed(_NAME, len(self._input))
         elif last and not self._ready:
             raise cut_short(_NAME)
         return output
 
     def _take(self, room: int) -> bytes:
         """The next complete parts of the frame: blocks that may make `room` bytes, at least one."""
-        data = self._input.data
+        data = self._input
         at = 0
         while room > 0 and self._stage is not _Stage.END:
             if self._stage is _Stage.HEADER:
@@ -130,7 +119,7 @@ class Unpacker:
 
     def _header(self) -> int:
         """Size of the frame's header, 0 if it is incomplete."""
-        data = self._input.data
+        data = self._input
         if not data.startswith(_MAGIC[: len(data)]):
             raise damaged(_NAME, "it does not begin as a frame does")
         if len(data) < 5:
@@ -159,7 +148,7 @@ class Unpacker:
 
     def _block(self, at: int) -> int:
         """The end of the block that begins at `at`, 0 if it is incomplete."""
-        data = self._input.data
+        data = self._input
         if len(data) < at + _BLOCK_HEADER:
             return 0
         header = int.from_bytes(data[at : at + _BLOCK_HEADER], "little")

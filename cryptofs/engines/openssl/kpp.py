@@ -36,16 +36,14 @@ class Agreement(PairTransform):
 
     def exchange(self, private: Any, peer: Any) -> bytes:
         """The secret. Errors: ValueError for a peer's key that gives none."""
-        secret: bytes = private.exchange(peer)
-        return secret
+        return bytes(private.exchange(peer))
 
 
 class EcAgreement(Agreement):
     """Agreement on the NIST curves: the secret is the X of the shared point."""
 
     def exchange(self, private: Any, peer: Any) -> bytes:
-        secret: bytes = private.exchange(ec.ECDH(), peer)
-        return secret
+        return bytes(private.exchange(ec.ECDH(), peer))
 
 
 class Encapsulation(PairTransform):
@@ -75,7 +73,6 @@ class Encapsulation(PairTransform):
 # Finite fields
 
 _DH = bytes.fromhex("06092a864886f70d010301")
-_KPP_DH = 1
 _PACKED = struct.Struct("<HHIII")
 _EXPONENT = 64
 """Bytes of a new private exponent: twice the strength of the largest group, and more."""
@@ -177,13 +174,18 @@ class DhKeys(Keys):
         view = memoryview(key)
         largest = len(self._prime) if self._prime is not None else groups.FFDHE_BITS[-1] // 8
         if len(view) > largest or (self._prime is None and key[:1] == b"\x30" and self._is_der(view)):
-            body, _ = der.read(view, der.SEQUENCE)
-            algorithm, body = der.read(body, der.SEQUENCE)
-            prime = self._read_group(algorithm)
-            bits, _ = der.read(body, der.BIT_STRING)
-            number, _ = der.read(bits[1:], der.INTEGER)
-            return prime, bytes(der.magnitude(number))
+            algorithm, number = self._read_public(view)
+            return self._read_group(algorithm), number
         return None, bytes(der.magnitude(view))
+
+    @staticmethod
+    def _read_public(view: memoryview) -> tuple[memoryview, bytes]:
+        """The algorithm and the number in a SubjectPublicKeyInfo."""
+        body, _ = der.read(view, der.SEQUENCE)
+        algorithm, body = der.read(body, der.SEQUENCE)
+        bits, _ = der.read(body, der.BIT_STRING)
+        number, _ = der.read(bits[1:], der.INTEGER)
+        return algorithm, bytes(der.magnitude(number))
 
     @staticmethod
     def _is_der(view: memoryview) -> bool:
@@ -204,14 +206,11 @@ class DhKeys(Keys):
         return Pair(secret, secret)
 
     def export(self, public: Any, as_der: bool) -> bytes:
-        encoded: bytes = public.native().public()
-        if as_der:
-            return encoded
-        body, _ = der.read(memoryview(encoded), der.SEQUENCE)
-        _, body = der.read(body, der.SEQUENCE)
-        bits, _ = der.read(body, der.BIT_STRING)
-        number, _ = der.read(bits[1:], der.INTEGER)
-        return bytes(der.magnitude(number)).rjust(len(public.prime), b"\0")
+        return bytes(public.native().public()) if as_der else self.export_raw(public)
+
+    def export_raw(self, public: Any) -> bytes:
+        _, number = self._read_public(memoryview(public.native().public()))
+        return number.rjust(len(public.prime), b"\0")
 
 
 class DhAgreement(Agreement):

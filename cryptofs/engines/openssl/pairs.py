@@ -32,6 +32,11 @@ class Pair:
         self.private = private
         self.public = public
 
+    @classmethod
+    def of(cls, private: Any) -> "Pair":
+        """The pair of one of pyca's private keys."""
+        return cls(private, private.public_key())
+
 
 class Keys(ABC):
     """The keys of one algorithm. spelled: in words, what would do. slow: loading one takes over a millisecond."""
@@ -53,9 +58,13 @@ class Keys(ABC):
     def generate(self, bits: int) -> Pair:
         """A new pair."""
 
-    @abstractmethod
     def export(self, public: Any, as_der: bool) -> bytes:
         """A public key in the kernel's encoding, or as DER of a SubjectPublicKeyInfo."""
+        return export_der(public) if as_der else self.export_raw(public)
+
+    @abstractmethod
+    def export_raw(self, public: Any) -> bytes:
+        """A public key in the kernel's encoding."""
 
     def choose(self, bits: int | None) -> int:
         """The size of a key to make. Errors: InvalidValue."""
@@ -107,7 +116,7 @@ class Kind:
             return Pair(None, self.load_public(key))
         if not isinstance(loaded, self.private):
             raise ValueError("a key of another algorithm")
-        return Pair(loaded, loaded.public_key())
+        return Pair.of(loaded)
 
     def load_public(self, key: Any) -> Any:
         """A public key. Errors: those of FAILURES."""
@@ -120,8 +129,7 @@ class Kind:
 
 def export_der(public: Any) -> bytes:
     """DER of a SubjectPublicKeyInfo."""
-    exported: bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return exported
+    return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 _CURVES: dict[str, tuple[ec.EllipticCurve, bytes]] = {
@@ -153,7 +161,7 @@ class EcKeys(Keys):
                 private: Any = serialization.load_der_private_key(wrapped, None)
             finally:
                 wipe(wrapped)
-            return Pair(private, private.public_key())
+            return Pair.of(private)
         if len(key) in (2 * size, 2 * size + 1):
             return Pair(None, self.load_public(key))
         pair = self._kind.load(key)
@@ -181,12 +189,9 @@ class EcKeys(Keys):
         return public
 
     def generate(self, bits: int) -> Pair:
-        private = ec.generate_private_key(self._curve)
-        return Pair(private, private.public_key())
+        return Pair.of(ec.generate_private_key(self._curve))
 
-    def export(self, public: Any, as_der: bool) -> bytes:
-        if as_der:
-            return export_der(public)
+    def export_raw(self, public: Any) -> bytes:
         point: bytes = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return point[1:] if self._agrees else point
 
@@ -230,7 +235,7 @@ class RawKeys(Keys):
                 private = self._from_private(secret)
             finally:
                 wipe(secret)
-            pair = Pair(private, private.public_key())
+            pair = Pair.of(private)
             if self._tail and pair.public.public_bytes_raw() != key[self.private_size :]:
                 raise ValueError("a public key that is not the private one's")
             return pair
@@ -244,11 +249,7 @@ class RawKeys(Keys):
         return self._kind.load_public(key)
 
     def generate(self, bits: int) -> Pair:
-        private = self._private.generate()
-        return Pair(private, private.public_key())
+        return Pair.of(self._private.generate())
 
-    def export(self, public: Any, as_der: bool) -> bytes:
-        if as_der:
-            return export_der(public)
-        raw: bytes = public.public_bytes_raw()
-        return raw
+    def export_raw(self, public: Any) -> bytes:
+        return bytes(public.public_bytes_raw())

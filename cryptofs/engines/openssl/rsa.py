@@ -12,7 +12,7 @@ from ...wiping import wipe
 from .. import rsa_key
 from ..rsa_key import RsaNumbers, WrongPart
 from . import libcrypto
-from .pairs import FAILURES, Keys, Pair, export_der
+from .pairs import FAILURES, Keys, Pair
 
 
 class RsaKeys(Keys):
@@ -60,14 +60,10 @@ class RsaKeys(Keys):
         return serialization.load_der_public_key(bytes(RsaNumbers(numbers.n, numbers.e, None).encode()))
 
     def generate(self, bits: int) -> Pair:
-        private = rsa.generate_private_key(65537, bits)
-        return Pair(private, private.public_key())
+        return Pair.of(rsa.generate_private_key(65537, bits))
 
-    def export(self, public: Any, as_der: bool) -> bytes:
-        if as_der:
-            return export_der(public)
-        exported: bytes = public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
-        return exported
+    def export_raw(self, public: Any) -> bytes:
+        return bytes(public.public_bytes(Encoding.DER, PublicFormat.PKCS1))
 
 
 def _belong_together(numbers: RsaNumbers) -> bool:

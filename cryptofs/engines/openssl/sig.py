@@ -62,8 +62,7 @@ class Pkcs1(Scheme):
         return None if len(data) == size else f"a digest of {size} bytes"
 
     def sign(self, private: Any, data: Buffer) -> bytes:
-        signature: bytes = private.sign(bytes(data), padding.PKCS1v15(), self._prehashed)
-        return signature
+        return bytes(private.sign(bytes(data), padding.PKCS1v15(), self._prehashed))
 
     def signature_size(self, public: Any) -> int:
         return int(public.key_size + 7) // 8
@@ -122,8 +121,7 @@ class Pure(Scheme):
         return None
 
     def sign(self, private: Any, data: Buffer) -> bytes:
-        signature: bytes = private.sign(data)
-        return signature
+        return bytes(private.sign(data))
 
     def signature_size(self, public: Any) -> int:
         return self._size

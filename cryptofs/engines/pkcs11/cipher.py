@@ -1,7 +1,7 @@
 """ecb, cbc and ctr in a token, in pieces that are chained here.
 
-A cipher operation of PKCS#11 in parts would hold a session until its client goes on. Instead each piece is a whole
-operation, with the IV that continues the one before: the last block of ciphertext for cbc, the counter for ctr.
+A cipher operation of PKCS#11 in parts would occupy a session until its client continues. So each piece is a complete
+operation, with the IV that continues the piece before: the last block of ciphertext for cbc, the counter for ctr.
 """
 
 import struct

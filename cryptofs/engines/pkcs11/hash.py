@@ -1,8 +1,8 @@
 """hmac in a token.
 
-The state of a MAC in parts is in its session, and python-pkcs11 takes all parts in one call, from an iterator. A
-message is gathered up to GATHER bytes and then computed whole; a longer one is handed on by a thread of its own, whose
-iterator waits for the parts.
+A session has the state of a MAC in parts, and python-pkcs11 takes all parts in one call, from an iterator. Messages of
+up to GATHER bytes are gathered and computed as a whole. A longer one gets a separate thread, whose iterator waits for
+the parts.
 """
 
 import queue
@@ -21,9 +21,9 @@ from .token import TokenKey, fault
 from .transform import TokenTransform
 
 GATHER = 65_536
-"""Bytes of a message that are gathered before it gets a session of its own."""
+"""Bytes of a message that are gathered before it gets a separate session."""
 SESSIONS_MAX = 16
-"""Messages of a transform that may have a session of their own at a time."""
+"""Messages of a transform that may have a separate session at a time."""
 
 
 class _GivenUp(Exception):
@@ -31,7 +31,7 @@ class _GivenUp(Exception):
 
 
 class _Feeder:
-    """A MAC in parts in a session, on a thread of its own; the calls are one thread's at a time."""
+    """A MAC in parts, with its own session and thread. Call it from one thread at a time."""
 
     def __init__(self, key: TokenKey, mechanism: Mechanism) -> None:
         self._key = key
@@ -73,7 +73,7 @@ class _Feeder:
         return answer
 
     def update(self, data: bytes) -> None:
-        """Returns when the token has taken it. Errors: pkcs11's."""
+        """Give a part, and wait until the token has taken it. Errors: pkcs11's."""
         self._parts.put(data)
         self._wait()
 

@@ -1,13 +1,13 @@
 """PKCS#11 modules, tokens and keys, by python-pkcs11.
 
-What has to be known of it:
-- it initialises a module without telling it of threads, so a module computes for one thread at a time: every call is
-  under the module's lock;
-- a process logs in to a token once, for all its sessions, and python-pkcs11 logs out when the session that logged in is
-  closed: so a token is logged in to once and stays so while a key of it is in use;
-- a module does not see a token that comes back before it has been initialised again, which ends every session of every
-  token of the module, and numbers new ones from the beginning: an old handle may then be another's;
-- a PIN is wanted as `str`, of which only `encode` is called: `_Pin` gives a bytearray there, which can be wiped.
+What you need to know about it:
+- It initialises a module without support for threads, so a module computes for one thread at a time. Every call holds
+  the module's lock.
+- A process logs in to a token once, for all its sessions, and python-pkcs11 logs out when the session that logged in is
+  closed. So we log in once, and stay logged in while one of the token's keys is in use.
+- A module does not see a token that was reinserted until the module is initialised again. That ends every session of
+  all its tokens, and numbers new sessions from the beginning: an old handle may then belong to another session.
+- It wants a PIN as `str`, but calls only `encode` on it. `_Pin` returns a bytearray there, which can be wiped.
 """
 
 import os
@@ -45,12 +45,12 @@ _SHORTAGES = (pkcs11.DeviceMemory, pkcs11.HostMemory, pkcs11.SessionCount)
 
 
 def _reason(error: pkcs11.PKCS11Error) -> str:
-    """The error's class, and what it says: of a library that does not load, a label that is not there; never data."""
+    """The error's class and its text, for example for a library that does not load, or a missing label; never data."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def fault(error: pkcs11.PKCS11Error, subject: str) -> CryptofsError:
-    """The error for a call that the request has no part in."""
+    """The error for a failure that the request did not cause."""
     if isinstance(error, _GONE):
         return KeyUnavailable(f"key source gone: {subject}: {_reason(error)}")
     kind = OutOfResources if isinstance(error, _SHORTAGES) else EngineFault
@@ -58,7 +58,7 @@ def fault(error: pkcs11.PKCS11Error, subject: str) -> CryptofsError:
 
 
 class _Pin:
-    """Gives a PIN to python-pkcs11 without a copy that cannot be wiped."""
+    """Passes a PIN to python-pkcs11 without a copy that cannot be wiped."""
 
     def __init__(self, pin: bytearray) -> None:
         self._pin = pin
@@ -73,16 +73,16 @@ _tokens: dict[tuple[str, str], "Token"] = {}
 
 
 Pin = Callable[[], AbstractContextManager[bytearray | None]]
-"""Gives the PIN for a login and wipes it afterwards; None for a token that wants none."""
+"""Gives the PIN for a login and wipes it afterwards; None for a token that needs no PIN."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-"""Seconds between one login that fails and the next: doubled each time."""
+"""Seconds between a failed login and the next one; they double each time."""
 
 
 class Token:
     """A token that this process is logged in to; use `open` and `release`. lock: the module's.
 
-    generation: counts the logins: a handle that was found under an earlier one is void.
+    generation: counts the logins. A handle from an earlier login is invalid.
     """
 
     def __init__(self, module: str, label: str, pin: Pin, lock: threading.RLock) -> None:
@@ -104,7 +104,7 @@ class Token:
     def open(cls, module: str, label: str, pin: Pin) -> "Token":
         """The token by its label. `pin` is asked before the first login, and kept for a later one.
 
-        A login that was refused before, or has to wait, is tried at once. Errors: KeyUnavailable, PinRefused.
+        It tries a login at once, even if an earlier one was refused or has to wait. Errors: KeyUnavailable, PinRefused.
         """
         with _registry:
             lock = _locks.setdefault(module, threading.RLock())
@@ -123,8 +123,8 @@ class Token:
     def revive(self, seen: int) -> None:
         """Log in again to a token that was lost after the login `seen`, unless another thread has done so already.
 
-        After a failure the next try waits; after a PIN that the token refuses there is none before `open`, for a token
-        locks after a few. Errors: KeyUnavailable, PinRefused.
+        After a failure the next try waits. After a refused PIN only `open` tries again, because a token locks after a
+        few tries. Errors: KeyUnavailable, PinRefused.
         """
         with _registry, self.lock:
             if self.generation != seen:
@@ -172,10 +172,10 @@ class Token:
         self._refused, self._wait, self._next = "", _FIRST_WAIT, 0.0
 
     def _is_well(self) -> bool:
-        """Whether the session lives, and the keys that are in use are there."""
+        """Whether the session is alive, and the keys in use still exist."""
         if self._session is None:
             return False
-        # not by a search, which python-pkcs11 would try to end once more when the session is gone
+        # Not by a search: python-pkcs11 would try to end it again after the session has gone.
         try:
             with self.lock:
                 self._session.generate_random(64)
@@ -226,7 +226,7 @@ class Token:
         return self
 
     def release(self) -> None:
-        """Let go of the token; the last one logs out."""
+        """Release the token; the last release logs out."""
         with _registry, self.lock:
             self._users -= 1
             if self._users:
@@ -259,7 +259,7 @@ def _refusal(error: pkcs11.PKCS11Error) -> KeyUnavailable:
 
 _CIPHERS = (Mechanism.AES_ECB, Mechanism.AES_CBC, Mechanism.AES_CTR, Mechanism.AES_GCM)
 _CHALLENGE = os.urandom(32)
-"""What a key answers to show, after another login, that it is the same key; the answer tells nothing about it."""
+"""After another login, a key's answer to this shows whether it is the same key. The answer does not reveal the key."""
 
 
 def _parameter(mechanism: Mechanism) -> Any:
@@ -277,7 +277,7 @@ def _parameter(mechanism: Mechanism) -> Any:
 class TokenKey:
     """A key in a token, by its label, and what it computes there.
 
-    After the token was lost and is back, it is found again, if it is the same key.
+    When a lost token is back, the key is found again, if it is the same one.
     """
 
     def __init__(self, token: Token, label: str, mechanism: Mechanism) -> None:
@@ -299,7 +299,7 @@ class TokenKey:
             token._keys.add(self)
 
     def close(self) -> None:
-        """Let go of the token."""
+        """Release the token."""
         self.token._keys.discard(self)
         self.token.release()
 
@@ -321,7 +321,7 @@ class TokenKey:
             parameter = _parameter(self._mechanism)
             return cast(bytes, compute(_CHALLENGE, mechanism=self._mechanism, mechanism_param=parameter))
         except (pkcs11.PKCS11Error, AttributeError):
-            # the key does not do this: its purpose shows only in use
+            # The key does not permit this. Only its use shows what it permits.
             return None
 
     def _run(self, compute: Callable[[Any], Result]) -> Result:
@@ -335,7 +335,7 @@ class TokenKey:
                     return compute(self._key)
                 except _GONE:
                     pass
-        # not under the module's lock: the registry's comes first
+        # Without the module's lock, because the registry's lock must be taken first.
         self.token.revive(seen)
         with self.token.lock:
             self._take_up()
@@ -367,8 +367,8 @@ class TokenKey:
         """The MAC of a message in parts, in a session of its own. Errors: pkcs11's, KeyUnavailable, and what `parts`
         raises.
 
-        The module's lock is held while this runs; `parts` may let go of it while it waits. A message whose token is
-        lost on the way has failed: the token does not have its beginning any more.
+        The module's lock is held during this; `parts` may release it while it waits. If the token is lost in the
+        meantime, the message fails, because the token no longer has its beginning.
         """
         self._run(lambda key: key[Attribute.CLASS])
         with self.token.own_session() as session, self.token.lock:
