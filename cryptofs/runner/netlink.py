@@ -1,12 +1,13 @@
 """The crypto family of netlink: programs ask it for the sizes of an algorithm (libkcapi does, before it uses one)."""
 
+import errno
 import os
 import socket
 import struct
 from collections import deque
 
 from ..algorithms import Description, Type
-from ..errors import CryptofsError, InvalidValue, NotOffered, NotPermitted
+from ..errors import CryptofsError, InvalidValue, NotOffered, SystemFault
 from ..records import Buffer
 from .backend import Backend
 from .endpoint import MSG_PEEK, MSG_TRUNC, Endpoint, MustWait, Received
@@ -84,7 +85,7 @@ class CryptoNetlink(Endpoint):
 
     def _report(self, kind: int, body: bytes) -> bytes:
         if kind in (_NEW, _DELETE, _UPDATE):
-            raise NotPermitted("changing the kernel's algorithms")
+            raise SystemFault("the kernel's algorithms cannot be changed here", errno.EPERM)
         if kind != _GET or len(body) < _ALGORITHM.size:
             raise InvalidValue(f"request {kind} of {len(body)} bytes")
         name, driver = (body[at : at + _TEXT].split(b"\0")[0].decode("latin-1") for at in (0, _TEXT))

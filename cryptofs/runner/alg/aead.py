@@ -11,12 +11,12 @@ class AeadOperation(Gathering):
 
     def receive(self, size: int, flags: int) -> Received:
         self.check_key()
+        if not size:
+            return Received(b"")
         if not self.begun or self.more:
             raise MustWait
         transform, assoclen = self.transform, self.assoclen
         encrypts = self.operation is Operation.ENCRYPT
-        if not size:
-            return Received(b"")
         used = len(self.data)
         tag = 0 if encrypts else transform.authsize
         if used < assoclen + tag:

@@ -11,14 +11,14 @@ class CipherOperation(Gathering):
 
     def receive(self, size: int, flags: int) -> Received:
         self.check_key()
+        if not size:
+            return Received(b"")
         transform = self.transform
         description = transform.description
         # A cipher that the engines only take whole is cut into blocks here, as the kernel cuts it.
         chunk = description.chunk_size or description.block_size
         if not self.begun or (self.more and len(self.data) < chunk):
             raise MustWait
-        if not size:
-            return Received(b"")
         length = min(size, len(self.data))
         if self.more or length < len(self.data):
             length -= length % chunk
