@@ -81,7 +81,7 @@ need_venv() {
   stamp=$({
     "$python" -VV
     printf '%s\n' "$python" "$ROOT"
-    cat -- "$ROOT/requirements.lock" "$ROOT/pyproject.toml"
+    cat -- "$ROOT/requirements.lock" "$ROOT/pyproject.toml" "$ROOT/cryptofs/runner/shim.c"
   } | sha256sum)
 
   # Locking the directory itself leaves no lock file behind.

@@ -10,6 +10,7 @@ from ..errors import CryptofsError
 from ..runner.backend import Backend, LocalBackend
 from ..runner.desk import OpenDevice
 from ..runner.launch import NOT_STARTED, Settings, run
+from ..runner.shim import library
 from .standard import complain, describe
 
 _DEFAULT = ("af_alg", "openssl")
@@ -34,9 +35,16 @@ _SESSIONS_MAX = 4096
     help=f"Engines in this process, in the order in which they are asked for a name; default: {','.join(_DEFAULT)}.",
 )
 @click.option("--devcrypto", is_flag=True, help="Serve /dev/crypto as well, for programs that use cryptodev.")
+@click.option(
+    "--shim",
+    is_flag=True,
+    help="Preload a library for a container that refuses AF_ALG itself; for dynamic programs only.",
+)
 @click.option("--wide", is_flag=True, help="Serve descriptors below 512 as well; each read and write then costs more.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def run_(mountpoint: str | None, engines: str | None, devcrypto: bool, wide: bool, program: tuple[str, ...]) -> None:
+def run_(
+    mountpoint: str | None, engines: str | None, devcrypto: bool, shim: bool, wide: bool, program: tuple[str, ...]
+) -> None:
     """Run PROGRAM unchanged where the kernel has no AF_ALG, or no /dev/crypto.
 
     Its sockets of AF_ALG and of netlink's crypto family are answered here; all else is the kernel's. The exit status is
@@ -45,7 +53,9 @@ def run_(mountpoint: str | None, engines: str | None, devcrypto: bool, wide: boo
     if mountpoint is not None and engines is not None:
         raise click.UsageError("--mount and --engines: give only one")
     try:
-        status = run(Settings(program, _backend(mountpoint, engines), wide, _devices() if devcrypto else {}))
+        devices = _devices() if devcrypto else {}
+        preloaded = library() if shim else None
+        status = run(Settings(program, _backend(mountpoint, engines), wide, devices, preloaded))
     except CryptofsError as error:
         complain(f"run: {error}")
         status = NOT_STARTED

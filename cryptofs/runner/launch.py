@@ -20,6 +20,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 from ..errors import CryptofsError, SystemFault, printable
@@ -32,6 +33,7 @@ from .front import SIGNALS, Message, wait
 from .notify import Listener
 from .numbers import Machine, machine
 from .process import take_descriptor
+from .shim import ALIAS, preload
 from .supervisor import Supervisor, rules
 
 NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -48,12 +50,14 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run a program. wide: serve descriptors below 512, too; devices: what opens of these paths give."""
+    """How to run a program. wide: serve descriptors below 512, too; devices: what opens of these paths give; shim: the
+    library that asks for the alias of AF_ALG."""
 
     program: Sequence[str]
     backend: Backend
     wide: bool = False
     devices: Mapping[bytes, OpenDevice] = field(default_factory=dict)
+    shim: Path | None = None
 
 
 def run(settings: Settings) -> int:
@@ -144,7 +148,12 @@ def _take_listener(child: int) -> Listener | None:
     with contextlib.suppress(FileNotFoundError, PermissionError):
         for name in os.listdir(f"/proc/{child}/fd"):
             if os.readlink(f"/proc/{child}/fd/{name}") == _LISTENER:
-                return Listener(take_descriptor(child, int(name)))
+                try:
+                    return Listener(take_descriptor(child, int(name)))
+                except SystemFault:
+                    # It would wait for ever: it has the listener itself.
+                    os.kill(child, signal.SIGKILL)
+                    raise
     # It is about to end, or it cannot be looked into, and then waits for this process.
     os.kill(child, signal.SIGKILL)
     ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
@@ -207,7 +216,7 @@ def _become(here: Machine, settings: Settings, before: set[int], told: int, go: 
     name = settings.program[0]
     status = NOT_STARTED
     try:
-        code = assemble(here, rules(settings.wide, bool(settings.devices)))
+        code = assemble(here, rules(settings.wide, bool(settings.devices), settings.shim is not None))
         path = shutil.which(name)
         _allow_open_files()
         # Python ignores these two. Handlers that it has set go with exec.
@@ -221,7 +230,11 @@ def _become(here: Machine, settings: Settings, before: set[int], told: int, go: 
         waiting.register(go, select.POLLIN)
         waiting.poll()
         os.close(go)
-        _try_family()
+        if settings.shim is None:
+            _try_family(AF_ALG, "allow it there, or use --shim")
+        else:
+            _try_family(ALIAS, "--shim does not help there: allow AF_ALG")
+            preload(settings.shim)
         status = NOT_EXECUTABLE
         os.execvp(name, list(settings.program))
     except CryptofsError as error:
@@ -284,13 +297,13 @@ def _refuse_privileged(path: str | None) -> None:
         )
 
 
-def _try_family() -> None:
-    """Errors: SystemFault if another filter refuses AF_ALG: its errno outranks our notification."""
+def _try_family(family: int, advice: str) -> None:
+    """Errors: SystemFault if another filter refuses the family: its errno outranks our notification."""
     try:
-        socket.socket(AF_ALG, socket.SOCK_SEQPACKET).close()
+        socket.socket(family, socket.SOCK_SEQPACKET).close()
     except OSError as error:
         raise SystemFault(
-            f"AF_ALG is refused before it gets here ({error.strerror}), by the filter of a container: "
-            "allow it there (docs/legacy.md)",
+            f"AF_ALG ({family}) is refused before it gets here ({error.strerror}), by the filter of a container: "
+            f"{advice} (docs/legacy.md)",
             error.errno,
         ) from None

@@ -97,7 +97,10 @@ def take_descriptor(tid: int, number: int) -> int:
         finally:
             os.close(pidfd)
     except OSError as error:
-        raise SystemFault.of(error, f"descriptor {number} of the program") from None
+        what = f"descriptor {number} of the program"
+        if error.errno == errno.EPERM:
+            what += ": pidfd_getfd is refused; a container needs the capability SYS_PTRACE (docs/legacy.md)"
+        raise SystemFault.of(error, what) from None
 
 
 def _leader(tid: int) -> int:

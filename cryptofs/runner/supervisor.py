@@ -14,6 +14,7 @@ from .filter import Argument, Rule, is_at_least
 from .netlink import NETLINK_CRYPTO
 from .notify import Call, Listener
 from .numbers import Machine
+from .shim import ALIAS
 
 log = logging.getLogger("cryptofs")
 
@@ -29,8 +30,9 @@ _BY_DESCRIPTOR = (
 )  # fmt: skip
 
 
-def rules(wide: bool, devices: bool) -> list[Rule]:
-    """What the filter hands over. wide: calls on descriptors below BASE as well; devices: opens of files."""
+def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
+    """What the filter hands over. wide: calls on descriptors below BASE as well; devices: opens of files; alias:
+    sockets of the shim's family, which make_socket takes for AF_ALG."""
     smallest = 0 if wide else BASE
     ours = is_at_least(0, smallest)
     found = [Rule(name, (ours,)) for name in _BY_DESCRIPTOR]
@@ -38,6 +40,8 @@ def rules(wide: bool, devices: bool) -> list[Rule]:
     found += [Rule("splice", (is_at_least(position, smallest),)) for position in (2, 0)]
     found += [Rule(name) for name in ("io_submit", "io_getevents", "io_pgetevents")]
     found += [Rule(name, (Argument(0, AF_ALG),)) for name in ("socket", "socketpair")]
+    if alias:
+        found.append(Rule("socket", (Argument(0, ALIAS),)))
     found.append(Rule("socket", (Argument(0, _AF_NETLINK), Argument(2, NETLINK_CRYPTO))))
     # Its calls pass by the filter. Programs go on without it.
     found.append(Rule("io_uring_setup", errno=_ENOSYS))
