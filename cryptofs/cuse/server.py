@@ -22,7 +22,7 @@ from ..fuse.protocol import (
     Opcode,
 )
 from ..runner.backend import Backend
-from ..runner.devcrypto import Piece, Sessions
+from ..runner.devcrypto import Command, Piece, Sessions
 from ..wiping import wipe
 from .users import OpenFile, Users
 
@@ -115,8 +115,11 @@ class Server:
                 self._release(handle)
                 device.refuse(unique, 0)
             case Opcode.IOCTL:
-                file = self._file(IOCTL.unpack_from(request, HEADER_SIZE)[0])
-                self._do(file, unique, len(request), partial(self._control, file, unique, request))
+                handle, _, command, *_ = IOCTL.unpack_from(request, HEADER_SIZE)
+                file = self._file(handle)
+                # A key pair takes up to a second, however small its numbers are.
+                size = _REQUEST_MAX if command == Command.CIOCKEY else len(request)
+                self._do(file, unique, size, partial(self._control, file, unique, request))
             case Opcode.POLL:
                 handle, poll_handle, flags, _ = POLL.unpack_from(request, HEADER_SIZE)
                 file = self._file(handle)

@@ -65,6 +65,9 @@ class RunTransform(Protocol):
         Errors: KeyMissing, InvalidValue, TooLarge, BadTag, EngineFault.
         """
 
+    def compute(self, operation: Operation, data: Buffer) -> bytes:
+        """An operation of a key pair: encrypt, decrypt or agree. Errors: KeyMissing, InvalidValue, NotSupported."""
+
     def generate(self, size: int) -> Output:
         """Random bytes of an rng."""
 
@@ -149,6 +152,9 @@ class LocalTransform:
             written = transform.once(operation, iv, assoclen, data, view)
         del out[written:]
         return out
+
+    def compute(self, operation: Operation, data: Buffer) -> bytes:
+        return self._transform.operate(operation, {}, data)[0]
 
     def generate(self, size: int) -> Output:
         out = bytearray(size)

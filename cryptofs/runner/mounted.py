@@ -156,6 +156,12 @@ class MountTransform:
         with memoryview(data) as view:
             return _asked(call, view[assoclen:], iv, view[:assoclen])
 
+    def compute(self, operation: Operation, data: Buffer) -> bytes:
+        context = self._opened
+        if operation is Operation.AGREE:
+            return _asked(context.agree, data)
+        return _asked(context.encrypt if operation is Operation.ENCRYPT else context.decrypt, data)
+
     def generate(self, size: int) -> Output:
         return _asked(self._opened.generate, size)
 

@@ -70,7 +70,7 @@ def test_errors_of_the_kernel_and_of_the_device(made: Device, client: Path) -> N
     assert [int(each) for each in run(client, made.path, "bad").split()] == [14, 14, 14, 22, 22]
     assert "CRIOGET: Invalid argument" in run(client, made.path, "copy", status=10)
     assert "Message too long" in run(client, made.path, "cbc", 131072, status=10)
-    assert run(client, made.path, "info") == "cbc(aes) hmac(sha256) 1 0\n"
+    assert run(client, made.path, "info") == "cbc(aes) hmac(sha256) 1 17\n"
 
 
 def test_processes_that_share_a_file(made: Device, client: Path) -> None:

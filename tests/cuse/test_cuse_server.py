@@ -108,7 +108,7 @@ def test_calls(program: Program, kernel: Kernel) -> None:
     assert program.open(gcm, sealed, IV[:12], b"auth") == data
     refused(errno.EBADMSG, lambda: program.open(gcm, sealed[:-1] + b"\0", IV[:12], b"auth"))
     assert program.info(number)[0] == "cbc(aes)"
-    assert program.call(Command.CIOCASYMFEAT, U32.pack(7)) == bytes(4)
+    assert program.call(Command.CIOCASYMFEAT, U32.pack(7)) == U32.pack(17)
     program.finish(number)
     refused(errno.EINVAL, lambda: program.crypt(number, ENCRYPT, data, IV))
 
@@ -190,7 +190,7 @@ def test_no_user_waits_for_another(served: Served, kernel: Kernel) -> None:
         assert len(kernel.answer(first)) == 20
         del waiting[3]
         for unique in waiting:
-            assert kernel.answer(unique)[16:] == bytes(4)
+            assert kernel.answer(unique)[16:] == U32.pack(17)
 
 
 def test_large_calls_of_many_programs(served: Served, kernel: Kernel) -> None:

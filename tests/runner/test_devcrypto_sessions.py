@@ -9,6 +9,7 @@ from itertools import islice
 
 import pytest
 from cryptography.hazmat.decrepit.ciphers.modes import CFB, OFB
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
 from helpers.devcrypto import (
@@ -33,11 +34,13 @@ from helpers.devcrypto import (
 from vectors import Case, items
 
 from cryptofs.algorithms import Type, look_up
+from cryptofs.engines.openssl.groups import known_primes
 from cryptofs.errors import CryptofsError
 from cryptofs.records import Operation
 from cryptofs.runner.backend import LocalBackend
 from cryptofs.runner.devcrypto import Allowance, Command, Sessions, ciphers, session
-from cryptofs.runner.devcrypto.numbers import AUTH, CRYPT, INFO, SESSION, U32, Flag
+from cryptofs.runner.devcrypto.numbers import AUTH, CRYPT, INFO, KEY_PARAMETER, KEY_SIZE, SESSION, U32, Flag
+from cryptofs.runner.devcrypto.numbers import KEY as KEY_HEAD
 
 KEY, KEY_2, IV = bytes(range(16)), bytes(range(32)), bytes(range(100, 116))
 MAC_KEY = b"a key of twenty byte"
@@ -468,6 +471,44 @@ def test_the_table_is_bounded(program: Program, opened: Sessions) -> None:
     second.close()
     one.session(NULL)
     first.close()
+
+
+# Public keys
+
+
+def key_call(program: Program, operation: int, numbers: list[int], room: int) -> int:
+    """CIOCKEY with these inputs and one output of so many bytes."""
+    given = [each.to_bytes(max(1, (each.bit_length() + 7) // 8), "little") for each in numbers]
+    pieces = [(program.memory.put(each), 8 * len(each)) for each in given]
+    target = program.memory.put(room)
+    parameters = b"".join(KEY_PARAMETER.pack(at, bits, 0) for at, bits in [*pieces, (target, 8 * room)])
+    head = KEY_HEAD.pack(operation, 7, len(numbers), 1, 0)
+    done = program.call(Command.CIOCKEY, (head + parameters).ljust(KEY_SIZE, b"\0"))
+    assert KEY_HEAD.unpack_from(done)[1] == 0
+    return int.from_bytes(program.memory.read(target, room), "little")
+
+
+def test_public_keys(program: Program) -> None:
+    """The public operation of RSA, and the secret of Diffie-Hellman, as the features say; keys are wiped."""
+    assert U32.unpack(program.call(Command.CIOCASYMFEAT, bytes(4)))[0] == 1 << 0 | 1 << 4
+    modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
+    base = int.from_bytes(os.urandom(255), "big")
+    assert key_call(program, 0, [base, 65537, modulus], 256) == pow(base, 65537, modulus)
+    prime = int.from_bytes(min(known_primes(), key=len), "big")
+    private, peer = (int.from_bytes(os.urandom(32), "big") for _ in range(2))
+    public = pow(2, peer, prime)
+    assert key_call(program, 4, [private, public, prime], 512) == pow(public, private, prime)
+    assert len(program.memory.given_keys) == 6
+    assert not any(map(any, program.memory.given_keys))
+
+
+def test_public_key_calls_that_are_refused(program: Program) -> None:
+    """Other operations, other sizes, and results without room."""
+    for operation, numbers, room in (
+        (1, [5, 3, 7], 256), (2, [5, 3, 7], 256), (99, [5, 3, 7], 256), (0, [5, 3], 256), (0, [5, 3, 7], 256),
+        (0, [1 << 600, 3, (1 << 2047) + 1], 8), (4, [5, 3, (1 << 2047) + 1], 256), (0, [1 << 9000, 3, 7], 256),
+    ):  # fmt: skip
+        refused(errno.EINVAL, lambda call=(operation, numbers, room): key_call(program, *call))  # type: ignore[misc]
 
 
 # Questions, and keys

@@ -85,6 +85,9 @@ class NullCipher:
     def once(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer) -> Output:
         return bytes(data)
 
+    def compute(self, operation: Operation, data: Buffer) -> bytes:
+        raise NotSupported(f"{NULL_NAME} has no key pair")
+
     def generate(self, size: int) -> Output:
         raise NotSupported(f"{NULL_NAME} generates nothing")
 

@@ -16,6 +16,7 @@ from ..backend import Backend, RunTransform
 from .authcrypt import plan_authcrypt
 from .ciphers import CIPHERS, MACS, Cipher, Mac, open_cipher
 from .crypt import Crypt, plan_crypt
+from .keys import features, plan_key
 from .numbers import (
     AUTH,
     CIPHER_KEY_MAX,
@@ -78,6 +79,7 @@ class Sessions:
             Command.CIOCGSESSINFO: self._inform,
             Command.CIOCCPHASH: self._copy_hash,
             Command.CIOCASYMFEAT: self._features,
+            Command.CIOCKEY: lambda argument, structure: plan_key(backend, argument, structure),
         }
 
     def close(self) -> None:
@@ -291,7 +293,7 @@ class Sessions:
         return Plan([], [(argument, INFO.size)], lambda pieces: [info])
 
     def _features(self, argument: int, structure: Buffer) -> Plan:
-        return Plan([], [(argument, U32.size)], lambda pieces: [U32.pack(0)])
+        return Plan([], [(argument, U32.size)], lambda pieces: [U32.pack(features(self._backend))])
 
 
 _T = TypeVar("_T")
