@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..benchmark import calls, machine, report
 from ..benchmark.goals import Goals
+from ..benchmark.legacy import Legacy
 from ..benchmark.mounts import CannotMeasure
 from ..benchmark.passes import Measured, Stage, in_passes
 from ..benchmark.placement import Placement, placements
@@ -29,6 +30,7 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
     "--peers", is_flag=True, help="With --goals: also measure p11-kit server, ssh-agent and openssl as a process."
 )
 @click.option("--commit", metavar="COMMIT", help="With --goals: also compare with the daemon of another commit.")
+@click.option("--legacy", is_flag=True, help="Measure what `cryptofs run` costs, in the same way.")
 @click.option("--busy", is_flag=True, help="Keep every processor busy during the run.")
 @click.option(
     "--placement",
@@ -56,8 +58,8 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
 @click.option("--json", "json_file", metavar="FILE", help="Write everything to a file.")
 @click.option("--svg", "svg_file", metavar="FILE", help="Draw a plot into a file (needs matplotlib).")
 def benchmark(
-    goals: bool, peers: bool, commit: str | None, busy: bool, places: tuple[str, ...], names: tuple[str, ...],
-    parts: tuple[str, ...], seconds: float, json_file: str | None, svg_file: str | None,
+    goals: bool, peers: bool, commit: str | None, legacy: bool, busy: bool, places: tuple[str, ...],
+    names: tuple[str, ...], parts: tuple[str, ...], seconds: float, json_file: str | None, svg_file: str | None,
 ) -> None:  # fmt: skip
     """Measure latency and throughput on separate mounts, beside floors measured in the same run.
 
@@ -67,8 +69,10 @@ def benchmark(
     """
     if not goals and (peers or commit is not None):
         raise click.UsageError("--peers and --commit need --goals")
-    if goals and (names or svg_file is not None):
-        raise click.UsageError("--name and --svg are not for --goals")
+    if goals and legacy:
+        raise click.UsageError("--goals and --legacy: give only one")
+    if (goals or legacy) and (names or svg_file is not None):
+        raise click.UsageError("--name and --svg are not for --goals and --legacy")
     where = [_PLACES[place] for place in places] or placements()
     if Placement.APART in where and Placement.APART not in placements():
         raise click.UsageError("--placement apart: this machine has only one processor")
@@ -76,7 +80,8 @@ def benchmark(
         raise click.UsageError("--placement: the table takes only one")
     rows: list[Row] = []
     results: list[Result] = []
-    measured = Goals(seconds * 4, where, commit, peers)
+    measured = Legacy(seconds * 4) if legacy else Goals(seconds * 4, where, commit, peers)
+    goals = goals or legacy
     table = Measurements(seconds, where[0], names or tuple(calls.TYPES))
     goal_parts = _chosen(measured.stages(), parts) if goals else []
     row_parts = [] if goals else _chosen(table.stages(), parts)

@@ -4,7 +4,6 @@ import sys
 
 import click
 
-from ..client import MountNotFound
 from ..engines import check_engines
 from ..errors import CryptofsError
 from ..runner.backend import Backend, LocalBackend
@@ -59,7 +58,7 @@ def run_(
     except CryptofsError as error:
         complain(f"run: {error}")
         status = NOT_STARTED
-    except (MountNotFound, OSError) as error:
+    except OSError as error:
         complain(f"run: {describe(error)}")
         status = NOT_STARTED
     sys.exit(status)

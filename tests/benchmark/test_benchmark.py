@@ -19,6 +19,7 @@ from helpers.waiting import wait_until
 from cryptofs.benchmark import calls, capacity, machine, mounts, peers, turns
 from cryptofs.benchmark.clients import Clients
 from cryptofs.benchmark.goals import SIGNING_KEY, Goals, pkcs8
+from cryptofs.benchmark.legacy import Legacy, client
 from cryptofs.benchmark.mounts import CannotMeasure, Mount
 from cryptofs.benchmark.passes import PASSES_LEAST, PASSES_MOST, Stage, in_passes
 from cryptofs.benchmark.placement import Placement, placed, placements
@@ -405,3 +406,22 @@ def test_devices_for_measuring() -> None:
         with calls.opened(mount.path / "devices" / "signer" / "crypto") as descriptor:
             os.pwrite(descriptor, build(Record(Operation.SIGN, 0, 1, 0, {}, bytes(64))), 0)
             assert SIGNING_KEY.sign(bytes(64)) in os.pread(descriptor, 4096, 0)
+
+
+def test_what_run_costs() -> None:
+    """Each part, once: through `cryptofs run`, a call that is not trapped, and the start."""
+    with Legacy(0.01) as legacy:
+        rows = [
+            row for name, measure in legacy.stages() if name in ("sha256", "an untrapped call") for row in measure()
+        ]
+        rows += legacy.start()
+    assert len(rows) == 4
+    assert all(row.figure is not None and row.bound is not None for row in rows)
+    assert min(row.figure or 0 for row in rows) > 0
+    assert run("--legacy", "--goals").returncode == 2
+
+
+def test_a_client_that_ends() -> None:
+    """It is reported with its status."""
+    with pytest.raises(CannotMeasure, match="127"), client("stat", ("--engines", "openssl", "--", "cryptofs-none")):
+        pass
