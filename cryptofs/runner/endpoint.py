@@ -11,6 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import CryptofsError, NotSupported
 from ..records import Buffer
@@ -26,8 +27,7 @@ class MustWait(Exception):
     """There is no answer yet: the program waits, unless it does not want to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What a receive gives. flags: MSG_TRUNC or 0; source: the sender's address."""
 
     data: bytes | bytearray
@@ -151,7 +151,9 @@ class Endpoint:
         """A thread is going to wait in the kernel for what `settle` puts there. number: its descriptor's."""
         self.waiting = deque(old for old in self.waiting if old.tid != each.tid and is_in_call(old.tid, old.number))
         if not self.waiting:
-            self.drain(each.tid, number)
+            # The mark goes. An answer that nobody has taken yet is for whoever reads first.
+            for answer in self.drain(each.tid, number):
+                self.put(answer)
         self.waiting.append(each)
 
     def settle(self) -> None:
@@ -173,7 +175,9 @@ class Endpoint:
 
     def left_behind(self, tid: int, number: int) -> bytes | None:
         """An answer that was put there for a thread which a signal has taken out of its call meanwhile."""
-        if self.served and not any(is_in_call(each.tid, each.number) for each in self.served):
+        # The caller itself is in this call now, so not in that one.
+        others = [each for each in self.served if each.tid != tid]
+        if self.served and not any(is_in_call(each.tid, each.number) for each in others):
             self.served.clear()
             self.kept.extend(self.drain(tid, number))
             self.mark()

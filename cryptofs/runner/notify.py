@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _RESPONSE = struct.Struct("=QqiI")
@@ -27,8 +27,7 @@ _WAKE_HERE = 1
 _NOTHING = bytes(_NOTIFICATION.size)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A system call of the program that waits for its answer. tid: of its thread; arguments: six numbers."""
 
     identity: int

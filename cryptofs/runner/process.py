@@ -14,6 +14,7 @@ from .libc import Data, Pieces
 _IOVEC = struct.Struct("=QQ")
 _MOST = 0x7FFFF000
 """Bytes that one system call moves at most."""
+_LOOKS, _LOOK_SECONDS = 20, 0.0002
 
 
 class Memory:
@@ -131,17 +132,16 @@ def is_nonblocking(tid: int, number: int) -> bool:
 
 
 def is_in_call(tid: int, number: int) -> bool:
-    """Whether a thread waits in this system call. It may have been interrupted by a signal."""
-    for _ in range(100):
+    """Whether a thread waits in this system call. It may have been interrupted by a signal.
+
+    A thread that stays on its way, because the machine is busy, counts as in the call: an answer that it does not take
+    stays where the next receive finds it, but one that it is not given would be missing for ever.
+    """
+    for _ in range(_LOOKS):
         word = ""
         with contextlib.suppress(OSError), open(f"/proc/{tid}/syscall") as state:
             word = state.read().split(" ", 1)[0].strip()
         if word != "running":
             return word == str(number)
-        # It is on its way into the call, or out of it.
-        time.sleep(0.0002)
-    return False
-
-
-NO_SUCH = (errno.ENOENT, errno.ESRCH)
-"""Errnos of a look below /proc: what was there has gone."""
+        time.sleep(_LOOK_SECONDS)
+    return True

@@ -1,7 +1,7 @@
 """The constants and structures of <linux/if_alg.h>."""
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...errors import InvalidValue
 from ...records import Operation
@@ -16,8 +16,7 @@ _INTEGER = struct.Struct("=I")
 _OPERATIONS = (Operation.DECRYPT, Operation.ENCRYPT)
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(NamedTuple):
     """What the control messages of one send say. iv: None to keep the one there is."""
 
     operation: Operation = Operation.DECRYPT
