@@ -25,6 +25,7 @@ _COMMANDS = {
     "seal": "files.seal",
     "open": "files.open_",
     "run": "run.run_",
+    "agent": "agent.agent",
 }
 
 

@@ -54,7 +54,7 @@ def run_(
     try:
         devices = _devices() if devcrypto else {}
         preloaded = library() if shim else None
-        status = run(Settings(program, _backend(mountpoint, engines), wide, devices, preloaded))
+        status = run(Settings(program, backend(mountpoint, engines), wide, devices, preloaded))
     except CryptofsError as error:
         complain(f"run: {error}")
         status = NOT_STARTED
@@ -73,7 +73,8 @@ def _devices() -> dict[bytes, OpenDevice]:
     return {PATH: lambda backend: DeviceFile(backend, allowance)}
 
 
-def _backend(mountpoint: str | None, engines: str | None) -> Backend:
+def backend(mountpoint: str | None, engines: str | None) -> Backend:
+    """What computes, as the options say. Errors: CryptofsError, MountNotFound."""
     if mountpoint is not None:
         # Only now: without a mount a program starts sooner.
         from ..runner.mounted import MountBackend

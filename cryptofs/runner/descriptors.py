@@ -53,7 +53,7 @@ class Descriptors:
         if link.startswith("socket:["):
             endpoint = self._by_inode.get(int(link[8:-1]))
             if endpoint is not None:
-                if endpoint.splice is not None:
+                if endpoint.splice is not None or not self._listener.sees_writes:
                     self._take(endpoint)
                 return endpoint
         raise PassOn

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import CryptofsError, NotSupported
 from ..records import Buffer
-from .process import Memory, is_in_call, take_descriptor
+from .process import Memory, is_in_call
 
 MSG_DONTWAIT, MSG_MORE, MSG_TRUNC, MSG_PEEK = 0x40, 0x8000, 0x20, 0x02
 _PACKET_MAX = 1 << 24
@@ -124,11 +124,11 @@ class Endpoint:
             self.ours.send(b"")
             self.marked = True
 
-    def drain(self, tid: int, number: int) -> list[bytes]:
+    def drain(self, memory: Memory, number: int) -> list[bytes]:
         """Take back what lies before the program's end; what of it was an answer is returned."""
         self.marked = False
         packets = []
-        with socket.socket(fileno=take_descriptor(tid, number)) as theirs, contextlib.suppress(BlockingIOError):
+        with socket.socket(fileno=memory.take_descriptor(number)) as theirs, contextlib.suppress(BlockingIOError):
             while True:
                 packets.append(theirs.recv(_PACKET_MAX, MSG_DONTWAIT))
         return [each for each in packets if each]
@@ -138,21 +138,21 @@ class Endpoint:
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(data) + _FRESH)
         self.ours.send(data)
 
-    def offer(self, tid: int, number: int, answers: Sequence[Buffer]) -> None:
+    def offer(self, memory: Memory, number: int, answers: Sequence[Buffer]) -> None:
         """Lay answers ready for a call that reads them at once. number: the caller's descriptor."""
         if self.marked:
-            self.drain(tid, number)
+            self.drain(memory, number)
         for each in answers:
             self.put(each)
         if not self.waiting:
             self.mark()
 
-    def wait(self, each: Waiting, number: int) -> None:
+    def wait(self, memory: Memory, each: Waiting, number: int) -> None:
         """A thread is going to wait in the kernel for what `settle` puts there. number: its descriptor's."""
         self.waiting = deque(old for old in self.waiting if old.tid != each.tid and is_in_call(old.tid, old.number))
         if not self.waiting:
             # The mark goes. An answer that nobody has taken yet is for whoever reads first.
-            for answer in self.drain(each.tid, number):
+            for answer in self.drain(memory, number):
                 self.put(answer)
         self.waiting.append(each)
 
@@ -173,13 +173,13 @@ class Endpoint:
             self.waiting.popleft()
         self.mark()
 
-    def left_behind(self, tid: int, number: int) -> bytes | None:
+    def left_behind(self, memory: Memory, number: int) -> bytes | None:
         """An answer that was put there for a thread which a signal has taken out of its call meanwhile."""
         # The caller itself is in this call now, so not in that one.
-        others = [each for each in self.served if each.tid != tid]
+        others = [each for each in self.served if each.tid != memory.tid]
         if self.served and not any(is_in_call(each.tid, each.number) for each in others):
             self.served.clear()
-            self.kept.extend(self.drain(tid, number))
+            self.kept.extend(self.drain(memory, number))
             self.mark()
         return self.kept.popleft() if self.kept else None
 

@@ -40,7 +40,7 @@ NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses, as `env` has them."""
 _OPEN_FILES = 4096
 """Descriptors that the program may have at least, where its hard limit allows it: ours have high numbers."""
-_LISTENER = "anon_inode:seccomp notify"
+LISTENER = "anon_inode:seccomp notify"
 _WHY = {
     errno.EINVAL: "the kernel has no user notification for seccomp with WAIT_KILLABLE_RECV: you need Linux 5.19",
     errno.ENOSYS: "the kernel has no seccomp: you need Linux 5.19",
@@ -147,7 +147,7 @@ def _take_listener(child: int) -> Listener | None:
     """
     with contextlib.suppress(FileNotFoundError, PermissionError):
         for name in os.listdir(f"/proc/{child}/fd"):
-            if os.readlink(f"/proc/{child}/fd/{name}") == _LISTENER:
+            if os.readlink(f"/proc/{child}/fd/{name}") == LISTENER:
                 try:
                     return Listener(take_descriptor(child, int(name)))
                 except SystemFault:

@@ -7,6 +7,10 @@ import os
 import struct
 from typing import NamedTuple
 
+from ..errors import SystemFault
+from .numbers import machine
+from .process import GuardedMemory, Memory
+
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _RESPONSE = struct.Struct("=QqiI")
 _ADD = struct.Struct("=QIIII")
@@ -22,25 +26,34 @@ def _command(number: int, size: int, reads: bool) -> int:
 _RECEIVE = _command(0, _NOTIFICATION.size, reads=True)
 _SEND = _command(1, _RESPONSE.size, reads=True)
 _ADD_DESCRIPTOR = _command(3, _ADD.size, reads=False)
+_IS_VALID = _command(2, 8, reads=False)
 _SET_FLAGS = _command(4, 8, reads=False)
 _WAKE_HERE = 1
+FOREIGN = -1
+"""The number of each call of another architecture."""
 _NOTHING = bytes(_NOTIFICATION.size)
 
 
 class Call(NamedTuple):
-    """A system call of the program that waits for its answer. tid: of its thread; arguments: six numbers."""
+    """A system call of the program that waits for its answer. tid: of its thread; arguments: six numbers; memory: its
+    process's."""
 
     identity: int
     tid: int
     number: int
     arguments: tuple[int, ...]
+    memory: Memory
 
 
 class Listener:
     """The listener's descriptor, which this object owns."""
 
+    sees_writes = True
+    """Whether the filter hands over write(2)."""
+
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._architecture = machine().audit
         self._buffer = bytearray(_NOTIFICATION.size)
         # Since Linux 6.6: supervisor and program take turns on one processor, which costs less than waking another.
         with contextlib.suppress(OSError):
@@ -60,8 +73,13 @@ class Listener:
             if error.errno in (errno.ENOENT, errno.EINTR):
                 return None
             raise
-        identity, tid, _, number, _, _, *arguments = _NOTIFICATION.unpack_from(buffer)
-        return Call(identity, tid, number, tuple(arguments))
+        identity, tid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack_from(buffer)
+        if architecture != self._architecture:
+            number = FOREIGN
+        return Call(identity, tid, number, tuple(arguments), self._memory(identity, tid))
+
+    def _memory(self, identity: int, tid: int) -> Memory:
+        return Memory(tid)
 
     def answer(self, call: Call, value: int) -> None:
         """The call returns this value."""
@@ -91,3 +109,21 @@ class Listener:
         flags = 0 if number is None else _AT_NUMBER
         request = _ADD.pack(call.identity, flags, descriptor, number or 0, os.O_CLOEXEC if close_on_exec else 0)
         return int(fcntl.ioctl(self.descriptor, _ADD_DESCRIPTOR, bytearray(request), True))
+
+
+class RuntimesListener(Listener):
+    """The listener of a filter that the runtime of a container has made, for processes that are not ours."""
+
+    sees_writes = False
+    """Runtimes refuse to hand over write(2), which they call themselves under the filter."""
+
+    def _memory(self, identity: int, tid: int) -> Memory:
+        if not tid:
+            raise SystemFault("a process outside of this one's PID namespace", errno.ESRCH)
+        return GuardedMemory(tid, lambda: self._check(identity))
+
+    def _check(self, identity: int) -> None:
+        try:
+            fcntl.ioctl(self.descriptor, _IS_VALID, identity.to_bytes(8, "little"))
+        except OSError:
+            raise SystemFault("the thread does not wait any longer", errno.ESRCH) from None

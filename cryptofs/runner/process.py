@@ -5,9 +5,10 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import InvalidValue, SystemFault, TooLarge
+from ..wiping import wipe
 from . import libc
 from .libc import Data, Pieces
 
@@ -18,7 +19,10 @@ _LOOKS, _LOOK_SECONDS = 20, 0.0002
 
 
 class Memory:
-    """The memory of a thread's process. Errors: SystemFault (EFAULT for memory that is not there)."""
+    """The memory of a thread's process, and its descriptors.
+
+    Errors: SystemFault (EFAULT for memory that is not there).
+    """
 
     __slots__ = ("tid",)
 
@@ -60,6 +64,10 @@ class Memory:
         except OSError as error:
             raise _fault(error) from None
 
+    def take_descriptor(self, number: int) -> int:
+        """A duplicate of a descriptor."""
+        return take_descriptor(self.tid, number)
+
     def pieces(self, address: int, count: int) -> list[tuple[int, int]]:
         """An array of struct iovec. Errors: TooLarge for more than a call takes; InvalidValue for a negative size."""
         if count > libc.PIECES_MAX:
@@ -69,6 +77,62 @@ class Memory:
         else:
             pieces = list(_IOVEC.iter_unpack(self.read(address, _IOVEC.size * count)))
         return checked(pieces)
+
+
+class GuardedMemory(Memory):
+    """That of somebody else's process, and never that of another one which has got the thread's number meanwhile.
+
+    check: raises SystemFault if the thread does not wait for its answer any longer; another one cannot have its number
+    as long as it does.
+    """
+
+    __slots__ = ("_check",)
+
+    def __init__(self, tid: int, check: Callable[[], None]) -> None:
+        super().__init__(tid)
+        self._check = check
+
+    def read_key(self, address: int, size: int) -> bytearray:
+        key = super().read_key(address, size)
+        try:
+            self._check()
+        except SystemFault:
+            wipe(key)
+            raise
+        return key
+
+    def gather(self, pieces: Pieces, total: int) -> Data:
+        data = super().gather(pieces, total)
+        self._check()
+        return data
+
+    def scatter(self, pieces: Pieces, data: Data) -> None:
+        try:
+            # The open file stands for the memory, whoever gets the number.
+            memory = os.open(f"/proc/{self.tid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _fault(error) from None
+        try:
+            self._check()
+            done = 0
+            for address, size in pieces:
+                piece = bytes(data[done : done + size])
+                if piece and os.pwrite(memory, piece, address) != len(piece):
+                    raise SystemFault("the program's memory", errno.EFAULT)
+                done += len(piece)
+        except (OSError, OverflowError) as error:
+            raise SystemFault(f"the program's memory: {error}", errno.EFAULT) from None
+        finally:
+            os.close(memory)
+
+    def take_descriptor(self, number: int) -> int:
+        descriptor = super().take_descriptor(number)
+        try:
+            self._check()
+        except SystemFault:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

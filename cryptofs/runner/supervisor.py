@@ -18,16 +18,17 @@ from .shim import ALIAS
 
 log = logging.getLogger("cryptofs")
 
-_AF_NETLINK = 16
+AF_NETLINK = 16
 _ENOSYS = 38
 _DUPLICATES = (0, 1030)
 """F_DUPFD and F_DUPFD_CLOEXEC."""
 # The most frequent ones first: each rule before the one that fits costs a few nanoseconds.
-_BY_DESCRIPTOR = (
+BY_DESCRIPTOR = (
     "read", "write", "sendmsg", "recvmsg", "sendto", "recvfrom", "accept4", "accept", "setsockopt", "getsockopt",
     "bind", "getsockname", "getpeername", "connect", "listen", "shutdown", "readv", "writev", "sendmmsg", "recvmmsg",
     "sendfile", "dup", "dup2", "dup3", "preadv2", "pwritev2",
 )  # fmt: skip
+AT_ALL = ("io_submit", "io_getevents", "io_pgetevents")
 
 
 def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
@@ -35,14 +36,14 @@ def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
     sockets of the shim's family, which make_socket takes for AF_ALG."""
     smallest = 0 if wide else BASE
     ours = is_at_least(0, smallest)
-    found = [Rule(name, (ours,)) for name in _BY_DESCRIPTOR]
+    found = [Rule(name, (ours,)) for name in BY_DESCRIPTOR]
     found += [Rule("fcntl", (ours, Argument(1, command))) for command in _DUPLICATES]
     found += [Rule("splice", (is_at_least(position, smallest),)) for position in (2, 0)]
-    found += [Rule(name) for name in ("io_submit", "io_getevents", "io_pgetevents")]
+    found += [Rule(name) for name in AT_ALL]
     found += [Rule(name, (Argument(0, AF_ALG),)) for name in ("socket", "socketpair")]
     if alias:
         found.append(Rule("socket", (Argument(0, ALIAS),)))
-    found.append(Rule("socket", (Argument(0, _AF_NETLINK), Argument(2, NETLINK_CRYPTO))))
+    found.append(Rule("socket", (Argument(0, AF_NETLINK), Argument(2, NETLINK_CRYPTO))))
     # Its calls pass by the filter. Programs go on without it.
     found.append(Rule("io_uring_setup", errno=_ENOSYS))
     if devices:
@@ -103,11 +104,18 @@ class Supervisor:
 
     def _answer(self, call: Call) -> None:
         try:
-            value = self._handlers[call.number](self._desk, call)
+            handler = self._handlers.get(call.number)
+            if handler is None:
+                # The filter is a runtime's, and hands over more, or the calls of 32-bit programs.
+                raise PassOn
+            value = handler(self._desk, call)
         except PassOn:
             self._listener.pass_on(call)
         except CryptofsError as error:
             self._listener.refuse(call, error.errno)
+        except OSError as error:
+            # Too many open files, or no memory.
+            self._listener.refuse(call, error.errno or 5)
         except Exception as error:
             log.error("system call %d failed", call.number, exc_info=error)
             self._listener.refuse(call, 5)

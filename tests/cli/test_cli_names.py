@@ -51,6 +51,8 @@ COMMANDS = [
     [b"run", b"--engines", ODD, b"--", b"true"],
     [b"run", b"--mount", ODD, b"--", b"true"],
     [b"run", b"--" + ODD],
+    [b"agent", b"--base", ODD, b"--profile", b"socket"],
+    [b"agent", b"--engines", ODD, b"socket"],
     [b"cuse", b"--owner", ODD],
     [b"cuse", b"--group", ODD],
     [b"cuse", b"--name", ODD],

@@ -9,7 +9,7 @@ from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint, MustWait, Waiting
 from ..notify import Call
-from ..process import Memory, size_of
+from ..process import size_of
 
 _IOCB = struct.Struct("=QIiHhIQQqQII")
 """struct iocb: data, key, rw flags, operation, priority, descriptor, buffer, size, offset, reserved, flags, eventfd."""
@@ -29,7 +29,7 @@ def submit(desk: Desk, call: Call) -> int:
     context, count, pointers = call.arguments[:3]
     if not 0 < count <= _COUNT_MAX:
         raise PassOn
-    memory = Memory(call.tid)
+    memory = call.memory
     blocks = [address for (address,) in _POINTER.iter_unpack(memory.read(pointers, _POINTER.size * count))]
     answers: dict[Endpoint, list[Buffer]] = {}
     numbers: dict[Endpoint, int] = {}
@@ -53,14 +53,14 @@ def submit(desk: Desk, call: Call) -> int:
                 desk.failed_reads[context, address] = error.errno
                 answers[endpoint].append(b"")
     for endpoint, ready in answers.items():
-        endpoint.offer(call.tid, numbers[endpoint], ready)
+        endpoint.offer(call.memory, numbers[endpoint], ready)
     raise PassOn
 
 
 def get_events(desk: Desk, call: Call) -> int:
     """io_getevents(2) and io_pgetevents(2): give errnos to those that failed."""
     if desk.failed_reads:
-        memory = Memory(call.tid)
+        memory = call.memory
         context = call.arguments[0]
         _, length, head, tail, magic, _, _, header = _RING.unpack(memory.read(context, _RING.size))
         while magic == _MAGIC and length and head % length != tail % length:

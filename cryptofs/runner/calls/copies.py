@@ -8,7 +8,6 @@ from ...errors import SystemFault
 from ..descriptors import BASE, PassOn
 from ..desk import Desk, Handler
 from ..notify import Call
-from ..process import take_descriptor
 
 
 def duplicate(desk: Desk, call: Call) -> int:
@@ -18,16 +17,17 @@ def duplicate(desk: Desk, call: Call) -> int:
 
 def duplicate_above(desk: Desk, call: Call) -> int:
     """fcntl(2) with F_DUPFD or F_DUPFD_CLOEXEC, which ask for no more than a smallest number."""
-    if not desk.descriptors.smallest:
+    command = call.arguments[1] & 0xFFFFFFFF
+    if not desk.descriptors.smallest or command not in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC):
         raise PassOn
-    return copy(desk, call, close_on_exec=call.arguments[1] & 0xFFFFFFFF == fcntl.F_DUPFD_CLOEXEC)
+    return copy(desk, call, close_on_exec=command == fcntl.F_DUPFD_CLOEXEC)
 
 
 def copy(desk: Desk, call: Call, close_on_exec: bool) -> int:
     """A copy of the call's first argument; returns its number. Errors: PassOn, SystemFault."""
     number = call.arguments[0] & 0xFFFFFFFF
     desk.descriptors.find(call, number)
-    source = take_descriptor(call.tid, number)
+    source = call.memory.take_descriptor(number)
     try:
         return desk.descriptors.place(call, source, close_on_exec)
     finally:

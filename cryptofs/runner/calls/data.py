@@ -43,18 +43,18 @@ def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Recei
     number = call.arguments[0] & 0xFFFFFFFF
     room = size_of(pieces)
     if endpoint.served or endpoint.kept:
-        late = endpoint.left_behind(call.tid, number)
+        late = endpoint.left_behind(call.memory, number)
         if late is not None:
-            Memory(call.tid).scatter(pieces, late[:room])
+            call.memory.scatter(pieces, late[:room])
             return Received(late[:room])
     try:
         received = endpoint.receive(room, flags)
     except MustWait:
         if flags & MSG_DONTWAIT or is_nonblocking(call.tid, number):
             raise WouldBlock("there is no answer yet") from None
-        endpoint.wait(Waiting(call.tid, call.number, room), number)
+        endpoint.wait(call.memory, Waiting(call.tid, call.number, room), number)
         raise PassOn from None
-    Memory(call.tid).scatter(pieces, received.data)
+    call.memory.scatter(pieces, received.data)
     return received
 
 
@@ -65,21 +65,21 @@ def send_to(desk: Desk, call: Call) -> int:
     """sendto(2), which send(3) is."""
     number, address, size, flags = call.arguments[:4]
     endpoint = desk.descriptors.find(call, number)
-    return send(endpoint, call, Memory(call.tid).read(address, min(size, _DATA_MAX)), b"", flags)
+    return send(endpoint, call, call.memory.read(address, min(size, _DATA_MAX)), b"", flags)
 
 
 def write(desk: Desk, call: Call) -> int:
     """write(2)."""
     number, address, size = call.arguments[:3]
     endpoint = desk.descriptors.find(call, number)
-    return send(endpoint, call, Memory(call.tid).read(address, min(size, _DATA_MAX)), b"", 0)
+    return send(endpoint, call, call.memory.read(address, min(size, _DATA_MAX)), b"", 0)
 
 
 def write_pieces(desk: Desk, call: Call) -> int:
     """writev(2)."""
     number, address, count = call.arguments[:3]
     endpoint = desk.descriptors.find(call, number)
-    memory = Memory(call.tid)
+    memory = call.memory
     pieces = _iovec(memory, address, count)
     return send(endpoint, call, memory.gather(pieces, size_of(pieces)), b"", 0)
 
@@ -99,7 +99,7 @@ def send_message(desk: Desk, call: Call) -> int:
 
 
 def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
-    memory = Memory(call.tid)
+    memory = call.memory
     _, _, iovec, count, control_at, control_size, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
     if count > PIECES_MAX:
         raise TooLarge(f"{count} pieces of memory: at most {PIECES_MAX}")
@@ -120,7 +120,7 @@ def send_messages(desk: Desk, call: Call) -> int:
     for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
         try:
             size = _send_message(endpoint, call, at, flags)
-            Memory(call.tid).write(at + _MSGHDR.size, _INTEGER.pack(size))
+            call.memory.write(at + _MSGHDR.size, _INTEGER.pack(size))
         except CryptofsError:
             if not sent:
                 raise
@@ -137,7 +137,7 @@ def receive_from(desk: Desk, call: Call) -> int:
     number, address, size, flags, name, name_size = call.arguments
     received = receive(desk.descriptors.find(call, number), call, [(address, size)], flags)
     if name:
-        memory = Memory(call.tid)
+        memory = call.memory
         (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
         memory.write(name, received.source[:room])
         memory.write(name_size, _INTEGER.pack(len(received.source)))
@@ -156,7 +156,7 @@ def read_pieces(desk: Desk, call: Call) -> int:
     """readv(2)."""
     number, address, count = call.arguments[:3]
     endpoint = desk.descriptors.find(call, number)
-    pieces = _iovec(Memory(call.tid), address, count)
+    pieces = _iovec(call.memory, address, count)
     return len(receive(endpoint, call, pieces, 0).data) if size_of(pieces) else 0
 
 
@@ -175,7 +175,7 @@ def receive_message(desk: Desk, call: Call) -> int:
 
 
 def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
-    memory = Memory(call.tid)
+    memory = call.memory
     name, name_size, iovec, count, _, _, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
     received = receive(endpoint, call, memory.pieces(iovec, count), flags)
     if name:
@@ -189,7 +189,7 @@ def receive_messages(desk: Desk, call: Call) -> int:
     """recvmmsg(2): the first one, as the next would have to wait."""
     number, address, _, flags = call.arguments[:4]
     size = _receive_message(desk.descriptors.find(call, number), call, address, flags)
-    Memory(call.tid).write(address + _MSGHDR.size, _INTEGER.pack(size))
+    call.memory.write(address + _MSGHDR.size, _INTEGER.pack(size))
     return 1
 
 

@@ -39,7 +39,7 @@ def open_file_at(desk: Desk, call: Call) -> int:
 def open_file_how(desk: Desk, call: Call) -> int:
     """openat2(2)."""
     try:
-        flags, _, resolve = _HOW.unpack(Memory(call.tid).read(call.arguments[2], _HOW.size))
+        flags, _, resolve = _HOW.unpack(call.memory.read(call.arguments[2], _HOW.size))
     except CryptofsError:
         raise PassOn from None
     if resolve & (_BENEATH | _IN_ROOT):
@@ -53,16 +53,16 @@ def open_file_how(desk: Desk, call: Call) -> int:
 def _open(desk: Desk, call: Call, directory: int, address: int, flags: int) -> int:
     if flags & _NOT_OPENED:
         raise PassOn
-    make = _find(desk, call.tid, directory & 0xFFFFFFFF, _read_path(call.tid, address), not flags & os.O_NOFOLLOW)
+    make = _find(desk, call.tid, directory & 0xFFFFFFFF, _read_path(call.memory, address), not flags & os.O_NOFOLLOW)
     if flags & os.O_CREAT and flags & os.O_EXCL:
         raise SystemFault("a device is there already", errno.EEXIST)
     endpoint = make(desk.backend)
     return desk.descriptors.hand_over(call, endpoint, bool(flags & os.O_CLOEXEC), bool(flags & os.O_NONBLOCK))
 
 
-def _read_path(tid: int, address: int) -> bytes:
+def _read_path(memory: Memory, address: int) -> bytes:
     """A string of the program. Errors: PassOn: the kernel knows what to say of it."""
-    memory, path = Memory(tid), b""
+    path = b""
     try:
         while len(path) < _PATH_MAX:
             # Not beyond the page, because the memory may end with it.
@@ -113,7 +113,7 @@ def control(desk: Desk, call: Call) -> int:
     number, command, argument = call.arguments[:3]
     endpoint = desk.descriptors.find(call, number)
     command &= 0xFFFFFFFF
-    return endpoint.control(Memory(call.tid), number, lambda: copy(desk, call, close_on_exec=False), command, argument)
+    return endpoint.control(call.memory, number, lambda: copy(desk, call, close_on_exec=False), command, argument)
 
 
 HANDLERS: dict[str, Handler] = {

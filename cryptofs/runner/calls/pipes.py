@@ -13,7 +13,7 @@ from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice, Waiting
 from ..notify import Call
-from ..process import Memory, is_nonblocking, take_descriptor
+from ..process import is_nonblocking
 from .data import send
 
 _NONBLOCK, _MORE = 2, 4
@@ -39,7 +39,7 @@ def _splice_out(endpoint: Endpoint, call: Call) -> None:
     """Lay the answer ready, as much as the pipe has room for. The kernel moves it, and waits for room."""
     source, _, target, _, size, flags = call.arguments
     number = source & 0xFFFFFFFF
-    pipe = take_descriptor(call.tid, target & 0xFFFFFFFF)
+    pipe = call.memory.take_descriptor(target & 0xFFFFFFFF)
     try:
         pages = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE
         # Each piece in it takes a page, and may have one byte.
@@ -53,15 +53,15 @@ def _splice_out(endpoint: Endpoint, call: Call) -> None:
     except MustWait:
         if flags & _NONBLOCK or is_nonblocking(call.tid, number):
             raise WouldBlock("there is no answer yet") from None
-        endpoint.wait(Waiting(call.tid, call.number, room), number)
+        endpoint.wait(call.memory, Waiting(call.tid, call.number, room), number)
     else:
-        endpoint.offer(call.tid, number, [received.data])
+        endpoint.offer(call.memory, number, [received.data])
 
 
 def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     source, size, flags = call.arguments[0], *call.arguments[4:6]
     more = bool(flags & _MORE)
-    pipe = take_descriptor(call.tid, source & 0xFFFFFFFF)
+    pipe = call.memory.take_descriptor(source & 0xFFFFFFFF)
     try:
         if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
             raise InvalidValue("splice: the source is no pipe")
@@ -102,8 +102,8 @@ def send_file(desk: Desk, call: Call) -> int:
     """sendfile(2). As long as the file gives less than was asked for, there is more to come, even at its end."""
     target, source, offset, size = call.arguments[:4]
     endpoint = desk.descriptors.find(call, target)
-    memory = Memory(call.tid)
-    file = take_descriptor(call.tid, source & 0xFFFFFFFF)
+    memory = call.memory
+    file = call.memory.take_descriptor(source & 0xFFFFFFFF)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise InvalidValue("sendfile: the source is no file")

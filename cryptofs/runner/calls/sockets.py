@@ -14,7 +14,6 @@ from ..desk import Desk, Handler
 from ..endpoint import Endpoint
 from ..netlink import CryptoNetlink
 from ..notify import Call
-from ..process import Memory
 
 _INTEGER = struct.Struct("=I")
 _KIND = 0xF
@@ -63,7 +62,7 @@ def bind(desk: Desk, call: Call) -> int:
     endpoint = desk.descriptors.find(call, number)
     if _low(size) > _ADDRESS_MAX:
         raise InvalidValue(f"address of {_low(size)} bytes: at most {_ADDRESS_MAX}")
-    endpoint.bind(bytes(Memory(call.tid).read(address, _low(size))))
+    endpoint.bind(bytes(call.memory.read(address, _low(size))))
     return 0
 
 
@@ -80,7 +79,7 @@ def set_option(desk: Desk, call: Call) -> int:
     if _low(level) == SOL_ALG and _low(option) == SET_KEY:
         if size > _VALUE_MAX:
             raise SystemFault(f"a key of {size} bytes: at most {_VALUE_MAX}", errno.ENOMEM)
-        key = Memory(call.tid).read_key(value, size)
+        key = call.memory.read_key(value, size)
     try:
         endpoint.set_option(_low(level), _low(option), key, size)
     finally:
@@ -96,7 +95,7 @@ def get_option(desk: Desk, call: Call) -> int:
         raise NotSupported("getsockopt")
     if _low(option) != socket.SO_DOMAIN:
         raise PassOn
-    memory = Memory(call.tid)
+    memory = call.memory
     (room,) = _INTEGER.unpack(memory.read(length, _INTEGER.size))
     family = _INTEGER.pack(socket.AF_NETLINK if isinstance(endpoint, CryptoNetlink) else AF_ALG)[:room]
     memory.write(value, family)
@@ -108,7 +107,7 @@ def get_name(desk: Desk, call: Call) -> int:
     """getsockname(2)."""
     number, address, length = call.arguments[:3]
     name = desk.descriptors.find(call, number).name()
-    memory = Memory(call.tid)
+    memory = call.memory
     (room,) = _INTEGER.unpack(memory.read(length, _INTEGER.size))
     memory.write(address, name[:room])
     memory.write(length, _INTEGER.pack(len(name)))

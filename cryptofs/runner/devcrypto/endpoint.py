@@ -38,7 +38,7 @@ class DeviceFile(Endpoint):
         if self._sessions.has_results:
             self.mark()
         elif self.marked:
-            self.drain(memory.tid, number)
+            self.drain(memory, number)
         return 0
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:

@@ -1,0 +1,64 @@
+"""`cryptofs agent`: answers the calls of containers, for their runtime."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidValue, printable
+from ..runner.agent import Settings, serve
+from ..runner.profile import profile
+from .run import backend
+
+
+@click.command()
+@click.argument("path", metavar="SOCKET", type=Path)
+@click.option(
+    "--mount",
+    "mountpoint",
+    is_flag=False,
+    flag_value="",
+    metavar="[DIR]",
+    help="Compute by the daemon of this mount, or of the first usable one.",
+)
+@click.option("--engines", metavar="NAME[,…]", help="Engines in this process, in the order in which they are asked.")
+@click.option("--interruptible", is_flag=True, help="Serve containers whose profile lets signals interrupt calls, too.")
+@click.option("--profile", "print_profile", is_flag=True, help="Print a seccomp profile for containers, and end.")
+@click.option("--base", type=Path, metavar="FILE", help="With --profile: the profile that it is like in all else.")
+@click.option("-v", "--verbose", is_flag=True, help="Also log which containers come and go.")
+def agent(
+    path: Path,
+    mountpoint: str | None,
+    engines: str | None,
+    interruptible: bool,
+    print_profile: bool,
+    base: Path | None,
+    verbose: bool,
+) -> None:
+    """Answer the AF_ALG calls of containers whose seccomp profile names SOCKET as its listenerPath.
+
+    It runs on the host, as the runtime's user, in the foreground. SIGTERM ends it; the containers then get errors.
+    """
+    if mountpoint is not None and engines is not None:
+        raise click.UsageError("--mount and --engines: give only one")
+    if base is not None and not print_profile:
+        raise click.UsageError("--base: only with --profile")
+    path = path.absolute()
+    if print_profile:
+        made = profile(str(path), None if base is None else _read(base), not interruptible)
+        click.echo(json.dumps(made, indent=2))
+        return
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: agent: %(message)s")
+    serve(Settings(path, backend(mountpoint, engines), interruptible))
+
+
+def _read(base: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(base.read_bytes())
+    except ValueError as error:
+        raise InvalidValue(f"--base {printable(base)}: no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidValue(f"--base {printable(base)}: no seccomp profile")
+    return found
