@@ -612,10 +612,10 @@ def test_serial_refusals(add: Callable[..., str]) -> None:
             with pytest.raises((KeyUnavailable, NotSupported)):
                 transform.set_key_serial(serial)
         wrong = add(CANARY[:15])
-        with keyctl.held("user", "user", wrong) as number, pytest.raises(InvalidValue):
+        with keyctl.held("user", wrong) as number, pytest.raises(InvalidValue):
             transform.set_key_serial(number)
         assert _cbc(transform) == before
-        with keyctl.held("user", "user", add(CANARY[:16])) as number:
+        with keyctl.held("user", add(CANARY[:16])) as number:
             transform.set_key_serial(number)
         assert _cbc(transform) == with_bytes(CANARY[:16])
         # the kernel has its own copy: what is opened goes on
