@@ -106,7 +106,7 @@ def _run_beside(report: Report, progress: Progress, records: int, seed: int, rou
                 "memory after the first and last round",
                 f"{samples[0].memory / MIB:.1f}, {samples[-1].memory / MIB:.1f} MiB",
             ),
-            ("memory growth after warm-up", f"{found.growth / MIB:+.2f} MiB, at most {beside.GROWTH_MAX // MIB}"),
+            ("memory growth after warm-up", f"{found.growth / MIB:+.2f} MiB, at most {found.growth_max // MIB}"),
             ("descriptors after the first and last round", descriptors),
         ]
     values = {
