@@ -1,5 +1,6 @@
 """Programs under `cryptofs run`."""
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,16 @@ from typing import Any
 
 from helpers.waiting import PATIENCE
 
+ABC = hashlib.sha256(b"abc").hexdigest()
+DIGEST = """
+import socket
+with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
+    bound.bind(("hash", "sha256"))
+    with bound.accept()[0] as operation:
+        operation.sendall(b"abc")
+        print(operation.recv(32).hex(), flush=True)
+"""
+"""A program that prints the digest ABC by AF_ALG."""
 OPENSSL = ("--engines", "openssl")
 
 

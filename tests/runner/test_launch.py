@@ -1,7 +1,6 @@
 """What the caller of `cryptofs run` sees: exit status, signals, job control, input, children, refusals."""
 
 import contextlib
-import hashlib
 import importlib
 import os
 import pty
@@ -17,21 +16,11 @@ from textwrap import indent
 import pytest
 from helpers.compiling import compiled
 from helpers.other_user import NOBODY, as_user, needs_root, readable
-from helpers.running import OPENSSL, command, run
+from helpers.running import ABC, DIGEST, OPENSSL, command, run
 from helpers.waiting import PATIENCE, wait_until
 
 from cryptofs.algorithms import Type
 from cryptofs.runner.backend import LocalBackend
-
-ABC = hashlib.sha256(b"abc").hexdigest()
-DIGEST = """
-import socket
-with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
-    bound.bind(("hash", "sha256"))
-    with bound.accept()[0] as operation:
-        operation.sendall(b"abc")
-        print(operation.recv(32).hex(), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")

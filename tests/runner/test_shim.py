@@ -1,6 +1,5 @@
 """The shim: programs in a container whose filter refuses AF_ALG with an errno."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -13,22 +12,13 @@ import pytest
 from helpers.compiling import compiled
 from helpers.machine import TESTS
 from helpers.refusing import inside
-from helpers.running import OPENSSL, command
+from helpers.running import ABC, DIGEST, OPENSSL, command
 from helpers.waiting import PATIENCE
 
 from cryptofs.errors import SystemFault
 from cryptofs.runner import shim
 
 SHIM = (*OPENSSL, "--shim")
-ABC = hashlib.sha256(b"abc").hexdigest()
-DIGEST = """
-import socket
-with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
-    bound.bind(("hash", "sha256"))
-    with bound.accept()[0] as operation:
-        operation.sendall(b"abc")
-        print(operation.recv(32).hex(), flush=True)
-"""
 
 
 def contained(
