@@ -278,7 +278,7 @@ FAULTS = {
         "inner = r.begin\n"
         "kept = []\n"
         "def begin(*arguments):\n"
-        "    kept.append(bytearray(b'x') * 20000)\n"
+        "    kept.append(bytearray(b'x') * 80000)\n"
         "    return inner(*arguments)\n"
         "r.begin = begin\n",
         "memory grew",
@@ -342,7 +342,7 @@ def test_the_mount_part_finds_a_planted_bug(tmp_path: Path, monkeypatch: pytest.
     site = tmp_path / "site" / "sitecustomize.py"
     site.write_text(source)
     found = rush()
-    assert any(says in each for each in found.wrong), found.wrong
+    assert any(says in each for each in found.wrong), (found.wrong, found.growth, found.attack.records)
 
 
 @pytest.mark.mount
