@@ -12,8 +12,9 @@ _WEAK_CIPHERS = frozenset({"des", "des3_ede", "arc4", "blowfish", "cast5", "tea"
 _WEAK_DIGESTS = frozenset({"md4", "md5", "crc32", "crc32c", "xxhash64", "crct10dif", "crc64-rocksoft", "michael_mic"})
 # HMAC does not depend on the collision resistance of its digest; pcbc hides exchanged blocks.
 _WEAK_ALONE = frozenset({"sha1", "ghash", "poly1305", "cbcmac", "pcbc"})
-# Textbook RSA has no padding, and a signature over SHA-1 is also one over its collisions.
-_WEAK_PUBLIC = frozenset({"rsa", "pkcs1(rsa,sha1)", "pkcs1pad(rsa,sha1)"})
+# Textbook RSA has no padding, and a signature over SHA-1 is also one over its collisions. Data that are signed without
+# a description may themselves contain one, of any digest.
+_WEAK_PUBLIC = frozenset({"rsa", "pkcs1(rsa,sha1)", "pkcs1pad(rsa,sha1)", "pkcs1(rsa,none)"})
 
 
 def is_weak(name: Name) -> bool:

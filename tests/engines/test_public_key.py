@@ -136,7 +136,11 @@ def test_wycheproof_pkcs1_decryption(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("curve", "sha"),
-    [(256, "sha256"), (256, "sha512"), (256, "sha3_256"), (256, "sha3_512"), (384, "sha384"), (384, "sha512")],
+    [
+        *((256, sha) for sha in ("sha256", "sha512", "sha3_256", "sha3_512")),
+        *((384, sha) for sha in ("sha384", "sha512")),
+        *((521, sha) for sha in ("sha512", "sha3_512")),
+    ],
 )
 def test_wycheproof_ecdsa(curve: int, sha: str) -> None:
     """DER signatures, under x962 and the bare name."""
@@ -150,7 +154,9 @@ def test_wycheproof_ecdsa(curve: int, sha: str) -> None:
     assert count > 300
 
 
-@pytest.mark.parametrize(("curve", "sha"), [(256, "sha256"), (256, "sha512"), (384, "sha384"), (384, "sha512")])
+@pytest.mark.parametrize(
+    ("curve", "sha"), [(256, "sha256"), (256, "sha512"), (384, "sha384"), (384, "sha512"), (521, "sha512")]
+)
 def test_wycheproof_ecdsa_p1363(curve: int, sha: str) -> None:
     """Signatures that are r and s."""
     count = 0
@@ -162,14 +168,15 @@ def test_wycheproof_ecdsa_p1363(curve: int, sha: str) -> None:
     assert count > 200
 
 
-def test_wycheproof_ed25519() -> None:
+@pytest.mark.parametrize("name", ["ed25519", "ed448"])
+def test_wycheproof_eddsa(name: str) -> None:
     """Messages of every kind, and signatures that are nearly right."""
     count = 0
-    for group, case in wycheproof("Signature", "ed25519"):
-        transform = opened("sig", "ed25519", bytes.fromhex(group["publicKey"]["pk"]))
+    for group, case in wycheproof("Signature", name):
+        transform = opened("sig", name, bytes.fromhex(group["publicKey"]["pk"]))
         assert agrees_with(case, verdict(transform, bytes.fromhex(case["msg"]), bytes.fromhex(case["sig"])))
         count += 1
-    assert count > 100
+    assert count > 80
 
 
 @pytest.mark.parametrize("size", [44, 65, 87])
@@ -205,11 +212,11 @@ def test_wycheproof_mldsa_seeds(size: int) -> None:
     assert seen
 
 
-@pytest.mark.parametrize(("curve", "encoding"), [(c, e) for c in (256, 384) for e in ("", "_ecpoint")])
+@pytest.mark.parametrize(("curve", "encoding"), [(c, e) for c in (256, 384, 521) for e in ("", "_ecpoint")])
 def test_wycheproof_ecdh(curve: int, encoding: str) -> None:
     """Peers' keys in DER and as points, among them ones off the curve and of other curves."""
     count = 0
-    size = curve // 8
+    size = (curve + 7) // 8
     for _, case in wycheproof("Protocol", f"ecdh_secp{curve}r1{encoding}"):
         scalar = bytes.fromhex(case["private"]).lstrip(b"\0").rjust(size, b"\0")
         transform = opened("kpp", f"ecdh-nist-p{curve}", scalar)
@@ -224,13 +231,18 @@ def test_wycheproof_ecdh(curve: int, encoding: str) -> None:
     assert count > 200
 
 
-def test_wycheproof_x25519() -> None:
+@pytest.mark.parametrize(("file", "name"), [("x25519", "curve25519"), ("x448", "x448")])
+def test_wycheproof_montgomery(file: str, name: str) -> None:
     """Where the secret would be zeros for everybody, there is none, as in the kernel; all others come out."""
     zeros = others = 0
-    for _, case in wycheproof("Protocol", "x25519"):
-        transform = opened("kpp", "curve25519", bytes.fromhex(case["private"]))
+    for _, case in wycheproof("Protocol", file):
+        transform = opened("kpp", name, bytes.fromhex(case["private"]))
         shared = bytes.fromhex(case["shared"])
-        if not any(shared):
+        if case["result"] == "invalid":
+            # a peer's key of another size
+            with pytest.raises(InvalidValue, match="peer-key"):
+                does(transform, AGREE, peer_key=bytes.fromhex(case["public"]))
+        elif not any(shared):
             with pytest.raises(InvalidValue, match="gives no secret"):
                 does(transform, AGREE, peer_key=bytes.fromhex(case["public"]))
             zeros += 1
@@ -276,7 +288,7 @@ def test_rfc8032() -> None:
     assert len(lines) == 1024
 
 
-@pytest.mark.parametrize("curve", [256, 384])
+@pytest.mark.parametrize("curve", [256, 384, 521])
 def test_cavp_ecdsa(curve: int) -> None:
     """NIST's right and wrong signatures."""
     count = 0
@@ -288,7 +300,7 @@ def test_cavp_ecdsa(curve: int) -> None:
         sha = head.partition(",")[2].lower().replace("-", "")
         for paragraph in body.strip().split("\n\n"):
             tags = dict(line.split(" = ", 1) for line in paragraph.splitlines() if " = " in line)
-            x, y, r, s = (bytes.fromhex(tags[tag].zfill(curve // 4)) for tag in ("Qx", "Qy", "R", "S"))
+            x, y, r, s = (bytes.fromhex(tags[tag].zfill((curve + 7) // 8 * 2)) for tag in ("Qx", "Qy", "R", "S"))
             try:
                 transform = opened("sig", f"p1363(ecdsa-nist-p{curve})", b"\4" + x + y)
             except InvalidValue:
@@ -464,7 +476,9 @@ _COMMANDS = {
     "pkcs1(rsa,sha512)": ("RSA", "rsa_keygen_bits:3072", ("digest:sha512",)),
     "x962(ecdsa-nist-p256)": ("EC", "ec_paramgen_curve:P-256", ()),
     "ecdsa-nist-p384": ("EC", "ec_paramgen_curve:P-384", ()),
+    "x962(ecdsa-nist-p521)": ("EC", "ec_paramgen_curve:P-521", ()),
     "ed25519": ("ED25519", "", ()),
+    "ed448": ("ED448", "", ()),
 }
 
 
@@ -485,7 +499,7 @@ def test_signatures_with_the_openssl_command(name: str, tmp_path: Path) -> None:
     )
     run("pkey", "-in", private, "-inform", "DER", "-pubout", "-outform", "DER", "-out", public)
     data.write_bytes(os.urandom(64 if name.endswith("sha512)") else 32))
-    more = [word for each in options for word in ("-pkeyopt", each)] + (["-rawin"] if name == "ed25519" else [])
+    more = [word for each in options for word in ("-pkeyopt", each)] + (["-rawin"] if name.startswith("ed") else [])
     transform = opened("sig", name, private.read_bytes())
     assert does(transform, PUBLIC_KEY, key_format="der") == public.read_bytes()
     signature.write_bytes(does(transform, SIGN, data.read_bytes()))
@@ -500,7 +514,9 @@ def test_signatures_with_the_openssl_command(name: str, tmp_path: Path) -> None:
     [
         ("ecdh-nist-p256", "EC", "ec_paramgen_curve:P-256"),
         ("ecdh-nist-p384", "EC", "ec_paramgen_curve:P-384"),
+        ("ecdh-nist-p521", "EC", "ec_paramgen_curve:P-521"),
         ("curve25519", "X25519", ""),
+        ("x448", "X448", ""),
         ("ffdhe2048(dh)", "DH", "group:ffdhe2048"),
     ],
 )
@@ -564,10 +580,10 @@ def test_every_name_is_served_and_makes_keys(type_: Type, name: str) -> None:
     with pytest.raises(InvalidValue, match="one of raw, der"):
         does(transform, PUBLIC_KEY, key_format="pem")
     if SIGN in transform.operations:
-        size = {"sha1": 20, "md5": 16, "sha224": 28, "sha384": 48, "sha512": 64}.get(
+        size = {"sha1": 20, "rmd160": 20, "md5": 16, "sha224": 28, "sha384": 48, "sha512": 64}.get(
             name.rpartition(",")[2].rstrip(")"), 32
         )
-        size = int(name[-4:-1]) // 8 if "sha3-" in name else size
+        size = int(name[-4:-1]) // 8 if "sha3-" in name or "sha512-" in name else size
         signature = does(transform, SIGN, bytes(size))
         for key in (raw, der):
             assert verdict(opened(type_, name, key), bytes(size), signature)

@@ -78,16 +78,39 @@ def test_pkcs1(name: str, block: bytes, expected: str) -> None:
     assert answer(transform, encrypted(block)) == expected
 
 
-@pytest.mark.parametrize("digest", ["md5", "sha1", "sha224", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"])
+_OF_HASHLIB = {"rmd160": "ripemd160", "sha512-224": "sha512_224", "sha512-256": "sha512_256"}
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [*("md5", "sha1", "sha224", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"), *_OF_HASHLIB],
+)
 def test_every_digest_is_known_by_its_description(digest: str) -> None:
     """Another digest is EKEYREJECTED with each of them: the description that is looked for is the one that is made."""
     transform = opened("sig", f"pkcs1(rsa,{digest})", der_of(rsa_key()))
-    size = hashlib.new(digest.replace("-", "_")).digest_size
+    size = hashlib.new(_OF_HASHLIB.get(digest, digest.replace("-", "_"))).digest_size
     signature = does(transform, SIGN, bytes(size))
     assert answer(transform, signature, bytes(size)) == "ok"
     assert answer(transform, signature, b"\1" * size) == "EKEYREJECTED"
     other = opened("sig", "pkcs1(rsa,sha256)", der_of(rsa_key()))
     assert answer(other, signature) == "EBADMSG"
+
+
+def test_pkcs1_without_a_description() -> None:
+    """The kernel's digest `none`: data of any size as they are, up to what the padding leaves."""
+    transform = opened("sig", "pkcs1(rsa,none)", der_of(rsa_key()))
+    for data in (b"x", DIGEST, INFO + DIGEST, os.urandom(245)):
+        signature = does(transform, SIGN, data)
+        assert signature == encrypted(padded(data))
+        assert answer(transform, signature, data) == "ok"
+        assert answer(transform, signature, data + b"x") == "EKEYREJECTED"
+    assert answer(transform, encrypted(padded(DIGEST, b"\0\2")), DIGEST) == "EBADMSG"
+    assert answer(opened("sig", "pkcs1(rsa,sha256)", der_of(rsa_key())), does(transform, SIGN, INFO + DIGEST)) == "ok"
+    with pytest.raises(InvalidValue, match="message of 246 bytes: with this key at most 245"):
+        does(transform, SIGN, bytes(246))
+    assert answer(transform, bytes(255) + b"\2", bytes(246)) == "EBADMSG"
+    with pytest.raises(InvalidValue, match="takes at least 1 byte"):
+        does(transform, SIGN, b"")
 
 
 def test_numbers_that_no_signature_has() -> None:
@@ -104,7 +127,11 @@ def test_numbers_that_no_signature_has() -> None:
 
 # ECDSA
 
-CURVES = {"nist-p256": (ec.SECP256R1(), 32), "nist-p384": (ec.SECP384R1(), 48)}
+CURVES = {
+    "nist-p256": (ec.SECP256R1(), 32),
+    "nist-p384": (ec.SECP384R1(), 48),
+    "nist-p521": (ec.SECP521R1(), 66),
+}
 
 
 @pytest.mark.parametrize("curve", CURVES)
@@ -211,7 +238,7 @@ _SIGNERS: dict[str, PublicKeyTransform] = {}
 # What can be signed can be verified
 
 
-@pytest.mark.parametrize("name", ["ed25519", "mldsa44", "mldsa65", "mldsa87"])
+@pytest.mark.parametrize("name", ["ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87"])
 def test_the_largest_message(name: str) -> None:
     """The most bytes that are signed fit into one record with their signature; one more is EMSGSIZE both ways."""
     transform = opened("sig", name)

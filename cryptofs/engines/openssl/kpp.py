@@ -5,7 +5,7 @@ import struct
 import threading
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x448, x25519
 
 from ...algorithms import Description, Name
 from ...errors import InvalidValue
@@ -245,6 +245,7 @@ _MLKEM: dict[str, tuple[str, Any, Any, int, int]] = {
 _CURVE25519 = RawKeys(
     "2b656e", x25519.X25519PrivateKey, x25519.X25519PublicKey, x25519.X25519PrivateKey.from_private_bytes, (32, 32)
 )
+_X448 = RawKeys("2b656f", x448.X448PrivateKey, x448.X448PublicKey, x448.X448PrivateKey.from_private_bytes, (56, 56))
 _FFDHE_NAMES = {f"ffdhe{bits}": bits for bits in groups.FFDHE_BITS}
 
 
@@ -253,6 +254,8 @@ def build(description: Description, name: Name) -> PairTransform:
     match name:
         case Name("curve25519", ()):
             return Agreement(description, _CURVE25519)
+        case Name("x448", ()):
+            return Agreement(description, _X448)
         case Name("dh", ()):
             return DhAgreement(description, DhKeys(None))
         case Name(template, (Name("dh", ()),)):

@@ -135,6 +135,7 @@ def export_der(public: Any) -> bytes:
 _CURVES: dict[str, tuple[ec.EllipticCurve, bytes]] = {
     "nist-p256": (ec.SECP256R1(), bytes.fromhex("06082a8648ce3d030107")),
     "nist-p384": (ec.SECP384R1(), bytes.fromhex("06052b81040022")),
+    "nist-p521": (ec.SECP521R1(), bytes.fromhex("06052b81040023")),
 }
 _EC = bytes.fromhex("06072a8648ce3d0201")
 _POINT = b"\x04"
@@ -202,7 +203,7 @@ def _packed_head(size: int) -> bytes:
 
 
 class RawKeys(Keys):
-    """Keys that are plain bytes: of curve25519, ed25519, ML-KEM and ML-DSA.
+    """Keys that are plain bytes: of curve25519, x448, ed25519, ed448, ML-KEM and ML-DSA.
 
     identifier: the algorithm's, hexadecimal. private, public: pyca's classes. from_private: makes a private key of
     private_size bytes. tail: a private key is followed by its public key.

@@ -4,8 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    NoDigestInfo,
+    Prehashed,
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from ...algorithms import Description, Name
 from ...errors import InvalidValue, KeyRejected, SignatureMalformed, TooLarge
@@ -13,7 +18,7 @@ from ...records import PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Operation, Record
 from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
-from . import malformed
+from . import digest_info, malformed
 from .hash import DIGESTS
 from .pairs import EcKeys, Keys, RawKeys
 from .rsa import RsaKeys
@@ -24,9 +29,11 @@ _BY_SIZE = {DIGESTS[name].digest_size: DIGESTS[name] for name in ("sha1", "sha22
 
 
 class Scheme(ABC):
-    """How a kind of key signs. largest: bytes of data that can be signed, and verified as well."""
+    """How a kind of key signs. largest: bytes of data that can be signed, and verified as well. trial: some data that
+    would do."""
 
     largest = PAYLOAD_MAX
+    trial = bytes(32)
 
     @abstractmethod
     def check(self, data: Buffer) -> str | None:
@@ -50,28 +57,33 @@ class Scheme(ABC):
 
 
 class Pkcs1(Scheme):
-    """RSASSA-PKCS1-v1_5 of a digest."""
+    """RSASSA-PKCS1-v1_5 of a digest, or, with the kernel's digest `none`, of any data that there is room for."""
 
     def __init__(self, digest: str) -> None:
-        self._digest = digest
-        self._algorithm = DIGESTS[digest]
-        self._prehashed = Prehashed(self._algorithm)
+        # described here: the library has not the names of all digests, and none for none
+        self._described, self._size = digest_info.describe(digest)
+        self.trial = bytes(self._size or 1)
 
     def check(self, data: Buffer) -> str | None:
-        size = self._algorithm.digest_size
-        return None if len(data) == size else f"a digest of {size} bytes"
+        if not self._size:
+            # the library signs nothing, but never verifies it
+            return None if len(data) else "at least 1 byte"
+        return None if len(data) == self._size else f"a digest of {self._size} bytes"
 
     def sign(self, private: Any, data: Buffer) -> bytes:
-        return bytes(private.sign(bytes(data), padding.PKCS1v15(), self._prehashed))
+        largest = self.signature_size(private) - 11
+        if len(data) > largest:
+            raise InvalidValue(f"message of {len(data)} bytes: with this key at most {largest}")
+        return bytes(private.sign(self._described + bytes(data), padding.PKCS1v15(), NoDigestInfo()))
 
     def signature_size(self, public: Any) -> int:
         return int(public.key_size + 7) // 8
 
     def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
-        public.verify(signature, bytes(data), padding.PKCS1v15(), self._prehashed)
+        public.verify(signature, self._described + bytes(data), padding.PKCS1v15(), NoDigestInfo())
 
     def malformed(self, public: Any, signature: bytes) -> str | None:
-        return malformed.pkcs1(public, signature, self._digest, self._algorithm.digest_size)
+        return malformed.pkcs1(public, signature, self._described)
 
 
 class Ecdsa(Scheme):
@@ -109,7 +121,7 @@ class Ecdsa(Scheme):
 
 
 class Pure(Scheme):
-    """Signatures of messages: Ed25519 and ML-DSA. size: of a signature, bytes."""
+    """Signatures of messages: Ed25519, Ed448 and ML-DSA. size: of a signature, bytes."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -145,28 +157,28 @@ class Signing(PairTransform):
 
     def __init__(self, description: Description, keys: Keys, scheme: Scheme, quick: bool) -> None:
         super().__init__(description, keys, frozenset({Operation.SIGN, Operation.VERIFY}), quick)
-        self._scheme = scheme
+        self.scheme = scheme
         # what hashing a long message takes, nanoseconds a byte
         self.pace = 3.0
 
     def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
-        largest = self._scheme.largest
+        largest = self.scheme.largest
         if len(data) > largest:
             does = f"{self.description.name} signs and verifies at most {largest}"
             raise TooLarge(f"message of {len(data)} bytes: {does}")
-        takes = self._scheme.check(data)
+        takes = self.scheme.check(data)
         if takes is not None:
             raise InvalidValue(f"payload of {len(data)} bytes: {self.description.name} takes {takes}")
         if operation is Operation.SIGN:
             return self._sign(self.private(operation), data), {}
         signature = operand(operation, operands, Attr.SIGNATURE)
-        size = self._scheme.signature_size(self.public)
+        size = self.scheme.signature_size(self.public)
         if size and len(signature) != size:
             raise InvalidValue(f"signature of {len(signature)} bytes: with this key {self.description.name} has {size}")
         try:
-            self._scheme.verify(self.public, signature, data)
+            self.scheme.verify(self.public, signature, data)
         except (InvalidSignature, ValueError):
-            wrong = self._scheme.malformed(self.public, signature)
+            wrong = self.scheme.malformed(self.public, signature)
             if wrong is not None:
                 raise SignatureMalformed(f"signature of {len(signature)} bytes: {wrong}") from None
             raise KeyRejected("the signature is not that of this message under this key") from None
@@ -174,7 +186,7 @@ class Signing(PairTransform):
 
     def _sign(self, private: Any, data: Buffer) -> bytes:
         try:
-            return self._scheme.sign(private, data)
+            return self.scheme.sign(private, data)
         except (ValueError, UnsupportedAlgorithm):
             raise InvalidValue(f"sign: the key is too small for {self.description.name}") from None
 
@@ -184,14 +196,11 @@ _MLDSA: dict[str, tuple[str, Any, Any, int, int]] = {
     "mldsa65": ("608648016503040312", mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey, 1952, 3309),
     "mldsa87": ("608648016503040313", mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey, 2592, 4627),
 }
-_ED25519 = RawKeys(
-    "2b6570",
-    ed25519.Ed25519PrivateKey,
-    ed25519.Ed25519PublicKey,
-    ed25519.Ed25519PrivateKey.from_private_bytes,
-    (32, 32),
-    tail=True,
-)
+_EDDSA: dict[str, tuple[str, Any, Any, int]] = {
+    # bytes of each half of a key, and of each half of a signature
+    "ed25519": ("2b6570", ed25519.Ed25519PrivateKey, ed25519.Ed25519PublicKey, 32),
+    "ed448": ("2b6571", ed448.Ed448PrivateKey, ed448.Ed448PublicKey, 57),
+}
 
 
 def build(description: Description, name: Name) -> Signing:
@@ -204,8 +213,10 @@ def build(description: Description, name: Name) -> Signing:
         case Name("p1363", (Name(inner, ()),)):
             keys = _ec_keys(inner)
             return Signing(description, keys, Ecdsa(keys.size), quick=True)
-        case Name("ed25519", ()):
-            return Signing(description, _ED25519, Pure(64), quick=True)
+        case Name(template, ()) if template in _EDDSA:
+            identifier, private, public, size = _EDDSA[template]
+            eddsa_keys = RawKeys(identifier, private, public, private.from_private_bytes, (size, size), tail=True)
+            return Signing(description, eddsa_keys, Pure(2 * size), quick=True)
         case Name(template, ()) if template in _MLDSA:
             identifier, private, public, public_size, signature_size = _MLDSA[template]
             mldsa_keys = RawKeys(identifier, private, public, private.from_seed_bytes, (32, public_size))

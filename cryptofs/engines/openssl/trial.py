@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ...errors import CryptofsError, KeyRejected, SignatureMalformed
 from ...records import Attr, Operation
-from .hash import DIGESTS
 from .rsa import RsaKeys
+from .sig import Signing
 from .transform import PairTransform
 
 
@@ -33,12 +33,11 @@ def _try_rsa(transform: PairTransform) -> None:
     # A new key would take a tenth of a second. Nobody knows the factors of this modulus, and no operation needs them.
     public = rsa.RSAPublicNumbers(65537, (1 << 2047) + 1).public_key()
     transform.set_key(RsaKeys().export(public, False))
-    if Operation.ENCRYPT in transform.operations:
+    if not isinstance(transform, Signing):
         transform.operate(Operation.ENCRYPT, {}, b"\2")
         return
-    digest = transform.description.name.rstrip(")").rpartition(",")[2]
     try:
-        transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, bytes(DIGESTS[digest].digest_size))
+        transform.operate(Operation.VERIFY, {Attr.SIGNATURE: bytes(255) + b"\2"}, transform.scheme.trial)
     except (KeyRejected, SignatureMalformed):
         return
 
