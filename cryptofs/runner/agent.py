@@ -23,7 +23,6 @@ from typing import Any
 from ..errors import CryptofsError, InvalidValue, SystemFault, printable
 from . import libc
 from .backend import Backend
-from .launch import LISTENER
 from .notify import RuntimesListener
 from .numbers import machine
 from .profile import KILLABLE
@@ -37,6 +36,8 @@ _STATE_MAX = 1 << 20
 _PATIENCE = 10
 """Seconds in which a runtime sends it."""
 _DESCRIPTORS_MAX = 16
+_LISTENER = "anon_inode:seccomp notify"
+"""What the kernel calls one."""
 _OPEN_FILES = 8192
 """Open sockets of one container, about."""
 
@@ -228,7 +229,7 @@ def _understand(data: bytes, descriptors: list[int]) -> Container:
         ) from None
     for other in descriptors:
         os.close(other)
-    if os.readlink(f"/proc/self/fd/{listener}") != LISTENER:
+    if os.readlink(f"/proc/self/fd/{listener}") != _LISTENER:
         raise InvalidValue(f"container {container.name}: the descriptor is no listener of seccomp")
     return container
 

@@ -32,6 +32,8 @@ class Descriptors:
         self._by_inode: dict[int, Endpoint] = {}
         self._by_peer: dict[int, Endpoint] = {}
         self._splicing: set[Endpoint] = set()
+        self._given: set[int] = set()
+        """Numbers that descriptors have, in some process."""
         self._next: dict[int, int] = {}
         """By thread, where the search for a free number begins. Cleared whenever a descriptor is closed."""
         self.poll = select.epoll()
@@ -44,11 +46,19 @@ class Descriptors:
         self.poll.close()
 
     def find(self, call: Call, number: int) -> Endpoint:
-        """What stands behind a descriptor of the caller. Errors: PassOn if it is not one of these."""
+        """What stands behind a descriptor of the caller.
+
+        Errors: PassOn if it is not one of these; SystemFault if it may be one, in a process that nobody may look into.
+        """
+        number &= 0xFFFFFFFF
         try:
-            link = os.readlink(f"/proc/{call.tid}/fd/{number & 0xFFFFFFFF}")
-        except OSError:
-            # Closed, or in a process that nobody may look into.
+            link = os.readlink(f"/proc/{call.tid}/fd/{number}")
+        except FileNotFoundError:
+            raise PassOn from None
+        except OSError as error:
+            if number in self._given:
+                # The kernel would answer as for any pair of sockets.
+                raise SystemFault.of(error, "the program's descriptors") from None
             raise PassOn from None
         if link.startswith("socket:["):
             endpoint = self._by_inode.get(int(link[8:-1]))
@@ -89,11 +99,19 @@ class Descriptors:
 
     def _inject(self, call: Call, source: int, number: int | None, close_on_exec: bool) -> int:
         try:
-            return self._listener.inject(call, source, number, close_on_exec)
+            placed = self._listener.inject(call, source, number, close_on_exec)
         except OSError as error:
             # EBADF: the number is beyond the limit of open files.
             code = errno.EMFILE if error.errno == errno.EBADF else error.errno
             raise SystemFault(f"one more descriptor: {error.strerror}", code) from None
+        self.expect(placed)
+        return placed
+
+    def expect(self, number: int) -> None:
+        """A process may have one of these at this number."""
+        if self.smallest:
+            # Else it is a number that all files have.
+            self._given.add(number)
 
     def catch_up(self) -> None:
         """Take notice of all that has been closed."""

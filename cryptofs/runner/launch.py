@@ -18,9 +18,11 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import NoReturn
 
 from ..errors import CryptofsError, SystemFault, printable
@@ -32,7 +34,6 @@ from .filter import assemble
 from .front import SIGNALS, Message, wait
 from .notify import Listener
 from .numbers import Machine, machine
-from .process import take_descriptor
 from .shim import ALIAS, preload
 from .supervisor import Supervisor, rules
 
@@ -40,7 +41,6 @@ NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses, as `env` has them."""
 _OPEN_FILES = 4096
 """Descriptors that the program may have at least, where its hard limit allows it: ours have high numbers."""
-LISTENER = "anon_inode:seccomp notify"
 _WHY = {
     errno.EINVAL: "the kernel has no user notification for seccomp with WAIT_KILLABLE_RECV: you need Linux 5.19",
     errno.ENOSYS: "the kernel has no seccomp: you need Linux 5.19",
@@ -83,21 +83,26 @@ def _supervise(here: Machine, settings: Settings, back: socket.socket, before: s
     status = 0
     try:
         libc.become_subreaper()
-        taken, told = os.pipe()
+        taken, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         go, start = os.pipe()
         child = os.fork()
         if not child:
             os.close(start)
             back.close()
+            taken.close()
             _become(here, settings, before, told, go)
-        os.close(told)
+        told.close()
         os.close(go)
+        # Only now: the program is to be one that this process may look into.
+        libc.forbid_looking_in()
         _detach(back)
         back.send(Message.STARTED.pack(child))
-        os.read(taken, 1)
-        os.close(taken)
-        listener = _take_listener(child)
-        if listener is not None:
+        _, descriptors, _, _ = socket.recv_fds(taken, 1, 1)
+        taken.close()
+        # Without one the program could not be filtered, and has said so.
+        if descriptors:
+            _check_access(child)
+            listener = Listener(descriptors[0])
             supervisor = Supervisor(here, listener, settings.backend, settings.wide, settings.devices)
             os.close(start)
             _Family(supervisor, child, back).serve()
@@ -140,26 +145,14 @@ class _ToFront(logging.Handler):
             self._back.send(Message.SAYS.text(f"{record.getMessage()} {kind}"), socket.MSG_DONTWAIT)
 
 
-def _take_listener(child: int) -> Listener | None:
-    """The listener of the program's filter; None if the program could not be filtered, and has said so.
-
-    Errors: SystemFault if this process may not look into it.
-    """
-    with contextlib.suppress(FileNotFoundError, PermissionError):
-        for name in os.listdir(f"/proc/{child}/fd"):
-            if os.readlink(f"/proc/{child}/fd/{name}") == LISTENER:
-                try:
-                    return Listener(take_descriptor(child, int(name)))
-                except SystemFault:
-                    # It would wait for ever: it has the listener itself.
-                    os.kill(child, signal.SIGKILL)
-                    raise
-    # It is about to end, or it cannot be looked into, and then waits for this process.
-    os.kill(child, signal.SIGKILL)
-    ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    if ended is None or ended.si_code != os.CLD_EXITED:
-        raise SystemFault("the system does not let it look into its own child (ptrace)", errno.EPERM)
-    return None
+def _check_access(child: int) -> None:
+    """Errors: SystemFault if this process may not look into the program. It has ended then."""
+    try:
+        os.listdir(f"/proc/{child}/fd")
+        libc.check_memory(child)
+    except OSError:
+        os.kill(child, signal.SIGKILL)
+        raise SystemFault("the system does not let it look into its own child (ptrace)", errno.EPERM) from None
 
 
 def _reap(child: int) -> int:
@@ -211,8 +204,8 @@ class _Family:
 # The program
 
 
-def _become(here: Machine, settings: Settings, before: set[int], told: int, go: int) -> NoReturn:
-    """Become the program. told: closed when the filter is there; go: at its end when the supervisor serves."""
+def _become(here: Machine, settings: Settings, before: set[int], told: socket.socket, go: int) -> NoReturn:
+    """Become the program. told: takes the filter's listener; go: at its end when the supervisor serves."""
     name = settings.program[0]
     status = NOT_STARTED
     try:
@@ -223,8 +216,8 @@ def _become(here: Machine, settings: Settings, before: set[int], told: int, go: 
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _install(code, path)
-        os.close(told)
+        with _handing_over(told) as hand_over:
+            hand_over(_install(code, path))
         # Not by a read: that may be a call that waits for the supervisor.
         waiting = select.poll()
         waiting.register(go, select.POLLIN)
@@ -261,16 +254,40 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _install(code: bytes, path: str | None) -> None:
-    """Put the filter on this process. Errors: SystemFault, which says what to do."""
+@contextlib.contextmanager
+def _handing_over(told: socket.socket) -> Iterator[Callable[[int], None]]:
+    """What sends the listener to the supervisor and closes it here.
+
+    A thread without the filter does it: with --wide, the filter hands over sendmsg(2) of this very descriptor.
+    """
+    listeners: SimpleQueue[int | None] = SimpleQueue()
+
+    def send() -> None:
+        listener = listeners.get()
+        if listener is not None:
+            socket.send_fds(told, [b"x"], [listener])
+            os.close(listener)
+
+    thread = Thread(target=send)
+    thread.start()
+    try:
+        yield listeners.put
+    finally:
+        listeners.put(None)
+        thread.join()
+        told.close()
+
+
+def _install(code: bytes, path: str | None) -> int:
+    """Put the filter on this thread; returns its listener. Errors: SystemFault, which says what to do."""
     try:
         try:
-            libc.install_filter(code)
+            return libc.install_filter(code)
         except PermissionError:
             # Only root may filter a program that gains privileges.
             _refuse_privileged(path)
             libc.set_no_new_privileges()
-            libc.install_filter(code)
+            return libc.install_filter(code)
     except OSError as error:
         why = _WHY.get(error.errno or 0, f"seccomp: {error.strerror}")
         raise SystemFault(why, error.errno) from None

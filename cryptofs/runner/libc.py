@@ -127,6 +127,11 @@ def read_memory(pid: int, pieces: Pieces, total: int) -> Data:
     return bytes(_scratch_view[:total])
 
 
+def check_memory(pid: int) -> None:
+    """Raise what keeps this process from reading the memory of its child, which has executed nothing yet."""
+    read_memory(pid, [(_scratch_at, 1)], 1)
+
+
 def read_into(pid: int, pieces: Pieces, data: bytearray) -> None:
     """The same, into the caller's buffer and nowhere else: for keys."""
     total = len(data)

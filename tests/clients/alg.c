@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -669,6 +670,22 @@ static void numbers(void)
 	show("works", is_abc(20));
 }
 
+/* A program that nobody may look into from some time on. */
+static void hidden(void)
+{
+	int fd = bound("hash", "sha256"), op = accept(fd, NULL, NULL);
+
+	show("send", send(op, "abc", 3, 0));
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	bytes("receive", recv(op, buffer, 32, 0));
+	bytes("read", read(op, buffer, 32));
+	show("send", send(op, "abc", 3, 0));
+	show("accept", accept(fd, NULL, NULL) < 0 ? -1 : 0);
+	show("socket", socket(AF_ALG, SOCK_SEQPACKET, 0) < 0 ? -1 : 0);
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	bytes("receive", recv(op, buffer, 32, 0));
+}
+
 int main(int count, char **words)
 {
 	const char *section = count > 1 ? words[1] : "";
@@ -691,6 +708,7 @@ int main(int count, char **words)
 	else if (!strcmp(section, "storm")) threads(1);
 	else if (!strcmp(section, "many")) many();
 	else if (!strcmp(section, "numbers")) numbers();
+	else if (!strcmp(section, "hidden")) hidden();
 	else return 2;
 	return 0;
 }

@@ -1,4 +1,7 @@
-"""Programs in a container whose seccomp filter refuses AF_ALG, as Docker's has done since May 2026."""
+"""Programs in a container whose seccomp filter refuses AF_ALG, as Docker's has done since May 2026, and other calls.
+
+refusing.py CALL,… PROGRAM ARGUMENTS…
+"""
 
 import ctypes
 import errno
@@ -24,12 +27,23 @@ def refuse(rules: Sequence[Rule]) -> None:
     assert libc.syscall(machine().numbers["seccomp"], _SET_MODE_FILTER, 0, head) == 0
 
 
+KILLABLE = "killable"
+"""Stands for seccomp(2) with WAIT_KILLABLE_RECV, which kernels before 5.19 refuse."""
+_FLAG = 32
+
+
+def _rule(refused: str) -> Rule:
+    if refused == KILLABLE:
+        return Rule("seccomp", (Argument(1, _FLAG, mask=_FLAG),), errno.EINVAL)
+    return Rule(refused, errno=errno.EPERM)
+
+
 def inside(line: Sequence[str], *refused: str) -> list[str]:
-    """The command line that runs another one in such a container. refused: further system calls."""
+    """The command line that runs another one in such a container. refused: further system calls, or KILLABLE."""
     return [sys.executable, __file__, ",".join(refused), *line]
 
 
 if __name__ == "__main__":
     families = [Rule("socket", (Argument(0, family),), errno.EPERM) for family in (AF_ALG, AF_VSOCK)]
-    refuse([*families, *(Rule(name, errno=errno.EPERM) for name in sys.argv[1].split(",") if name)])
+    refuse([*families, *(_rule(name) for name in sys.argv[1].split(",") if name)])
     os.execvp(sys.argv[2], sys.argv[2:])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from helpers.machine import TESTS
 from helpers.waiting import PATIENCE
 
 ABC = hashlib.sha256(b"abc").hexdigest()
@@ -19,6 +20,15 @@ with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
 """
 """A program that prints the digest ABC by AF_ALG."""
 OPENSSL = ("--engines", "openssl")
+
+
+def _sections() -> dict[str, str]:
+    parts = (TESTS / "clients" / "alg.txt").read_text().split("== ")[1:]
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
+
+
+SECTIONS = _sections()
+"""What a kernel 7.2 gives to clients/alg.c, by its section: alg.txt is what it printed there without `cryptofs run`."""
 
 
 def command(*program: object, options: Sequence[str] = OPENSSL) -> list[str]:

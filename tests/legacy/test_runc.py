@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers.compiling import compiled
 from helpers.machine import TESTS
+from helpers.running import SECTIONS
 from helpers.runtime import agent
 from helpers.waiting import PATIENCE
 
@@ -79,9 +80,7 @@ def served(tmp_path: Path) -> Iterator[Path]:
 
 def test_the_agent(bundle: Path, served: Path) -> None:
     """A static program: the bytes and errnos of a kernel. runc hands over no write(2)."""
-    parts = (TESTS / "clients" / "alg.txt").read_text().split("== ")[1:]
-    for part in parts:
-        section, _, expected = part.partition("\n")
+    for section, expected in SECTIONS.items():
         # the storm of signals needs the flag
         if section not in ("storm", "many"):
             configure(bundle, profile(str(served), None, killable=False), "/alg", section)

@@ -16,6 +16,7 @@ from textwrap import indent
 import pytest
 from helpers.compiling import compiled
 from helpers.other_user import NOBODY, as_user, needs_root, readable
+from helpers.refusing import KILLABLE, inside
 from helpers.running import ABC, DIGEST, OPENSSL, command, run
 from helpers.waiting import PATIENCE, wait_until
 
@@ -92,6 +93,16 @@ def test_under_another_supervisor() -> None:
     assert "another supervisor" in done.stderr
 
 
+def test_a_kernel_that_is_too_old() -> None:
+    """Without WAIT_KILLABLE_RECV a signal would repeat calls: nothing runs, and the message names the kernel."""
+    done = subprocess.run(
+        inside(command("echo", "wrong"), KILLABLE), capture_output=True, text=True, check=False, timeout=60 * PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "WAIT_KILLABLE_RECV" in done.stderr
+    assert "5.19" in done.stderr
+
+
 AS_USER = """
 import ctypes, sys
 from cryptofs.runner.backend import LocalBackend
@@ -136,6 +147,27 @@ def test_as_an_ordinary_user(program: Path) -> None:
             "good ones: 1000",
             "0",
         ]
+
+
+@needs_root
+@pytest.mark.usefixtures("loaded")
+def test_a_program_that_hides_itself(program: Path) -> None:
+    """From then on it gets errors, and the bytes are right when it can be looked into again."""
+    with readable() as directory:
+        shutil.copy(program, directory / "alg")
+        *said, status = as_user(NOBODY, NOBODY, [], AS_USER, directory / "alg", "hidden")
+    refused = [f"{name}: EACCES" for name in ("receive", "read", "send", "accept", "socket")]
+    assert said == ["send: 3", *refused, f"receive: 32 {ABC}"]
+    assert status == "0"
+
+
+@needs_root
+@pytest.mark.usefixtures("loaded")
+def test_nobody_looks_into_the_supervisor() -> None:
+    """It has the program's keys: another process of its user may not read its memory."""
+    text = "cat /proc/self/environ >/dev/null && echo itself; cat /proc/$PPID/environ >/dev/null"
+    itself, refused, status = as_user(NOBODY, NOBODY, [], AS_USER, "/bin/sh", "-c", text)
+    assert (itself, refused.rpartition(": ")[2], status) == ("itself", "Permission denied", "1")
 
 
 def test_input_output_and_descriptors() -> None:

@@ -37,8 +37,10 @@ def copy(desk: Desk, call: Call, close_on_exec: bool) -> int:
 def duplicate_to(desk: Desk, call: Call) -> int:
     """dup2(2) and dup3(2). Below BASE the filter would not see the copy: no copy is better than wrong answers."""
     desk.descriptors.find(call, call.arguments[0])
-    if call.arguments[1] & 0xFFFFFFFF < desk.descriptors.smallest:
+    number = call.arguments[1] & 0xFFFFFFFF
+    if number < desk.descriptors.smallest:
         raise SystemFault(f"a copy below {BASE}: only with --wide", errno.EBUSY)
+    desk.descriptors.expect(number)
     raise PassOn
 
 
