@@ -4,9 +4,7 @@ A runtime connects and sends a container's state with the listener's descriptor.
 own, which ends with the container's last process: containers share no state, no memory and no limit.
 """
 
-import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -15,12 +13,12 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CryptofsError, InvalidValue, SystemFault, printable
+from ..listening import listening
 from . import libc
 from .backend import Backend
 from .notify import RuntimesListener
@@ -69,75 +67,34 @@ def serve(settings: Settings) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     signals = libc.open_signals(_SIGNALS)
     children: set[int] = set()
-    server = _listen(settings.path)
-    made = os.stat(settings.path)
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        libc.forbid_looking_in()
-        log.info("%s: ready", printable(settings.path))
-        poll = select.poll()
-        poll.register(server, select.POLLIN)
-        poll.register(signals, select.POLLIN)
-        while True:
-            for descriptor, _ in poll.poll():
-                if descriptor == signals:
-                    if int.from_bytes(os.read(signals, 128)[:4], sys.byteorder) != signal.SIGCHLD:
-                        return
-                    _reap(children)
-                else:
-                    try:
-                        with server.accept()[0] as connection:
-                            children.add(_start(settings, connection, server, signals, before))
-                    except OSError as error:
-                        # The runtime has gone again, or there is no memory for one more process.
-                        log.error("a container is not served: %s", error.strerror)
+        with listening(settings.path) as server:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            libc.forbid_looking_in()
+            log.info("%s: ready", printable(settings.path))
+            poll = select.poll()
+            poll.register(server, select.POLLIN)
+            poll.register(signals, select.POLLIN)
+            while True:
+                for descriptor, _ in poll.poll():
+                    if descriptor == signals:
+                        if int.from_bytes(os.read(signals, 128)[:4], sys.byteorder) != signal.SIGCHLD:
+                            return
+                        _reap(children)
+                    else:
+                        try:
+                            with server.accept()[0] as connection:
+                                children.add(_start(settings, connection, server, signals, before))
+                        except OSError as error:
+                            # The runtime has gone again, or there is no memory for one more process.
+                            log.error("a container is not served: %s", error.strerror)
     finally:
         os.close(signals)
-        server.close()
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(settings.path), made):
-                settings.path.unlink()
         for child in children:
             os.kill(child, signal.SIGKILL)
         for child in children:
             os.waitpid(child, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _listen(path: Path) -> socket.socket:
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    mask = os.umask(0o177)
-    try:
-        with _only_one(path.parent):
-            if path.is_socket() and not _is_served(path):
-                # An agent that was killed has left it.
-                path.unlink()
-            server.bind(os.fspath(path))
-            server.listen(64)
-    except OSError as error:
-        server.close()
-        if error.errno == errno.EADDRINUSE:
-            raise SystemFault(f"{printable(path)}: another agent serves it, or it is no socket", error.errno) from None
-        raise SystemFault.of(error, path) from None
-    finally:
-        os.umask(mask)
-    return server
-
-
-@contextlib.contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Of two agents that start at the same time, one waits for the other."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(os.fspath(path)) != errno.ECONNREFUSED
 
 
 def _reap(children: set[int]) -> None:

@@ -96,7 +96,7 @@ def test_a_second_agent(served: Path, tmp_path: Path) -> None:
     """It is refused, and the first one goes on."""
     with agent(served, tmp_path / "second") as second:
         assert second.wait(20 * PATIENCE) == 1
-    assert "another agent" not in (tmp_path / "log").read_text()
+    assert "another program" not in (tmp_path / "log").read_text()
     assert "EADDRINUSE" in (tmp_path / "second").read_text()
     with container(served, "one", sys.executable, "-c", WAITING_DIGEST, "a", "bc") as one:
         assert one.communicate("\n", timeout=60 * PATIENCE)[0] == "ready\n" + ABC + "\n"
