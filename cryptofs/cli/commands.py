@@ -26,6 +26,7 @@ _COMMANDS = {
     "open": "files.open_",
     "run": "run.run_",
     "agent": "agent.agent",
+    "ssh-agent": "ssh_agent.ssh_agent",
 }
 
 

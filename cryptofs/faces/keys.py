@@ -1,0 +1,64 @@
+"""The key pairs of a mount's devices that the calling user may use."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..client import Context
+
+_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.ENOENT)
+"""Another user's device, or one that a reload has just removed."""
+_MINE = frozenset({"sign", "public-key"})
+
+
+@dataclass(frozen=True)
+class DeviceKey:
+    """A device with a key pair. public: its public half, as SubjectPublicKeyInfo in DER."""
+
+    device: str
+    algorithm: str
+    public: bytes
+
+
+@dataclass(frozen=True)
+class DeviceKeys:
+    """The signing devices of a mount. only: the names of those to use; empty: all that the user may open."""
+
+    mount: Path
+    only: frozenset[str] = frozenset()
+
+    def signing(self) -> list[DeviceKey]:
+        """The devices that sign and tell their public key, by their names; devices of other users are left out.
+
+        Errors: OSError if the mount does not answer.
+        """
+        return [key for name in self._names() if (key := self._look_at(name)) is not None]
+
+    @contextmanager
+    def open(self, key: DeviceKey) -> Iterator[Context]:
+        """A context of the key's device, if that still has this key. Errors: OSError (ENOKEY if it has another one)."""
+        with Context.of_device(key.device, mount=self.mount) as context:
+            if context.public_key("der") != key.public:
+                raise OSError(errno.ENOKEY, f"device {key.device} has another key now")
+            yield context
+
+    def _names(self) -> list[str]:
+        devices = sorted(path.name for path in (self.mount / "devices").iterdir())
+        return [name for name in devices if not self.only or name in self.only]
+
+    def _look_at(self, name: str) -> DeviceKey | None:
+        try:
+            # An open of `crypto` makes a context and a line of the audit trail, so the devices that sign come first.
+            status = (self.mount / "devices" / name / "status").read_text()
+            told = dict(line.split(": ", 1) for line in status.splitlines())
+            if told["type"] != "sig" or not _MINE.issubset(told["operations"].split()):
+                return None
+            with Context.of_device(name, mount=self.mount) as context:
+                public = context.public_key("der")
+        except OSError as error:
+            if error.errno not in _ELSEWHERE:
+                raise
+            return None
+        return DeviceKey(name, told["name"], public)

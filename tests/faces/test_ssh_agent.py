@@ -1,0 +1,319 @@
+"""The SSH agent, with OpenSSH's own programs and git, and with a client that does not follow the protocol."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers.daemons import Daemon
+from helpers.other_user import MEMBER, OWNER, as_user, let_in, needs_root
+from helpers.signing import DEVICES, KEYS, openssh, signing_mount
+from helpers.waiting import PATIENCE, wait_until
+
+from cryptofs.cli.ssh_agent import print_variables
+from cryptofs.faces.keys import DeviceKeys
+
+pytestmark = pytest.mark.mount
+
+SSH = [sys.executable, "-m", "cryptofs", "ssh-agent"]
+FAILURE = b"\0\0\0\1\5"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with devices that sign."""
+    with signing_mount(tmp_path_factory.mktemp("signing")) as daemon:
+        yield daemon
+
+
+@contextmanager
+def agent(mount: Path, directory: Path, *options: str) -> Iterator[Path]:
+    """An agent's socket; its log is beside it."""
+    path = directory / "agent"
+    with (directory / "agent.log").open("wb") as log:
+        line = [*SSH, "--mount", str(mount), "-D", "-v", "-a", str(path), *options]
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"SSH_AUTH_SOCK={path}; export SSH_AUTH_SOCK;\n".encode()
+        yield path
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30 * PATIENCE) == 0
+    assert not path.exists()
+    assert "Traceback" not in (directory / "agent.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def served(mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of an agent for the devices of this user."""
+    names = [option for name in [*DEVICES, "mute", "checker", "sha1", "curve", "gcm"] for option in ("--device", name)]
+    with agent(mount, tmp_path_factory.mktemp("agent"), *names) as path:
+        yield path
+
+
+def tool(served: Path, *command: object, status: int = 0, **more: object) -> str:
+    """What a program prints that uses the agent, on both outputs."""
+    environment = {**os.environ, "SSH_AUTH_SOCK": str(served), "HOME": str(served.parent)}
+    line = [str(each) for each in command]
+    given: dict[str, object] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": 60 * PATIENCE, **more}
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **given)  # type: ignore[call-overload]
+    assert done.returncode == status, done.stdout
+    return str(done.stdout)
+
+
+def public_file(served: Path, key: str) -> Path:
+    """A file with a public key."""
+    path = served.parent / f"{key}.pub"
+    path.write_text(openssh(KEYS[key]) + "\n")
+    return path
+
+
+# OpenSSH's own programs
+
+
+def test_the_list(served: Path) -> None:
+    """Each key once, with its devices' names; devices that cannot sign, or keep their public key, are not in it."""
+    listed = [tuple(line.rsplit(" ", line.count(" ") - 1)) for line in tool(served, "ssh-add", "-L").splitlines()]
+    keys = {line[0]: line[1:] for line in listed}
+    assert keys == {
+        openssh(KEYS["ed"]): ("ed",),
+        openssh(KEYS["p256"]): ("p256",),
+        openssh(KEYS["p384"]): ("p384",),
+        openssh(KEYS["rsa"]): ("rsa-256", "rsa-512"),
+        openssh(KEYS["rsa-one"]): ("only-256",),
+    }
+    assert "256 SHA256:" in tool(served, "ssh-add", "-l")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_signatures(served: Path, key: str) -> None:
+    """ssh-add signs with each key and verifies it, by rsa-sha2-256 for RSA."""
+    tool(served, "ssh-add", "-T", public_file(served, key))
+
+
+@pytest.mark.parametrize("key", ["ed", "p256", "p384", "rsa"])
+def test_signed_files(served: Path, key: str) -> None:
+    """ssh-keygen signs a file by the agent, with rsa-sha2-512 for RSA, and verifies it without."""
+    public = public_file(served, key)
+    data = served.parent / "data"
+    data.write_bytes(os.urandom(200_000))
+    data.with_name("data.sig").unlink(missing_ok=True)
+    tool(served, "ssh-keygen", "-Y", "sign", "-n", "file", "-f", public, data)
+    signers = served.parent / "signers"
+    signers.write_text(f"me {openssh(KEYS[key])}\n")
+    check = ("ssh-keygen", "-Y", "verify", "-f", signers, "-I", "me", "-n", "file", "-s", f"{data}.sig")
+    with data.open() as source:
+        assert "Good" in tool(served, *check, stdin=source)
+    data.write_bytes(b"another")
+    with data.open() as source:
+        tool(served, *check, stdin=source, status=255)
+
+
+def test_a_signature_that_no_device_makes(served: Path) -> None:
+    """A key for SHA-256 alone does not sign with SHA-512; the log says so."""
+    data = served.parent / "data"
+    data.write_bytes(b"data")
+    tool(served, "ssh-keygen", "-Y", "sign", "-n", "file", "-f", public_file(served, "rsa-one"), data, status=255)
+    assert "only-256: no signature with the flags 0x4" in (served.parent / "agent.log").read_text()
+
+
+def test_signed_commits(served: Path) -> None:
+    """git signs a commit with a device's key and verifies it."""
+    repository = served.parent / "repository"
+    signers = served.parent / "signers"
+    signers.write_text(f"me@example.org {openssh(KEYS['ed'])}\n")
+    git = ("git", "-C", repository, "-c", "gpg.format=ssh", "-c", f"gpg.ssh.allowedSignersFile={signers}")
+    tool(served, "git", "init", "-q", repository)
+    by = ("-c", f"user.signingKey=key::{openssh(KEYS['ed'])}", "-c", "user.name=Me", "-c", "user.email=me@example.org")
+    tool(served, *git, *by, "commit", "-q", "--allow-empty", "-S", "-m", "Begin")
+    assert 'Good "git" signature for me@example.org' in tool(served, *git, "verify-commit", "HEAD")
+
+
+@pytest.mark.parametrize("arguments", [("-D",), ("-x",), ("-d", "x")])
+def test_the_list_cannot_be_changed(served: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The agent adds, removes and locks nothing, and goes on."""
+    (tmp_path / "x.pub").write_text(openssh(KEYS["ed"]) + "\n")
+    line = [tmp_path / "x" if each == "x" else each for each in arguments]
+    # ssh-add asks for a password to lock with
+    asking = {"SSH_ASKPASS": "/bin/true", "SSH_ASKPASS_REQUIRE": "force"}
+    environment = {**os.environ, **asking, "SSH_AUTH_SOCK": str(served)}
+    tool(served, "ssh-add", *line, status=1, env=environment)
+    assert len(tool(served, "ssh-add", "-L").splitlines()) == len(KEYS)
+
+
+@needs_root
+def test_devices_of_others(mount: Path) -> None:
+    """A user's agent has the devices that this user may open."""
+    let_in(mount)
+    code = "print(*(key.device for key in DeviceKeys(Path(sys.argv[1])).signing()))"
+    code = f"import sys\nfrom pathlib import Path\nfrom cryptofs.faces.keys import DeviceKeys\n{code}"
+    assert as_user(OWNER, OWNER, [], code, mount) == ["everybody theirs"]
+    assert as_user(MEMBER, MEMBER, [], code, mount) == ["everybody"]
+    assert [key.device for key in DeviceKeys(mount, frozenset({"theirs", "ed"})).signing()] == ["ed", "theirs"]
+
+
+# The command
+
+
+def test_with_a_command(mount: Path, tmp_path: Path) -> None:
+    """It serves while a command runs, in a directory of its own, and has its status."""
+    script = 'ssh-add -L | head -n 1; stat -c %a "$SSH_AUTH_SOCK" "${SSH_AUTH_SOCK%/*}"; exit 3'
+    line = [*SSH, "--mount", str(mount), "--device", "ed", "--", "sh", "-c", script]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=60 * PATIENCE)
+    assert (done.stdout, done.returncode) == (f"{openssh(KEYS['ed'])} ed\n600\n700\n", 3), done.stderr
+    assert list(tmp_path.iterdir()) == []
+    line = [*SSH, "--mount", str(mount), "--", "no-such-program"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60 * PATIENCE)
+    assert (done.stdout, done.returncode) == ("", 127)
+    assert done.stderr.startswith("cryptofs: ssh-agent: ENOENT: no-such-program"), done.stderr
+
+
+def test_in_the_background(mount: Path, tmp_path: Path) -> None:
+    """It prints what a shell evaluates, and serves until SIGTERM."""
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    line = [*SSH, "--mount", str(mount), "-s"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment, timeout=60 * PATIENCE)
+    (path,) = tmp_path.glob("cryptofs-ssh.*/agent.*")
+    pid = int(done.stdout.split()[-1].rstrip(";"))
+    try:
+        assert done.stdout == (
+            f"SSH_AUTH_SOCK={path}; export SSH_AUTH_SOCK;\nSSH_AGENT_PID={pid}; export SSH_AGENT_PID;\n"
+            f"echo Agent pid {pid};\n"
+        )
+        assert len(tool(path, "ssh-add", "-l").splitlines()) >= len(KEYS)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not list(tmp_path.iterdir()))
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
+
+
+def test_for_csh(capsys: pytest.CaptureFixture[str]) -> None:
+    """What csh evaluates."""
+    print_variables(Path("/a b/agent"), 7, csh=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["setenv SSH_AUTH_SOCK '/a b/agent';", "setenv SSH_AGENT_PID 7;"]
+
+
+def test_errors(mount: Path, served: Path, tmp_path: Path) -> None:
+    """A socket that another agent has, and a place without a mount."""
+    for arguments, message in (
+        (("--mount", mount, "-a", served), "EADDRINUSE"),
+        (
+            (
+                "--mount",
+                tmp_path,
+            ),
+            "no cryptofs is mounted here",
+        ),
+    ):
+        line = [*SSH, *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60 * PATIENCE)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert stat.S_IMODE(served.stat().st_mode) == 0o600
+
+
+# Clients that do not follow the protocol
+
+
+@contextmanager
+def client(served: Path) -> Iterator[socket.socket]:
+    """A connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(20 * PATIENCE)
+        connection.connect(str(served))
+        yield connection
+
+
+def string(data: bytes) -> bytes:
+    """A string of the protocol, and a message as well."""
+    return len(data).to_bytes(4, "big") + data
+
+
+@pytest.mark.parametrize("number", [1, 3, 7, 9, 17, 18, 19, 20, 22, 23, 25, 26, 27, 99, 255])
+def test_other_messages(served: Path, number: int) -> None:
+    """Old versions, changes of the list, locks, extensions and unknown numbers: a failure, and the connection stays."""
+    with client(served) as connection:
+        connection.sendall(string(bytes([number]) + string(b"session-bind@openssh.com")))
+        assert connection.recv(100) == FAILURE
+        connection.sendall(string(b"\x0b"))
+        assert connection.recv(100)[4] == 12
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+        (256 * 1024 + 1).to_bytes(4, "big"),
+        string(b"\x0d"),
+        string(b"\x0d" + string(b"key")[:-1]),
+        string(b"\x0d" + b"\xff\xff\xff\xff" + b"x"),
+        string(b"\x0d" + string(b"key") + string(b"data") + bytes(5)),
+    ],
+)
+def test_malformed_messages(served: Path, message: bytes) -> None:
+    """The connection ends, and others go on."""
+    with client(served) as connection:
+        connection.sendall(message)
+        assert connection.recv(100) == b""
+    tool(served, "ssh-add", "-l")
+
+
+def test_an_unknown_key(served: Path) -> None:
+    """A signature with a key that no device has is refused; so is one of 256 KiB, whole."""
+    with client(served) as connection:
+        connection.sendall(string(b"\x0d" + string(b"key") + string(b"data") + bytes(4)))
+        assert connection.recv(100) == FAILURE
+        large = b"\x0d" + string(b"key") + string(bytes(256 * 1024 - 1 - 4 - 3 - 4 - 4)) + bytes(4)
+        connection.sendall(string(large))
+        assert connection.recv(100) == FAILURE
+
+
+def test_slow_clients(served: Path) -> None:
+    """Clients that stop within a message, or read no answers, do not hold others up."""
+    idle = []
+    try:
+        for _ in range(100):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            idle.append(connection)
+            connection.connect(str(served))
+            connection.sendall(b"\0\0\1\0\x0d")
+        deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        idle.append(deaf)
+        deaf.connect(str(served))
+        deaf.settimeout(0.5 * PATIENCE)
+        with pytest.raises(TimeoutError):
+            deaf.sendall(string(b"\x63") * 1_000_000)
+        tool(served, "ssh-add", "-T", public_file(served, "ed"))
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+@needs_root
+def test_another_user(served: Path) -> None:
+    """If the socket's mode was widened, another user is refused all the same."""
+    let_in(served)
+    served.chmod(0o666)
+    code = f"""
+import socket
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    connection.connect({str(served)!r})
+    try:
+        connection.sendall(bytes.fromhex("000000010b"))
+        print(connection.recv(100))
+    except (BrokenPipeError, ConnectionResetError):
+        print(b"")
+"""
+    assert as_user(MEMBER, MEMBER, [], code) == ["b''"]
+    assert f"uid {MEMBER} is refused" in (served.parent / "agent.log").read_text()
+    served.chmod(0o600)
