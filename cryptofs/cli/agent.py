@@ -10,23 +10,36 @@ import click
 from ..errors import InvalidValue, printable
 from ..runner.agent import Settings, serve
 from ..runner.profile import profile
+from . import completing
 from .run import backend
 
 
 @click.command()
-@click.argument("path", metavar="SOCKET", type=Path)
+@click.argument("path", metavar="SOCKET", type=Path, shell_complete=completing.files)
 @click.option(
     "--mount",
     "mountpoint",
     is_flag=False,
     flag_value="",
     metavar="[DIR]",
+    shell_complete=completing.mounts,
     help="Compute by the daemon of this mount, or of the first usable one.",
 )
-@click.option("--engines", metavar="NAME[,…]", help="Engines in this process, in the order in which they are asked.")
+@click.option(
+    "--engines",
+    metavar="NAME[,…]",
+    shell_complete=completing.engines,
+    help="Engines in this process, in the order in which they are asked.",
+)
 @click.option("--interruptible", is_flag=True, help="Serve containers whose profile lets signals interrupt calls, too.")
 @click.option("--profile", "print_profile", is_flag=True, help="Print a seccomp profile for containers, and end.")
-@click.option("--base", type=Path, metavar="FILE", help="With --profile: the profile that it is like in all else.")
+@click.option(
+    "--base",
+    type=Path,
+    metavar="FILE",
+    shell_complete=completing.files,
+    help="With --profile: the profile that it is like in all else.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Also log which containers come and go.")
 def agent(
     path: Path,

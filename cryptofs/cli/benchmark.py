@@ -15,6 +15,7 @@ from ..benchmark.passes import Measured, Stage, in_passes
 from ..benchmark.placement import Placement, placements
 from ..benchmark.results import Result
 from ..benchmark.table import Measurements, Row
+from .completing import files
 from .output import open_output
 from .streams import Stream
 from .terminal import error_console, shows_bars
@@ -55,8 +56,10 @@ _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Pla
     type=click.FloatRange(0.001, 600),
     help="Time for each figure; a noisy one takes up to four times as long.",
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write everything to a file.")
-@click.option("--svg", "svg_file", metavar="FILE", help="Draw a plot into a file (needs matplotlib).")
+@click.option("--json", "json_file", metavar="FILE", shell_complete=files, help="Write everything to a file.")
+@click.option(
+    "--svg", "svg_file", metavar="FILE", shell_complete=files, help="Draw a plot into a file (needs matplotlib)."
+)
 def benchmark(
     goals: bool, peers: bool, commit: str | None, legacy: bool, busy: bool, places: tuple[str, ...],
     names: tuple[str, ...], parts: tuple[str, ...], seconds: float, json_file: str | None, svg_file: str | None,

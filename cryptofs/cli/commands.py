@@ -4,9 +4,11 @@ import gc
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import __version__
 from . import STEPS
+from .completing import VARIABLE
 
 # Each command is imported when it is used: a service that restarts must not wait for modules that it does not need.
 _COMMANDS = {
@@ -15,6 +17,7 @@ _COMMANDS = {
     "cuse": "cuse.cuse",
     "algorithms": "show.algorithms",
     "check-config": "config.check_config",
+    "completion": "completion.completion",
     "benchmark": "benchmark.benchmark",
     "compress": "compression.compress",
     "decompress": "compression.decompress",
@@ -42,6 +45,11 @@ class _Commands(click.Group):
         gc.enable()
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        # click would import every command, to ask whether it is hidden.
+        found = [CompletionItem(each) for each in sorted(_COMMANDS) if each.startswith(incomplete)]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
+
 
 @click.command(
     cls=_Commands,
@@ -56,7 +64,7 @@ def commands() -> None:
 def run_commands() -> int:
     """Run the command line of this process; returns the exit status. Errors: those of the command."""
     try:
-        status = commands.main(standalone_mode=False)
+        status = commands.main(standalone_mode=False, complete_var=VARIABLE)
     except click.ClickException as error:
         error.show()
         return error.exit_code

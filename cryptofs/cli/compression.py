@@ -6,6 +6,7 @@ import click
 
 from ..client import Context
 from ..records import Operation
+from .completing import names
 from .files import file_options, mount_option, open_files
 from .keys import options
 from .pieces import parts
@@ -16,6 +17,7 @@ _options = options(
         "-n",
         "--name",
         default="zstd",
+        shell_complete=names("compression"),
         show_default=True,
         help="Format, in the kernel's terms: zstd, deflate, zlib-deflate, lz4, lz4hc, lzo.",
     ),

@@ -8,6 +8,7 @@ import click
 from ..daemon.declared import check_devices
 from ..daemon.privileges import SERVICE_USER, PrivilegeError, find_account
 from ..errors import printable
+from .completing import users
 
 DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 
@@ -17,6 +18,7 @@ DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 @click.option(
     "--user",
     metavar="NAME",
+    shell_complete=users,
     help="As root: the user who serves and may own key files; default: `cryptofs`, if it exists.",
 )
 def check_config(file: Path, user: str | None) -> None:

@@ -18,6 +18,7 @@ from ..engines import ENGINES, check_engines
 from ..errors import InvalidValue, WrongUsage, printable
 from ..runner.backend import Backend, LocalBackend
 from ..runner.mounted import MountBackend
+from . import completing
 from .mount import who_serves
 
 log = logging.getLogger("cryptofs")
@@ -26,17 +27,44 @@ _OTHERS_WRITE = 0o002
 
 
 @click.command()
-@click.option("--mount", "mountpoint", type=Path, metavar="DIR", help="Compute through this mount, by its rules.")
+@click.option(
+    "--mount",
+    "mountpoint",
+    type=Path,
+    metavar="DIR",
+    shell_complete=completing.mounts,
+    help="Compute through this mount, by its rules.",
+)
 @click.option(
     "--engines",
     metavar="NAME[,…]",
+    shell_complete=completing.engines,
     help=f"Without --mount: engines in the order in which they are asked; default: {', '.join(ENGINES)}.",
 )
 @click.option("--name", default="crypto", show_default=True, help="The node's name below /dev.")
 @click.option("--mode", default="0600", show_default=True, help="The node's mode, in octal.")
-@click.option("--owner", default="root", show_default=True, metavar="USER", help="The node's owner.")
-@click.option("--group", default="root", show_default=True, metavar="GROUP", help="The node's group.")
-@click.option("--user", metavar="NAME", help="The unprivileged user who serves; default: `cryptofs`, if it exists.")
+@click.option(
+    "--owner",
+    default="root",
+    show_default=True,
+    metavar="USER",
+    shell_complete=completing.users,
+    help="The node's owner.",
+)
+@click.option(
+    "--group",
+    default="root",
+    show_default=True,
+    metavar="GROUP",
+    shell_complete=completing.groups,
+    help="The node's group.",
+)
+@click.option(
+    "--user",
+    metavar="NAME",
+    shell_complete=completing.users,
+    help="The unprivileged user who serves; default: `cryptofs`, if it exists.",
+)
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
 @click.option("-v", "--verbose", is_flag=True, help="Also log what is done.")
 def cuse(

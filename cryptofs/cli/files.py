@@ -17,14 +17,18 @@ from ..algorithms import Type, look_up
 from ..client import Context, RequestError, decrypt_file, encrypt_file
 from ..errors import InvalidValue, printable
 from ..formats.sealed import SEGMENT
-from . import sealing
+from . import completing, sealing
 from .keys import key_options, key_stream, options, read_key
 from .output import open_output
 from .pieces import parts, read_full
 from .streams import Stream, check_key_apart, check_output_apart
 
 mount_option = click.option(
-    "--mount", "where", type=click.Path(path_type=Path), help="The mount to use; default: the first usable one."
+    "--mount",
+    "where",
+    type=click.Path(path_type=Path),
+    shell_complete=completing.mounts,
+    help="The mount to use; default: the first usable one.",
 )
 
 
@@ -48,9 +52,27 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     output = "Output file, replaced only after success; default: standard output (-)."
     taken = options(
-        click.argument("argument", metavar="[FILE]", required=False),
-        click.option("-i", "--in", "--input", "source", metavar="FILE", help="Input file; same as the argument FILE."),
-        click.option("-o", "-O", "--out", "--output", "sink", metavar="FILE", default="-", help=output),
+        click.argument("argument", metavar="[FILE]", required=False, shell_complete=completing.files),
+        click.option(
+            "-i",
+            "--in",
+            "--input",
+            "source",
+            metavar="FILE",
+            shell_complete=completing.files,
+            help="Input file; same as the argument FILE.",
+        ),
+        click.option(
+            "-o",
+            "-O",
+            "--out",
+            "--output",
+            "sink",
+            metavar="FILE",
+            default="-",
+            shell_complete=completing.files,
+            help=output,
+        ),
     )
     return taken(checked)
 
@@ -62,7 +84,12 @@ def open_files(source: Stream, sink: Stream) -> Iterator[tuple[BinaryIO, BinaryI
         yield cast(BinaryIO, reader), writer
 
 
-device_option = click.option("--device", metavar="NAME", help="Use the key of this device, which no program can read.")
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    shell_complete=completing.devices,
+    help="Use the key of this device, which no program can read.",
+)
 
 
 def check_alone(*others: str) -> None:
@@ -78,7 +105,14 @@ def check_alone(*others: str) -> None:
 _cipher_options = options(
     key_options(required=True),
     device_option,
-    click.option("-n", "--name", default="ctr(aes)", show_default=True, help="Cipher, in the kernel's terms."),
+    click.option(
+        "-n",
+        "--name",
+        default="ctr(aes)",
+        show_default=True,
+        shell_complete=completing.names("skcipher"),
+        help="Cipher, in the kernel's terms.",
+    ),
     click.option(
         "--iv",
         metavar="HEX",

@@ -15,6 +15,7 @@ import click
 from ..client import Context, RequestError
 from ..errors import KeyMissing, printable
 from ..records import Operation
+from . import completing
 from .checksums import Expected, Listing, Unreadable, quoted
 from .files import check_alone, device_option, mount_option
 from .keys import Decorator, key_options, key_stream, options, read_key
@@ -65,9 +66,14 @@ _sha256sum_options = options(
 
 
 @click.command("hash")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=completing.files)
 @click.option(
-    "-n", "--name", default="sha256", show_default=True, help="Hash, in the kernel's terms: sha256, hmac(sha256), …"
+    "-n",
+    "--name",
+    default="sha256",
+    show_default=True,
+    shell_complete=completing.names("hash"),
+    help="Hash, in the kernel's terms: sha256, hmac(sha256), …",
 )
 @key_options(required=False)
 @_sha256sum_options

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..errors import InvalidValue
+from .completing import files
 from .pieces import read_full
 from .streams import DESCRIPTOR_MAX, Stream
 
@@ -31,7 +32,12 @@ def key_options(required: bool) -> Decorator:
     help_file = "Read the key from a file, or from standard input (-)."
     return options(
         click.option(
-            "-k", "--key-file", "file", metavar="FILE", help=help_file + (" A key is required." if required else "")
+            "-k",
+            "--key-file",
+            "file",
+            metavar="FILE",
+            shell_complete=files,
+            help=help_file + (" A key is required." if required else ""),
         ),
         *([_required] if required else []),
         click.option(

@@ -16,16 +16,19 @@ from ..daemon.privileges import SERVICE_USER, Account, PrivilegeError, find_acco
 from ..daemon.serve import Settings, serve
 from ..engines import ENGINES, check_engines
 from ..errors import WrongUsage, printable
+from . import completing
 
 DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
 
 
 @click.command()
-@click.argument("mountpoint", type=Path)  # Not click.Path, which would access a mount that is not served yet.
+# Not click.Path, which would access a mount that is not served yet.
+@click.argument("mountpoint", type=Path, shell_complete=completing.directories)
 @click.option("-o", "options", multiple=True, metavar="OPTION[,…]", help="Mount options: allow_other, auto_unmount, …")
 @click.option(
     "--engines",
     metavar="NAME[,…]",
+    shell_complete=completing.engines,
     help=f"Engines in the order in which they are asked for a name; default: {', '.join(ENGINES)}.",
 )
 @click.option(
@@ -34,7 +37,10 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
     help=f"Configuration: devices, policy, quotas. As a service or as root: {DEFAULT_CONFIG}, if it is there.",
 )
 @click.option(
-    "--user", metavar="NAME", help="As root: the unprivileged user who serves; default: `cryptofs`, if it exists."
+    "--user",
+    metavar="NAME",
+    shell_complete=completing.users,
+    help="As root: the unprivileged user who serves; default: `cryptofs`, if it exists.",
 )
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
 @click.option("--service", is_flag=True, help="Serve the mount that `cryptofs hand-over` has made (systemd).")
@@ -43,6 +49,7 @@ DEFAULT_CONFIG = Path("/etc/cryptofs/cryptofs.toml")
     "--log-file",
     metavar="FILE",
     type=Path,
+    shell_complete=completing.files,
     help="Log to FILE instead. It is appended to, created with mode 0640, and opened again at SIGHUP.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Also log what the daemon does.")
@@ -122,7 +129,7 @@ def who_serves(user: str | None, allow_root: bool) -> Account | None:
 
 
 @click.command()
-@click.argument("mountpoint", type=Path)
+@click.argument("mountpoint", type=Path, shell_complete=completing.mounts)
 @click.option("-l", "--lazy", is_flag=True, help="Detach it now, even if files are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
     """Unmount the cryptofs at MOUNTPOINT; its daemon ends. Other file systems stay.

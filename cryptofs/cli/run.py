@@ -10,6 +10,7 @@ from ..runner.backend import Backend, LocalBackend
 from ..runner.desk import OpenDevice
 from ..runner.launch import NOT_STARTED, Settings, run
 from ..runner.shim import library
+from . import completing
 from .standard import complain, describe
 
 _DEFAULT = ("af_alg", "openssl")
@@ -26,11 +27,13 @@ _SESSIONS_MAX = 4096
     is_flag=False,
     flag_value="",
     metavar="[DIR]",
+    shell_complete=completing.mounts,
     help="Compute by the daemon of this mount, or of the first usable one: its policy, audit trail and devices count.",
 )
 @click.option(
     "--engines",
     metavar="NAME[,…]",
+    shell_complete=completing.engines,
     help=f"Engines in this process, in the order in which they are asked for a name; default: {','.join(_DEFAULT)}.",
 )
 @click.option("--devcrypto", is_flag=True, help="Serve /dev/crypto as well, for programs that use cryptodev.")
@@ -40,7 +43,7 @@ _SESSIONS_MAX = 4096
     help="Preload a library for a container that refuses AF_ALG itself; for dynamic programs only.",
 )
 @click.option("--wide", is_flag=True, help="Serve descriptors below 512 as well; each read and write then costs more.")
-@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completing.programs)
 def run_(
     mountpoint: str | None, engines: str | None, devcrypto: bool, shim: bool, wide: bool, program: tuple[str, ...]
 ) -> None:

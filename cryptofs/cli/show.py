@@ -16,6 +16,7 @@ from ..client.mounts import MOUNT_VARIABLE
 from ..engines import open_engines
 from ..engines.base import resolve
 from ..errors import printable
+from .completing import names
 from .files import mount_option
 
 _COLUMNS = ("type", "name", "engine", "driver", "block-size", "iv-size", "key-sizes", "digest-size", "max-authsize")
@@ -56,7 +57,7 @@ def _wanted(row: dict[str, str], patterns: tuple[str, ...]) -> bool:
 
 
 @click.command()
-@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=names())
 @mount_option
 @click.option("--local", is_flag=True, help="Ask this machine's engines, not a mount.")
 @click.option("--plain", is_flag=True, help="Tab-separated, for scripts.")

@@ -5,12 +5,16 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 _TEST = re.compile(r"`(?:(test_\w+\.py)?::)(\w+)(?:\[[^`]*\])?`|`((?:tests/[\w/]*)?)(test_\w+\.py)`")
@@ -189,6 +193,16 @@ def test_the_changelog_has_each_change_once() -> None:
     bullets = re.findall(r"^- .*", text, re.MULTILINE)
     assert sorted(bullets) == sorted(set(bullets))
     assert [line for line in text.splitlines() if len(line) > _BULLET_MAX] == []
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """The manual pages and cryptofs.h are as the program's definitions imply. If not, run scripts/generate."""
+    spec = spec_from_file_location("generate", ROOT / "scripts" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert [str(path.relative_to(ROOT)) for path in generate.stale()] == [], "run scripts/generate"
 
 
 def test_no_claim_is_without_a_test() -> None:

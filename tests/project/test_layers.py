@@ -120,6 +120,7 @@ LAZY = {
     "": {"version"},
     "version": {"_version"},
     "cli": {"commands", "steps"},
+    "cli.completing": {"algorithms", "client", "client.mounts", "engines"},
     "cli.run": {"runner.mounted", "runner.devcrypto", "runner.devcrypto.endpoint"},
     "engines": {"af_alg", "openssl", "codecs", "keyctl"},
     "keys.token": {"engines.pkcs11"},

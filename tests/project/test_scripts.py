@@ -22,7 +22,7 @@ def test_there_are_scripts() -> None:
     assert {"demo", "test", "fresh"} <= {path.name for path in BASH}
 
 
-@pytest.mark.parametrize("name", ["test", "fresh", "guest"])
+@pytest.mark.parametrize("name", ["test", "fresh", "guest", "generate"])
 def test_help(name: str) -> None:
     """It tells how it is used, and does nothing else."""
     command = [ROOT / "scripts" / name, "--help"]
