@@ -18,6 +18,7 @@ from ..errors import printable
 from ..faces.keys import DeviceKeys
 from ..faces.server import serve, serve_command
 from ..faces.ssh import SshAgent, serve_client
+from . import completing
 from .files import mount_option
 from .standard import complain, describe
 
@@ -27,16 +28,26 @@ _NOT_EXECUTED, _NOT_FOUND = 126, 127
 @click.command("ssh-agent", context_settings={"allow_interspersed_args": False})
 @mount_option
 @click.option(
-    "--device", "devices", multiple=True, metavar="NAME", help="Only this device; may be given several times."
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completing.devices,
+    help="Only this device; may be given several times.",
 )
 @click.option(
-    "-a", "path", type=Path, metavar="SOCKET", help="The socket; default: a new one in a directory of its own."
+    "-a",
+    "path",
+    type=Path,
+    metavar="SOCKET",
+    shell_complete=completing.files,
+    help="The socket; default: a new one in a directory of its own.",
 )
 @click.option("-d", "-D", "foreground", is_flag=True, help="Stay in the foreground.")
 @click.option("-c", "csh", flag_value=True, default=None, help="Print commands for csh.")
 @click.option("-s", "csh", flag_value=False, help="Print commands for a Bourne shell.")
 @click.option("-v", "--verbose", is_flag=True, help="In the foreground, also log why requests are refused.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=completing.programs)
 def ssh_agent(
     where: Path | None,
     devices: tuple[str, ...],

@@ -1,4 +1,4 @@
-"""The version tells commits apart: in a checkout, in an editable installation, and in what is built."""
+"""What is built: its version, which tells commits apart, and its files. Checkouts and editable installations too."""
 
 import re
 import shutil
@@ -7,6 +7,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -38,12 +39,10 @@ def commit(directory: Path) -> str:
     return git(directory, "rev-parse", "HEAD")
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A repository with this tree's files, as it stands, in one commit."""
-    path = tmp_path / "checkout"
+def copy_tree(path: Path) -> Path:
+    """A repository there with this tree's files, as it stands, in one commit."""
     listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard", "--", ":!tests"],
+        ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"],
         capture_output=True,
         check=False,
         timeout=60,
@@ -53,11 +52,51 @@ def checkout(tmp_path: Path) -> Path:
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, path / name)
-    git(tmp_path, "init", "-q", str(path))
+            shutil.copy(ROOT / name, path / name)
+    git(path, "init", "-q")
     git(path, "add", "-A")
     git(path, "commit", "-q", "-m", "Begin")
     return path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with this tree's files."""
+    return copy_tree(tmp_path / "checkout")
+
+
+class Built(NamedTuple):
+    """What is built of a commit: the sources' directory, and wheels, one of the checkout and one of these sources."""
+
+    commit: str
+    tracked: set[str]
+    sources: Path
+    wheel: Path
+    wheel_of_sources: Path
+
+
+def build(what: str, directory: Path, target: Path) -> Path:
+    """Build it as pip does, by the same backend."""
+    target.mkdir()
+    command = [sys.executable, "-c", _BUILD, what, str(target)]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, timeout=100)
+    return target / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A build of everything."""
+    path = tmp_path_factory.mktemp("built")
+    checkout = copy_tree(path / "checkout")
+    head = commit(checkout)
+    tracked = set(git(checkout, "ls-files").splitlines())
+    with tarfile.open(build("build_sdist", checkout, path / "sdist")) as archive:
+        # The argument came with Python 3.11.4.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(path / "sources", **safely)  # type: ignore[arg-type]
+    (sources,) = (path / "sources").iterdir()
+    wheel = build("build_wheel", checkout, path / "wheel")
+    return Built(head, tracked, sources, wheel, build("build_wheel", sources, path / "wheel-of-sources"))
 
 
 def test_commits_have_versions_of_their_own(checkout: Path) -> None:
@@ -89,27 +128,51 @@ def test_a_commit_is_found_wherever_git_keeps_it(checkout: Path, tmp_path: Path)
     assert find_version(checkout / "cryptofs")
 
 
-def test_what_is_built_keeps_its_version(checkout: Path, tmp_path: Path) -> None:
+def test_what_is_built_keeps_its_version(built: Built, tmp_path: Path) -> None:
     """A source distribution has the commit's version, and a wheel that is made of it, without git, the same."""
-    head = commit(checkout)
-
-    def build(what: str, directory: Path) -> Path:
-        command = [sys.executable, "-c", _BUILD, what, str(tmp_path)]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, timeout=100)
-        return tmp_path / done.stdout.splitlines()[-1]
-
-    with tarfile.open(build("build_sdist", checkout)) as archive:
-        # the argument came with Python 3.11.4
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(tmp_path / "sources", **safely)  # type: ignore[arg-type]
-    (sources,) = (tmp_path / "sources").iterdir()
-    built = re.search(r"^Version: (.*)$", (sources / "PKG-INFO").read_text(), re.MULTILINE)
-    assert built is not None
-    assert re.fullmatch(rf"0\.1\.dev2\+g{head[:7]}\w*", built[1])
-    assert version_in(sources) == built[1]
-    with zipfile.ZipFile(build("build_wheel", sources)) as wheel:
+    version = re.search(r"^Version: (.*)$", (built.sources / "PKG-INFO").read_text(), re.MULTILINE)
+    assert version is not None
+    assert re.fullmatch(rf"0\.1\.dev2\+g{built.commit[:7]}\w*", version[1])
+    assert version_in(built.sources) == version[1]
+    with zipfile.ZipFile(built.wheel_of_sources) as wheel:
         wheel.extractall(tmp_path / "installed")
-    assert version_in(tmp_path / "installed") == built[1]
+    assert version_in(tmp_path / "installed") == version[1]
+
+
+def test_the_source_distribution_is_complete(built: Built) -> None:
+    """Every file of git: tests, scripts, documents, what CI runs. Beside them only what the build itself writes."""
+    found = {str(path.relative_to(built.sources)) for path in built.sources.rglob("*") if path.is_file()}
+    # The wheel was built here.
+    made = {each for each in found if each.startswith(("build/", "cryptofs.egg-info/"))}
+    assert built.tracked - found == set()
+    assert found - built.tracked - made == {"PKG-INFO", "setup.cfg", "cryptofs/_version.py"}
+    assert {".ci/run", "scripts/test", "docs/protocol.md", "tests/conftest.py"} <= found
+    assert (built.sources / "scripts" / "test").stat().st_mode & 0o111
+
+
+def test_the_wheel_is_complete(built: Built) -> None:
+    """Modules, types, the library of `run --shim`, units, header, completion, manual; the same from the sources."""
+    lists = []
+    for path in (built.wheel, built.wheel_of_sources):
+        with zipfile.ZipFile(path) as wheel:
+            lists.append({name: wheel.read(name) for name in wheel.namelist() if not name.endswith("/RECORD")})
+    assert lists[0].keys() == lists[1].keys()
+    shim = next(name for name in lists[0] if name.startswith("cryptofs/runner/_shim."))
+    # The linker's build id alone may differ.
+    assert [name for name in lists[0] if name != shim and lists[0][name] != lists[1][name]] == []
+    data = {re.sub(r"^cryptofs-[^/]*\.data/data/", "", name) for name in lists[0]}
+    modules = {each for each in built.tracked if each.startswith("cryptofs/")}
+    pages = {
+        f"share/man/man{each[-1]}/{Path(each).name}" for each in built.tracked if re.search(r"man/.*\.[17]$", each)
+    }
+    units = {f"share/cryptofs/system/{Path(each).name}" for each in built.tracked if each.startswith("scripts/system/")}
+    assert len(pages) > 20
+    assert len(units) > 5
+    wanted = modules | pages | units | {"include/cryptofs.h", "share/zsh/site-functions/_cryptofs"}
+    wanted |= {"share/bash-completion/completions/cryptofs.bash", "share/fish/vendor_completions.d/cryptofs.fish"}
+    assert wanted - data == set()
+    left = {each for each in data - wanted if ".dist-info/" not in each}
+    assert left == {"cryptofs/_version.py", shim}
 
 
 def test_an_editable_installation_follows_the_checkout(checkout: Path) -> None:
