@@ -18,6 +18,7 @@ from ..records import detached
 from .exchange import Exchange
 from .scheduler import SLICE, Scheduler
 from .stream import STREAM_BUFFER, Stream
+from .tally import Latencies
 from .work import Task
 
 Result = TypeVar("Result")
@@ -30,6 +31,7 @@ class Shared:
 
     engines: tuple[Engine, ...]
     scheduler: Scheduler
+    latencies: Latencies
     peers: "Callable[[int], Context | None]"
 
 
@@ -103,7 +105,8 @@ class Context:
 
     def open_stream(self, limit: int) -> Stream:
         """Make the raw stream. limit: bytes of output that wait for a reader before writers have to."""
-        self._stream = Stream(self.require_transform(), self.queue, self.offload, self.changed, limit)
+        tally = self.exchange.tally
+        self._stream = Stream(self.require_transform(), self.queue, tally, self.offload, self.changed, limit)
         return self._stream
 
     @property

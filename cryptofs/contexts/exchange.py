@@ -22,6 +22,7 @@ from ..errors import Cancelled, CryptofsError, NoSuchTarget, OverQuota, TooLarge
 from ..policy import Queue
 from ..records import RECORD_MAX, Buffer, Flag, Operation, Record, holds_more
 from .lanes import CALLED, Call, Job, Lane, cost_of, detach, lane_number
+from .tally import Tally
 
 QUEUE_REQUESTS = 4096
 """Requests of one context that are accepted and whose answers are not read yet."""
@@ -49,14 +50,13 @@ class Exchange:
         "_ready",
         "bytes",
         "called",
-        "completed",
-        "failed",
         "in_flight",
         "kept",
         "lanes",
         "outstanding",
         "queue",
         "state",
+        "tally",
     )
 
     def __init__(self, queue: Queue) -> None:
@@ -77,8 +77,7 @@ class Exchange:
         """What messages in parts keep of their data."""
         self.state = 0
         """What they hold besides, bytes: it is no part of `bytes`, because no answer that is read makes room."""
-        self.completed = 0
-        self.failed = 0
+        self.tally = Tally()  # of the context's stream as well
 
     def status(self) -> Rows:
         """Rows for the context's status: what waits, and what was done."""
@@ -87,8 +86,8 @@ class Exchange:
             ("unread", self.outstanding - self.in_flight),
             ("queue-bytes", self.bytes),
             ("open-messages", sum(lane.is_open for lane in self.lanes.values())),
-            ("completed", self.completed),
-            ("failed", self.failed),
+            ("completed", self.tally.requests),
+            ("failed", self.tally.failed),
         ]
 
     # What comes in
@@ -100,10 +99,11 @@ class Exchange:
         for what messages in parts leave no room for, for such messages where too many have not ended, and for what the
         user's rule bounds.
         """
-        cost = 0
+        cost = size = 0
         begun = set()
         for record in records:
             cost += cost_of(record)
+            size += len(record.payload)
             number = lane_number(record, call)
             if record.flags & MORE and number not in self.lanes:
                 begun.add(number)
@@ -127,16 +127,17 @@ class Exchange:
                     f"{unfinished} messages in parts have not ended: at most {UNFINISHED_MESSAGES}, reset forgets them"
                 )
         self.queue.check(len(records), cost)
-        self._admit(len(records), cost)
+        self._admit(len(records), cost, size)
         if call is not None:
             self.called += 1
 
     def admit_one(self, record: Record) -> None:
         """Accept one request after `has_room` has found room for it."""
-        self._admit(1, cost_of(record))
+        self._admit(1, cost_of(record), len(record.payload))
 
-    def _admit(self, count: int, cost: int) -> None:
+    def _admit(self, count: int, cost: int, size: int) -> None:
         self.queue.charge(count, cost)
+        self.tally.received += size
         self.outstanding += count
         self.in_flight += count
         self.bytes += cost
@@ -225,20 +226,23 @@ class Exchange:
             self.called -= 1
             self._took(1, cost)
         self.in_flight -= 1
-        self.completed += 1
-        self.failed += failed
+        self.tally.answered(failed)
 
     def answer_at_once(self, response: Buffer, cost: int) -> None:
-        """`admit` and `answer` in one, for a request that is answered at once."""
+        """`admit` and `answer` in one, for a request that is answered at once. cost: twice its header and data."""
         self._ready.append((response, cost))
         self.outstanding += 1
         self.bytes += cost
-        self.completed += 1
+        self.tally.short += 1
+        self.tally.short_cost += cost
+        self.tally.short_sent += len(response)
         self.queue.charge(1, cost)
 
-    def answer_call(self, cost: int) -> None:
+    def answer_call(self, response: Buffer, cost: int) -> None:
         """`answer_at_once` for a request that came by ioctl: the caller already has its answer."""
-        self.completed += 1
+        self.tally.short += 1
+        self.tally.short_cost += cost
+        self.tally.short_sent += len(response)
         self.queue.charge(1, cost)
         self.queue.release(1, cost)
 
@@ -246,8 +250,10 @@ class Exchange:
         """`answer_at_once` for several, each with its cost."""
         self._ready += answers
         self.outstanding += len(answers)
-        self.completed += len(answers)
         size = sum(cost for _, cost in answers)
+        self.tally.short += len(answers)
+        self.tally.short_cost += size
+        self.tally.short_sent += sum(len(response) for response, _ in answers)
         self.bytes += size
         self.queue.charge(len(answers), size)
 

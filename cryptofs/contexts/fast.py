@@ -6,6 +6,7 @@ which answers the same or finds out what is wrong; a test compares the two.
 """
 
 from collections.abc import Callable
+from time import perf_counter_ns
 
 from ..engines.base import OUT_SLACK, Transform
 from ..records import (
@@ -24,6 +25,7 @@ from ..records import (
 from .buffers import buffers
 from .context import Context
 from .requests import answer_declined
+from .tally import SAMPLED
 
 SHORT_MAX = 32_768
 """Largest record of the fast way, bytes."""
@@ -45,11 +47,12 @@ _IV_HEADS = {size: Attr.IV.to_bytes(2, "little") + size.to_bytes(2, "little") fo
 class FastWay:
     """The fast way of one context. It is closed until the context is configured."""
 
-    __slots__ = ("_context", "_iv_end", "_iv_head", "_scheduler", "_short", "_transform")
+    __slots__ = ("_context", "_iv_end", "_iv_head", "_latencies", "_scheduler", "_short", "_transform")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._scheduler = context.shared.scheduler
+        self._latencies = context.shared.latencies
         self._transform: Transform | None = None
         self._short: Callable[[int, bytes | None, bytes], bytes | None] | None = None
         self._iv_head = b""
@@ -79,6 +82,7 @@ class FastWay:
             return 0
         if self._short is None and not self._open():
             return 0
+        began = 0 if self._scheduler.short % SAMPLED else perf_counter_ns()
         header = unpack_header(data)
         if header[0] != size:
             return self._answer_batch(data)
@@ -92,6 +96,8 @@ class FastWay:
         exchange.answer_at_once(response, cost)
         self._scheduler.short += 1
         context.changed()
+        if began:
+            self._latencies.note(perf_counter_ns() - began, SAMPLED)
         return size
 
     def call(self, data: memoryview, room: int) -> Buffer | None:
@@ -103,14 +109,17 @@ class FastWay:
             return None
         if self._short is None and not self._open():
             return None
+        began = 0 if self._scheduler.short % SAMPLED else perf_counter_ns()
         header = unpack_header(data)
         cost = 2 * (size - header[6])
         if header[0] != size or not exchange.has_room(1, cost) or not self._fits(header, room):
             return None
         response = self._respond(data, header)
         if response is not None:
-            exchange.answer_call(cost)
+            exchange.answer_call(response, cost)
             self._scheduler.short += 1
+            if began:
+                self._latencies.note(perf_counter_ns() - began, SAMPLED)
             if isinstance(response, memoryview):
                 buffers.lend(response)
         return response
@@ -158,6 +167,7 @@ class FastWay:
         return out[:total]
 
     def _answer_batch(self, data: memoryview) -> int:
+        began = perf_counter_ns()
         plan = self._plan(data)
         if plan is None:
             return 0
@@ -184,6 +194,7 @@ class FastWay:
         exchange.answer_many(answers)
         self._scheduler.short += 1
         self._context.changed()
+        self._latencies.note(perf_counter_ns() - began, len(plan))
         return len(data)
 
     def _plan(self, data: memoryview) -> list[tuple[int, int, bytes | None, bytes]] | None:

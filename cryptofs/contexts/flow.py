@@ -14,6 +14,7 @@ from ..engines.base import OUT_SLACK, Message, Transform
 from ..errors import Busy, Cancelled, CryptofsError, NoSuchTarget, WouldBlock
 from ..policy import Queue
 from ..records import Buffer, Operation
+from .tally import Tally
 from .work import Task, engine_fault
 
 _PIECES = 4096
@@ -87,12 +88,19 @@ class Flow:
     """One stream's message, its output, and what both count for their user."""
 
     def __init__(
-        self, transform: Transform, queue: Queue, offload: Offload, changed: Callable[[], None], limit: int
+        self,
+        transform: Transform,
+        queue: Queue,
+        tally: Tally,
+        offload: Offload,
+        changed: Callable[[], None],
+        limit: int,
     ) -> None:
-        """queue: where output that waits and what a message keeps is counted. limit: bytes of output that wait for a
-        reader before writers have to."""
+        """queue: where output that waits and what a message keeps is counted. tally: where messages are counted.
+        limit: bytes of output that wait for a reader before writers have to."""
         self._transform = transform
         self._queue = queue
+        self._tally = tally
         self._offload = offload
         self._changed = changed
         self._limit = limit
@@ -157,6 +165,7 @@ class Flow:
     def feed(self, data: Buffer) -> None:
         """Give the message a part. Errors: those of the transform, unless a worker finds them."""
         self._move(Event.PART)
+        self._tally.received += len(data)
         self._compute(data)
         self.go_on()
 
@@ -235,6 +244,7 @@ class Flow:
             add_piece(self.output, data, over)
             self._count_waiting(task.written)
         if over:
+            self._tally.answered(failed=False)
             message.close()
             self._let_go()
         # an end that came while the worker computed is still to be computed
@@ -254,6 +264,8 @@ class Flow:
 
     def fail(self, error: CryptofsError) -> None:
         """The message has failed: its next part gets the error, or its reader if it had ended."""
+        if self.state is not State.FAILED:
+            self._tally.answered(failed=True)
         self._close_message()
         self.failure = self.last_error = error.again()
         self._move(Event.FAILURE)
@@ -296,6 +308,7 @@ class Flow:
             self._settle_random(task.compute())
 
     def _settle_random(self, task: Task) -> None:
+        self._tally.answered(failed=task.error is not None)
         self.output.append(Piece(task.out[: task.written], error=task.error))
         self._count_waiting(task.written)
 
@@ -314,6 +327,7 @@ class Flow:
         else:
             piece.data = piece.data[size:]
         was_full = not self.takes_parts
+        self._tally.sent += len(data)
         self._count_waiting(-len(data))
         self.go_on()
         if was_full and self.has_room:

@@ -1,5 +1,6 @@
 """What waits on one context: lanes of requests by id, and calls that wait for their answer."""
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,8 @@ class Job:
     lane: Lane
     call: Call | None = None
     cancelled: bool = False
+    began: int = field(default_factory=time.perf_counter_ns)
+    """When it was accepted."""
     task: Task | None = None
     """What a worker has of it."""
     forgets: bool = False

@@ -8,6 +8,7 @@
 The answers are made here and wait in the exchange. A request that comes by ioctl has its answer in its `Call`.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -173,6 +174,7 @@ def answer_declined(context: Context, record: Record) -> None:
 
 
 def _answer_whole(context: Context, transform: Transform, record: Record, came: Call | None) -> None:
+    began = time.perf_counter_ns()
     # an error is never raised from its task: the frames of its traceback would hold the task, and the task the error
     error: CryptofsError | None = None
     try:
@@ -182,8 +184,9 @@ def _answer_whole(context: Context, transform: Transform, record: Record, came: 
         error = refused.again()
     except Exception:
         error = engine_fault(transform, record.operation)
-    response = _response(task) if error is None else _refusal(context, record, error)
+    response = _response(context, task) if error is None else _refusal(context, record, error)
     context.exchange.answer(response, cost_of(record), error is not None, came)
+    context.shared.latencies.note(time.perf_counter_ns() - began)
 
 
 # Jobs: a lane's first job runs, here or in a worker, and when it is answered the next one does
@@ -250,12 +253,18 @@ def _settle(context: Context, task: Request) -> Job | None:
         job.lane.message = None
         job.lane.operation = None
         message.close()
-    return exchange.finish(job, _response(task))
+    return _finish(context, job, _response(context, task))
 
 
 def _fail(context: Context, job: Job, error: CryptofsError) -> Job | None:
     context.exchange.fail(job.lane, error, last=not job.record.flags & MORE)
-    return context.exchange.finish(job, _refusal(context, job.record, error), True)
+    return _finish(context, job, _refusal(context, job.record, error), failed=True)
+
+
+def _finish(context: Context, job: Job, response: Buffer, failed: bool = False) -> Job | None:
+    following = context.exchange.finish(job, response, failed)
+    context.shared.latencies.note(time.perf_counter_ns() - job.began)
+    return following
 
 
 def _refusal(context: Context, record: Record, error: CryptofsError) -> Buffer:
@@ -264,12 +273,14 @@ def _refusal(context: Context, record: Record, error: CryptofsError) -> Buffer:
     return build(error_response(record, error.errno, error.message))
 
 
-def _response(task: Request) -> Buffer:
+def _response(context: Context, task: Request) -> Buffer:
     """The answer to a request that was computed well."""
-    record, frame = task.record, task.frame
+    record, frame, tally = task.record, task.frame, context.exchange.tally
     if task.answer is not None:
         payload, attributes = task.answer
+        tally.sent += len(payload)
         return build(Record(record.operation, _RESPONSE, record.id, 0, attributes, payload))
+    tally.sent += task.written
     total = HEADER_SIZE + task.written
     pack_header(frame, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     if len(frame) < _LAVISH or total > len(frame) // 2:

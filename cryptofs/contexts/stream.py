@@ -16,6 +16,7 @@ from ..policy import Queue
 from ..records import STREAM_OPERATIONS, Buffer, Operation
 from .flow import Flow, Offload, State
 from .phases import Phase, StreamUser
+from .tally import Tally
 
 STREAM_BUFFER = 1024 * 1024
 """Bytes of output that wait for a reader before writers have to."""
@@ -25,10 +26,16 @@ class Stream:
     """One context's stream: its open handles, and the parameters of its next message."""
 
     def __init__(
-        self, transform: Transform, queue: Queue, offload: Offload, changed: Callable[[], None], limit: int
+        self,
+        transform: Transform,
+        queue: Queue,
+        tally: Tally,
+        offload: Offload,
+        changed: Callable[[], None],
+        limit: int,
     ) -> None:
-        """queue, offload, limit: as in `Flow`."""
-        self._flow = Flow(transform, queue, offload, changed, limit)
+        """queue, tally, offload, limit: as in `Flow`."""
+        self._flow = Flow(transform, queue, tally, offload, changed, limit)
         self._changed = changed
         self._generates = transform.description.type is Type.RNG
         self._operation = min(STREAM_OPERATIONS[transform.description.type])

@@ -1,6 +1,7 @@
 """All open contexts, their numbers, and what one user may have of them."""
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 
 from ..devices import Device, DeviceTransform, StreamTransform
@@ -9,6 +10,7 @@ from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Bound, Ledger, Policy,
 from ..policy.audit import audit
 from .context import Context, Shared
 from .scheduler import Scheduler
+from .tally import Latencies, Tally
 
 CONTEXTS_MAX = 65_536
 """Contexts that the daemon keeps open at once."""
@@ -29,7 +31,9 @@ class ContextTable:
     ) -> None:
         self.engines = engines
         # one that is never started leaves everything to the event loop
-        self._shared = Shared(engines, scheduler or Scheduler(), self.get)
+        self.latencies = Latencies()
+        """How long the requests of all contexts took."""
+        self._shared = Shared(engines, scheduler or Scheduler(), self.latencies, self.get)
         self.policy = policy or Policy()
         """The policy for contexts that are opened from now on."""
         self.devices: dict[str, Device] = {}
@@ -49,13 +53,24 @@ class ContextTable:
         )
         """What users hold."""
         self._last = 0
-        self.completed = 0
-        self.failed = 0
+        self._closed = Tally()
+        # by a device's name: what contexts have done that are closed, and that are open, by their numbers
+        self._closed_of: defaultdict[str, Tally] = defaultdict(Tally)
+        self._open_of: defaultdict[str, dict[int, Tally]] = defaultdict(dict)
 
     @property
     def opened(self) -> int:
         """Contexts opened since the start."""
         return self._last
+
+    def tally(self) -> Tally:
+        """What was done since the start."""
+        return self._closed.with_all(context.exchange.tally for context in self._contexts.values())
+
+    def device_tally(self, name: str) -> Tally:
+        """What was done since the start with devices of this name: one that is declared again goes on with the
+        count."""
+        return self._closed_of[name].with_all(self._open_of[name].values())
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -91,6 +106,7 @@ class ContextTable:
         context = self._open(uid, gid, pid, nonblocking)
         context.device = device
         context.transform = StreamTransform(device) if as_stream else DeviceTransform(device)
+        self._open_of[device.settings.name][context.number] = context.exchange.tally
         audit("open", uid, pid, context=context.number, device=device.settings.name)
         return context
 
@@ -113,8 +129,10 @@ class ContextTable:
             del numbers[bisect_left(numbers, context.number)]
             if not numbers:
                 del self._numbers[viewer]
-        self.completed += context.exchange.completed
-        self.failed += context.exchange.failed
+        self._closed.add(context.exchange.tally)
+        if context.device is not None:
+            name = context.device.settings.name
+            self._closed_of[name].add(self._open_of[name].pop(context.number))
         context.close()
         context.queue.usage.release(Thing.CONTEXTS)
 

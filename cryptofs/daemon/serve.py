@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import trio
 from ..errors import CryptofsError
 from ..fuse import Operations, OwnMount, Transport
 from ..mountinfo import mounts_on
+from ..nodes import preload
 from .assembly import Assembly
 from .hardening import harden
 from .logs import LogFile, Logs, Standard, Syslog
@@ -260,6 +262,7 @@ async def _show_life(
     tell("STATUS", status(assembly))
     tell("READY")
     ready()
+    threading.Thread(target=preload, name="cryptofs-stats", daemon=True).start()
     limit = watchdog_seconds()
     if limit is None:
         pulse.close()
@@ -325,6 +328,7 @@ def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = N
         line = f"reload failed, the old configuration stays: {kind}{error}"
         log.error("%s", line)
     assembly.last_reload = line
+    assembly.tree.last_reload.note(done)
     tell("STATUS", status(assembly))
     tell("READY")
     return done, line

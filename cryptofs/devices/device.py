@@ -1,5 +1,6 @@
 """Devices: transforms with a key that programs use but cannot read, shared by all contexts that they open."""
 
+import time
 from dataclasses import dataclass
 
 from ..algorithms import Rows, Type, format_rows
@@ -54,7 +55,10 @@ class Device:
         """Whether a block of output is withheld until the next one is fixed."""
         self.messages = 0
         """Messages encrypted with the daemon's nonces."""
-        self._users = 0
+        self.loaded_at = time.time()
+        """When the daemon took the key from its source, by Unix time."""
+        self.users = 0
+        """Open contexts."""
         self._retired = False
 
     def _check_one_way(self, takes_nonce: bool) -> None:
@@ -101,6 +105,11 @@ class Device:
         if operation not in self.settings.operations:
             raise NotPermitted(f"device {self.settings.name}: {operation.word} is not allowed")
 
+    @property
+    def messages_max(self) -> int:
+        """The most messages that the key may encrypt with the daemon's nonces; 0 if nothing bounds them."""
+        return MESSAGES_MAX if self.nonces is not None and self.nonces.size <= SHORT_NONCE else 0
+
     def make_nonce(self) -> bytes:
         """A nonce for one message. Errors: OverQuota if the key has served its maximum of messages."""
         assert self.nonces is not None
@@ -113,11 +122,11 @@ class Device:
 
     def attach(self) -> None:
         """Count one more context."""
-        self._users += 1
+        self.users += 1
 
     def detach(self) -> None:
         """Count one context less."""
-        self._users -= 1
+        self.users -= 1
         self._close_unused()
 
     def retire(self) -> None:
@@ -127,7 +136,7 @@ class Device:
         self._close_unused()
 
     def _close_unused(self) -> None:
-        if self._retired and not self._users:
+        if self._retired and not self.users:
             self.transform.close()
 
     def status(self) -> str:
@@ -143,4 +152,5 @@ class Device:
             made = self.nonces.size if self.nonces is not None else 0
             makers = "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller"
             rows += [("nonce-size", made), ("nonce", makers), ("messages", self.messages)]
-        return format_rows([*rows, ("contexts", self._users)])
+        loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.loaded_at))
+        return format_rows([*rows, ("key-loaded", loaded), ("contexts", self.users)])

@@ -4,7 +4,7 @@ import stat
 import time
 from typing import NamedTuple
 
-from ..nodes import Node
+from ..nodes import Caller, Node
 
 _STARTED = time.time_ns()
 """The daemon's start: the time of all files except texts that change."""
@@ -28,9 +28,9 @@ class Attributes(NamedTuple):
     timeout: float
 
 
-def attributes(node: Node, inode: int) -> Attributes:
-    """The attributes of a node that a user sees under this inode."""
-    size = node.size()
+def attributes(node: Node, inode: int, caller: Caller) -> Attributes:
+    """The attributes of a node that a caller sees under this inode."""
+    size = node.size(caller)
     return Attributes(
         inode,
         node.mode,

@@ -34,13 +34,13 @@ class Entrance:
         if not isinstance(directory, Directory):
             raise NotADirectory("a file contains no names")
         if name in (b".", b".."):
-            return attributes(directory, parent)
+            return attributes(directory, parent, caller)
         try:
             text = name.decode("ascii")
         except UnicodeDecodeError:
             raise NoSuchTarget("names here are ASCII only") from None
         node = directory.lookup(text, caller)
-        return attributes(node, node.inode_for(caller.uid))
+        return attributes(node, node.inode_for(caller.uid), caller)
 
     def open(self, inode: int, flags: int, caller: Caller) -> Handle:
         """Open a file. A refusal by policy is recorded. Errors: NotPermitted, OverQuota, those of the file."""

@@ -51,8 +51,8 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
-def _entry(node: Node, inode: int) -> EntryAttributes:
-    values = attributes(node, inode)
+def _entry(node: Node, inode: int, caller: Caller) -> EntryAttributes:
+    values = attributes(node, inode, caller)
     entry = EntryAttributes()
     entry.st_ino = InodeT(values.inode)
     entry.st_mode = ModeT(values.mode)
@@ -104,7 +104,7 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        return _entry(self._tree.node(inode), inode)
+        return _entry(self._tree.node(inode), inode, _caller(ctx))
 
     @_guarded
     async def setattr(
@@ -118,7 +118,7 @@ class Operations(pyfuse3.Operations):
         # truncating and touching are what `>` and `cp` do to any file; modes and owners are fixed
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
-        return _entry(self._tree.node(inode), inode)
+        return _entry(self._tree.node(inode), inode, _caller(ctx))
 
     async def flush(self, fh: FileHandleT) -> None:
         # answered once, it stops the kernel from asking at every close, dup and exit
@@ -145,7 +145,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[fh]
         for position, name, node in listing.directory.entries(listing.caller, start_id):
-            entry = _entry(node, node.inode_for(listing.caller.uid))
+            entry = _entry(node, node.inode_for(listing.caller.uid), listing.caller)
             if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), entry, position):
                 break
 

@@ -111,8 +111,8 @@ class Node(ABC):
     changes: bool = False
     own: bool = False
 
-    def size(self) -> int:
-        """The size that stat shows: of a text its current size, 0 for all other files."""
+    def size(self, caller: Caller) -> int:
+        """The size that stat shows to a caller: of a text its current size, 0 for all other files."""
         return 0
 
     def inode_for(self, uid: int) -> int:
@@ -204,7 +204,7 @@ class TextFile(File):
     make: Callable[[], str]
     mode: int = READ_ONLY
 
-    def size(self) -> int:
+    def size(self, caller: Caller) -> int:
         # Copies by the page cache (sendfile) stop there, and archivers announce it.
         return len(self.make().encode())
 

@@ -59,7 +59,7 @@ class StatusFile(ContextFile):
     mode: int = _OWNER_READ
     changes: bool = True
 
-    def size(self) -> int:
+    def size(self, caller: Caller) -> int:
         return len(self.text().encode())
 
 

@@ -4,7 +4,9 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from ..algorithms import format_rows
 from ..contexts import ContextTable
 from ..devices import Device
 from ..errors import InvalidValue, NoSuchTarget, NotPermitted, StreamTooLong
@@ -117,6 +119,10 @@ class DeviceStreamFile(DeviceFile):
         return DeviceStreamHandle(self.table, self.device, self.operation, flags, caller)
 
 
+def _status(table: ContextTable, device: Device) -> str:
+    return device.status() + format_rows(table.device_tally(device.settings.name).rows())
+
+
 class DeviceNodes:
     """The nodes of all devices.
 
@@ -175,7 +181,7 @@ class DeviceNodes:
                 timeout=0.0,
                 changes=True,
                 own=True,
-                make=device.status,
+                make=partial(_status, self._table, device),
             ),
         }
         for index, operation in enumerate(_STREAMS):

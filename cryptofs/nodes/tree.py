@@ -13,7 +13,7 @@ from .base import Caller, Node, Owner, StaticDirectory, TextFile, shared_inode
 from .contexts import FIRST_CONTEXT, ContextsDirectory
 from .crypto import CryptoFile
 from .devices import DeviceNodes, DevicesDirectory
-from .stats import format_stats
+from .stats import LastReload, StatsFile
 
 ROOT_INODE = 1
 _CRYPTO, _CONTEXTS, _ALGORITHMS, _STATS, _VERSION, _DEVICES = range(2, 8)
@@ -25,8 +25,9 @@ class Tree:
 
     def __init__(self, table: ContextTable) -> None:
         owner = Owner(os.getuid(), os.getgid())
-        started = time.monotonic()
         self._table = table
+        self.last_reload = LastReload()
+        """What `stats` says of the configuration."""
         self._contexts = ContextsDirectory(inode=_CONTEXTS, owner=owner, table=table)
         self._devices = DeviceNodes(table, owner)
         self._algorithms = AlgorithmNodes(table, owner)
@@ -39,8 +40,8 @@ class Tree:
             "contexts": self._contexts,
             "algorithms": StaticDirectory(inode=_ALGORITHMS, owner=owner, children=types),
             "devices": DevicesDirectory(inode=_DEVICES, owner=owner, nodes=self._devices),
-            "stats": TextFile(
-                inode=_STATS, owner=owner, changes=True, make=lambda: format_stats(table, time.monotonic() - started)
+            "stats": StatsFile(
+                inode=_STATS, owner=owner, table=table, reload=self.last_reload, started=time.monotonic()
             ),
             "version": TextFile(inode=_VERSION, owner=owner, make=lambda: f"cryptofs {__version__}\n"),
         }

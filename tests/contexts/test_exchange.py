@@ -541,7 +541,7 @@ def test_counters() -> None:
     exchange = Exchange(queue_of(Rule()))
     run(exchange, request(1))
     run(exchange, request(1), BAD)
-    assert (exchange.completed, exchange.failed) == (2, 1)
+    assert (exchange.tally.requests, exchange.tally.failed) == (2, 1)
 
 
 # Against a model

@@ -156,7 +156,7 @@ def test_signs_of_life_stop_with_the_daemon(manager: Manager, mountpoint: Path) 
         place = manager.wait("WATCHDOG=1", after=place + 1)
         manager.wait("WATCHDOG=1", after=place + 1)
         stats = (mountpoint / "stats").read_text()
-        assert re.search(r"^cryptofs_\w*contexts\w* 1$", stats, re.MULTILINE), stats
+        assert re.search(r"^cryptofs_\w*contexts\w* 1\.0$", stats, re.MULTILINE), stats
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.5)
         count = manager.lines.count("WATCHDOG=1")

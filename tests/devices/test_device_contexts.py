@@ -697,7 +697,7 @@ class Held:
         assert not any(queue.requests or queue.queue_bytes for queue in queues)
         assert not any(self.table.ledger.held.values())
         assert len(self.table.ledger) == 0
-        assert self.device._users == 0
+        assert self.device.users == 0
         self.device.retire()
         assert not self.engine.transforms
         assert self.engine.open_runs == 0

@@ -273,7 +273,7 @@ def test_calls_that_are_refused(rig: Rig, data: bytes, room: int, number: int) -
         assert caught.value.errno == number
         context = rig.table.get(1)
         assert context is not None
-        assert context.exchange.completed == 1
+        assert context.exchange.tally.requests == 1
         assert await rig.kernel.read(handle, 0, 100) == b""
         await rig.kernel.release(handle)
 
@@ -327,7 +327,7 @@ def test_a_directory_is_not_somebodys_file(rig: Rig) -> None:
         assert caught.value.errno == errno.ENOTTY
         context = rig.table.get(1)
         assert context is not None
-        assert context.exchange.completed == 1, "configure, and nothing else"
+        assert context.exchange.tally.requests == 1, "configure, and nothing else"
         await rig.kernel.release(handle)
 
     run(rig, main)

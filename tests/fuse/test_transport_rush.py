@@ -79,7 +79,7 @@ def test_a_signal_that_comes_too_late(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         call = await rig.kernel.send_call(handle, Record(Operation.DIGEST, id=5, payload=b"abc"))
         context = rig.table.get(number)
         assert context is not None
-        while context.exchange.completed < 2:
+        while context.exchange.tally.requests < 2:
             await trio.sleep(0.001)
         assert not rig.kernel.is_answered(call)
         del rig.transport._handlers.try_again

@@ -114,7 +114,7 @@ def test_a_signal_before_the_turn(rig: Rig) -> None:
         assert caught.value.errno == errno.EINTR
         context = rig.table.get(1)
         assert context is not None
-        assert context.exchange.completed == 1, "configure, and nothing else"
+        assert context.exchange.tally.requests == 1, "configure, and nothing else"
         await rig.kernel.release(handle)
 
     run(rig, main)

@@ -59,9 +59,9 @@ def test_a_daemon_that_holds_others_up(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(attacks, "SECONDS", 1.0)
     if slow:
         (tmp_path / "sitecustomize.py").write_text(
-            "import time\nfrom cryptofs.nodes import tree\nformat_stats = tree.format_stats\n"
-            "def late(*arguments):\n    time.sleep(0.4)\n    return format_stats(*arguments)\n"
-            "tree.format_stats = late\n"
+            "import time\nfrom cryptofs.nodes.stats import StatsFile\nopen_it = StatsFile.open\n"
+            "def late(*arguments):\n    time.sleep(0.4)\n    return open_it(*arguments)\n"
+            "StatsFile.open = late\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     (found,) = attacks.run(["status files"], lambda name: None)

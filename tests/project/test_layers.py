@@ -123,6 +123,7 @@ LAZY = {
     "cli.completing": {"algorithms", "client", "client.mounts", "engines"},
     "cli.run": {"runner.mounted", "runner.devcrypto", "runner.devcrypto.endpoint"},
     "engines": {"af_alg", "openssl", "codecs", "keyctl"},
+    "nodes.stats": {"figures"},
     "keys.token": {"engines.pkcs11"},
 }
 """What is imported within a function: for a quick start, or because it may be missing. Never to hide a circle."""
