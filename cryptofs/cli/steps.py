@@ -31,7 +31,7 @@ from ..daemon.service import (
     listen,
     store,
 )
-from ..errors import CryptofsError, printable
+from ..errors import CryptofsError, InvalidValue, printable
 from ..keyfiles import open_key_file, why_not, why_unopened
 
 
@@ -114,21 +114,36 @@ def key_files(config: Path) -> dict[str, Path]:
     try:
         with config.open("rb") as file:
             devices = tomllib.load(file).get("devices", {})
-        return {
+        found = {
             prefix + name: Path(device["key"][what])
             for name, device in devices.items()
             for prefix, what in ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"))
             if what in device.get("key", {})
         }
+        return found | _pins_of_uris(
+            {name: device.get("key", {}).get("pkcs11", "") for name, device in devices.items()}
+        )
     except FileNotFoundError:
         return {}
     except OSError as error:
         why = error.strerror
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, InvalidValue):
         # In our own words, because the interpreter's change from version to version.
         why = "it is not a valid configuration; the service reports where and why"
     print(f"cryptofs: {printable(config)}: opening no key file: {why}", file=sys.stderr)
     return {}
+
+
+def _pins_of_uris(keys: dict[str, str]) -> dict[str, Path]:
+    """The files of PINs that the URIs of tokens name."""
+    uris = {name: uri for name, uri in keys.items() if uri.startswith("pkcs11:")}
+    if not uris:
+        return {}
+    # Only now, for a quick start.
+    from ..formats.token_uri import TokenObject
+
+    sources = {name: TokenObject.parse(uri).pin_source for name, uri in uris.items()}
+    return {PIN_PREFIX + name: Path(source) for name, source in sources.items() if source is not None}
 
 
 def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:

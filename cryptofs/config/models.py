@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from ..algorithms import Type, parse_name, standard_names
 from ..algorithms import names as all_names
 from ..errors import CryptofsError
+from ..formats.token_uri import SCHEME, TokenObject
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation
 
@@ -98,6 +99,22 @@ def _operation(value: Any) -> Operation:
     return OPERATION_WORDS[value]
 
 
+def _token_object(value: Any) -> TokenObject:
+    if not isinstance(value, str) or not 0 < len(value) <= 1024:
+        raise ValueError("a key's label, or a URI that begins with pkcs11:")
+    if not value.startswith(SCHEME):
+        if len(value) > 255:
+            raise ValueError("a label has at most 255 characters")
+        return TokenObject(label=value)
+    try:
+        found = TokenObject.parse(value)
+    except CryptofsError as error:
+        raise ValueError(error.message) from None
+    if found.type not in (None, "secret-key"):
+        raise ValueError(f"type={found.type}: a device takes a secret key of a token: type=secret-key")
+    return found
+
+
 READERS: dict[Any, Callable[[Any], Any]] = {
     ExactName: _exact_name,
     DeviceName: _device_name,
@@ -106,6 +123,7 @@ READERS: dict[Any, Callable[[Any], Any]] = {
     Mode: _mode,
     Operation: _operation,
     Path: _path,
+    TokenObject: _token_object,
 }
 
 
@@ -185,7 +203,7 @@ class KeyModel(Table, frozen=True):
     file: Path | None = None
     credential: Credential | None = None
     keyring: Label | None = None
-    pkcs11: Label | None = None
+    pkcs11: TokenObject | None = None
     # None: not given; the default is raw, and user.
     encoding: Literal["raw", "hex"] | None = None
     type: Literal["user", "logon", "encrypted", "trusted"] | None = None
@@ -203,10 +221,32 @@ class KeyModel(Table, frozen=True):
         extra = sorted(given - {source} - _SOURCES[source])
         if extra:
             raise ValueError(f"{extra[0].replace('_', '-')} does not belong to a key from {source}")
-        if source == "pkcs11" and (self.module is None or self.token is None):
-            raise ValueError("a key from pkcs11 needs module and token")
-        if source == "pkcs11" and (self.pin_file is None) == (self.pin_credential is None):
-            raise ValueError("a key from pkcs11 needs pin-file or pin-credential")
+        if self.pkcs11 is not None:
+            self._check_token(self.pkcs11)
+
+    def _check_token(self, key: TokenObject) -> None:
+        if (self.module is None) == (key.module is None):
+            raise ValueError("a key from pkcs11 needs one of module, and module-path in its URI")
+        if self.token is not None and key.token is not None:
+            raise ValueError("token: the URI names it already")
+        pins = [self.pin_file, self.pin_credential, key.pin_source]
+        if sum(pin is not None for pin in pins) != 1:
+            raise ValueError("a key from pkcs11 needs one of pin-file, pin-credential, and pin-source in its URI")
+
+    @property
+    def pin_path(self) -> Path | None:
+        """The file with the PIN of a token, if it is in a file."""
+        if self.pkcs11 is not None and self.pkcs11.pin_source is not None:
+            return Path(self.pkcs11.pin_source)
+        return self.pin_file
+
+    @property
+    def token_object(self) -> tuple[Path, TokenObject]:
+        """Of a key from pkcs11: the module, and the key in its token."""
+        key = self.pkcs11
+        assert key is not None
+        module = self.module or Path(key.module or "")
+        return module, key if self.token is None else replace(key, token=self.token)
 
 
 _WITH_NONCES = ("skcipher", "aead")

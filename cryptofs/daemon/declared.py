@@ -39,7 +39,7 @@ class Access:
 def files_of(config: Config) -> dict[str, Path]:
     """The files that hold keys and PINs, by the names under which they are passed on."""
     keys = {KEY_PREFIX + name: model.key.file for name, model in config.devices.items()}
-    pins = {PIN_PREFIX + name: model.key.pin_file for name, model in config.devices.items()}
+    pins = {PIN_PREFIX + name: model.key.pin_path for name, model in config.devices.items()}
     return {stored: path for stored, path in (keys | pins).items() if path is not None}
 
 
@@ -70,13 +70,11 @@ def key_source(name: str, model: DeviceModel, access: Access) -> KeySource:
         return CredentialKey(key.credential, hexadecimal)
     if key.keyring is not None:
         return KeyringKey(key.keyring, key.type or "user")
-    assert key.pkcs11 is not None
-    assert key.module is not None
-    assert key.token is not None
-    if key.pin_file is not None:
-        return TokenKey(key.module, key.token, key.pkcs11, access.file(PIN_PREFIX + name, key.pin_file))
+    module, wanted = key.token_object
+    if key.pin_path is not None:
+        return TokenKey(module, wanted, access.file(PIN_PREFIX + name, key.pin_path))
     assert key.pin_credential is not None
-    return TokenKey(key.module, key.token, key.pkcs11, CredentialKey(key.pin_credential))
+    return TokenKey(module, wanted, CredentialKey(key.pin_credential))
 
 
 def make_device(path: Path, name: str, model: DeviceModel, source: KeySource, engines: tuple[Engine, ...]) -> Device:

@@ -1,1 +1,1 @@
-"""Formats of files that the daemon and the client both write and read."""
+"""Formats that several layers read: the sealed file, padding, and the URI of an object in a token."""

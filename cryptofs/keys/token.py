@@ -9,6 +9,7 @@ from pathlib import Path
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..errors import InvalidValue, KeyUnavailable, NotOffered
+from ..formats.token_uri import TokenObject
 from ..keyfiles import why_unopened
 from ..wiping import wipe
 from .base import ByteSource, KeySource
@@ -19,19 +20,18 @@ _PACKAGES = ("pkcs11", "asn1crypto")
 
 @dataclass(frozen=True)
 class TokenKey(KeySource):
-    """A secret key by its label, in the token of a label, through a PKCS#11 module.
+    """A secret key in a token, through a PKCS#11 module.
 
-    module: absolute path of the module's library; pin: the source of the user's PIN (a newline at its end does not
-    count), None for a token without a PIN.
+    module: absolute path of the module's library; wanted: which key of which token; pin: the source of the user's PIN
+    (a newline at its end does not count), None for a token without a PIN.
     """
 
     module: Path
-    token: str
-    label: str
+    wanted: TokenObject
     pin: ByteSource | None = None
 
     def describe(self) -> str:
-        return f"key {self.label!r} in the token {self.token!r} of {self.module}"
+        return f"{self.wanted.key} in the {self.wanted.place} of {self.module}"
 
     def unchecked(self) -> str:
         self._check_module()
@@ -59,10 +59,10 @@ class TokenKey(KeySource):
                 "the package python-pkcs11 is missing; it comes with the extra cryptofs[pkcs11]"
             ) from None
         try:
-            with closing(TokenEngine(str(self.module), self.token, self.label, self._read_pin)) as engine:
+            with closing(TokenEngine(str(self.module), self.wanted, self._read_pin)) as engine:
                 description = engine.describe(type_, name)
                 if description is None:
-                    raise NotOffered(f"{type_} {name!r}: not offered by the token {self.token!r} of {self.module}")
+                    raise NotOffered(f"{type_} {name!r}: not offered by the {self.wanted.place} of {self.module}")
                 return engine.open(description, authsize)
         except InvalidValue as error:
             raise InvalidValue(f"{self.describe()}: {error.message}") from None

@@ -56,6 +56,8 @@ key.token = "cryptofs"
 key.pin-credential = "pin"
 """
 
+TOKEN = '[devices.x]\ntype = "aead"\nname = "gcm(aes)"\nkey.pkcs11 = "pkcs11:'
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -116,7 +118,20 @@ DEVICE = '[devices.x]\ntype = "hash"\nname = "hmac(sha256)"\nkey.file = "/k"\n'
         (DEVICE + 'key.hex = "00112233445566778899"\n', 5, "devices.x.key.hex", "unknown key"),
         (DEVICE + 'key.credential = "k"\n', 4, "devices.x.key", "one source"),
         (DEVICE + 'key.module = "/m"\n', 4, "devices.x.key", "module does not belong"),
-        ('[devices.x]\ntype = "hash"\nname = "sha256"\nkey = {pkcs11 = "l"}\n', 4, "devices.x.key", "module and token"),
+        (
+            '[devices.x]\ntype = "hash"\nname = "sha256"\nkey = {pkcs11 = "l"}\n',
+            4,
+            "devices.x.key",
+            "needs one of module",
+        ),
+        (TOKEN + 'token=t?module-path=/m"\n', 4, "devices.x.key", "needs one of pin-file"),
+        (TOKEN + 'token=t?pin-source=/p"\n', 4, "devices.x.key", "needs one of module"),
+        (TOKEN + '?module-path=/m&pin-source=/p"\nkey.pin-file = "/p"\n', 4, "devices.x.key", "one of pin-file"),
+        (TOKEN + '?module-path=/m&pin-source=/p"\nkey.module = "/m"\n', 4, "devices.x.key", "one of module"),
+        (TOKEN + 'token=t?module-path=/m&pin-source=/p"\nkey.token = "t"\n', 4, "devices.x.key", "names it already"),
+        (TOKEN + 'type=private?module-path=/m&pin-source=/p"\n', 4, "devices.x.key.pkcs11", "takes a secret key"),
+        (TOKEN + 'x=y"\n', 4, "devices.x.key.pkcs11", "'x': not one of id, "),
+        (TOKEN + '?pin-value=7788990011223344"\n', 4, "devices.x.key.pkcs11", "pin-source=file:PATH"),
         (DEVICE + "key.token = 7788990011223344\n", 5, "devices.x.key.token", "expected str, got int"),
         (DEVICE.replace('.file = "/k"', ' = "00112233"'), 4, "devices.x.key", "expected a table"),
         (DEVICE.replace('"/k"', '"k"'), 4, "devices.x.key.file", "an absolute path"),

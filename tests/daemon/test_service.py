@@ -218,10 +218,11 @@ def test_a_mount_is_handed_over(manager: Manager, mountpoint: Path, tmp_path: Pa
     config = tmp_path / "cryptofs.toml"
     config.write_text(
         f'[devices.disk]\nkey.file = "{key}"\n[devices.token]\nkey.pkcs11 = "x"\nkey.pin-file = "{key}"\n'
+        f'[devices.uri]\nkey.pkcs11 = "pkcs11:object=x?pin-source=file:{key}"\n'
     )
     options = ("--user", "nobody", "--key", f"backup={key}", "--config", str(config))
     subprocess.run([*CRYPTOFS, "hand-over", str(mountpoint), *options], check=True, timeout=20)
-    assert set(manager.stored) == {"control", "fuse", "key-backup", "key-disk", "pin-token"}
+    assert set(manager.stored) == {"control", "fuse", "key-backup", "key-disk", "pin-token", "pin-uri"}
     assert len(mounts_on(mountpoint)) == 1
     process = start(str(mountpoint), "--service", descriptors=manager.stored)
     try:

@@ -25,6 +25,7 @@ from cryptofs.engines.af_alg.transform import KernelTransform
 from cryptofs.engines.base import Transform
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NotOffered, NotSupported
+from cryptofs.formats.token_uri import TokenObject
 from cryptofs.keys import KEY_MAX, ByteSource, CredentialKey, FileKey, KeyringKey, KeySource, TokenKey, keyctl, secret
 from cryptofs.records import Operation
 
@@ -725,7 +726,7 @@ def test_sources_say_what_they_are(tmp_path: Path) -> None:
         "credential 'backup'": CredentialKey("backup"),
         "logon key 'cryptofs:backup' in the user keyring": KeyringKey("cryptofs:backup", "logon"),
         "key 'backup' in the token 'cryptofs' of /m.so": TokenKey(
-            Path("/m.so"), "cryptofs", "backup", FileKey(tmp_path / "key")
+            Path("/m.so"), TokenObject("cryptofs", label="backup"), FileKey(tmp_path / "key")
         ),
     }
     for description, source in sources.items():

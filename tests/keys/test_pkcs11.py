@@ -1,5 +1,6 @@
 """Keys in a PKCS#11 token, on a real SoftHSM, against the OpenSSL engine with the same keys."""
 
+import ctypes
 import errno
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cryptofs.algorithms import Type
 from cryptofs.daemon.assembly import Assembly
@@ -29,6 +31,7 @@ from cryptofs.errors import (
     PinRefused,
     TooLarge,
 )
+from cryptofs.formats.token_uri import TokenObject
 from cryptofs.keys import FileKey, TokenKey
 from cryptofs.records import PAYLOAD_MAX, Operation
 
@@ -70,6 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     keys += [("mac", "GENERIC_SECRET", MAC_KEY.hex(), {"SIGN": True})]
     keys += [("mac-short", "GENERIC_SECRET", MAC_KEY[:16].hex(), {"SIGN": True})]
     keys += [("seal-only", "AES", AES_KEYS[32].hex(), {"DECRYPT": False})]
+    keys += [("numbered", "AES", AES_KEYS[32].hex(), {"ID": b"\x01\xfe"})]
     keys += [("twice", "AES", AES_KEYS[32].hex(), {})] * 2
     script = f"""
 import pkcs11
@@ -106,7 +110,7 @@ def source(place: Path) -> Callable[..., TokenKey]:
     """Key sources by label."""
 
     def make(label: str, token: str = "cryptofs") -> TokenKey:
-        return TokenKey(MODULE, token, label, FileKey(place / "pin"))
+        return TokenKey(MODULE, TokenObject(token, label=label), FileKey(place / "pin"))
 
     return make
 
@@ -385,7 +389,7 @@ def test_key_cannot_be_read(source: Callable[..., TokenKey]) -> None:
             _ = key[Attribute.VALUE]
         assert key[Attribute.SENSITIVE] is True
         assert key[Attribute.EXTRACTABLE] is False
-        made: Any = transform._key.token.find("made")  # type: ignore[attr-defined]
+        made: Any = transform._key.token.find(TokenObject(label="made"))  # type: ignore[attr-defined]
         with pytest.raises(pkcs11.PKCS11Error):
             made.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)
         assert made[Attribute.EXTRACTABLE] is False
@@ -458,15 +462,15 @@ def test_unavailable(place: Path, source: Callable[..., TokenKey], tmp_path: Pat
     pin = FileKey(place / "pin")
     cases = {
         "no secret key 'missing'": source("missing"),
-        "more than one": source("twice"),
+        "has 2 of secret key 'twice'": source("twice"),
         "no token": source("aes-32", "absent"),
-        "PinIncorrect": TokenKey(MODULE, "cryptofs", "aes-32", FileKey(wrong)),
-        "absolute": TokenKey(Path("libsofthsm2.so"), "cryptofs", "aes-32", pin),
-        "No such file": TokenKey(tmp_path / "module.so", "cryptofs", "aes-32", pin),
-        "ELF|file too short": TokenKey(wrong, "cryptofs", "aes-32", pin),
-        "no such file": TokenKey(MODULE, "cryptofs", "aes-32", FileKey(tmp_path / "nowhere")),
+        "PinIncorrect": TokenKey(MODULE, TokenObject("cryptofs", label="aes-32"), FileKey(wrong)),
+        "absolute": TokenKey(Path("libsofthsm2.so"), TokenObject("cryptofs", label="aes-32"), pin),
+        "No such file": TokenKey(tmp_path / "module.so", TokenObject("cryptofs", label="aes-32"), pin),
+        "ELF|file too short": TokenKey(wrong, TokenObject("cryptofs", label="aes-32"), pin),
+        "no such file": TokenKey(MODULE, TokenObject("cryptofs", label="aes-32"), FileKey(tmp_path / "nowhere")),
         # without a login private keys are not seen
-        "no secret key 'aes-32'": TokenKey(MODULE, "cryptofs", "aes-32"),
+        "no secret key 'aes-32'": TokenKey(MODULE, TokenObject("cryptofs", label="aes-32")),
     }
     for said, key in cases.items():
         with pytest.raises(KeyUnavailable, match=said) as caught:
@@ -496,9 +500,9 @@ def test_pin_is_wiped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FileKey, "read", spy)
     monkeypatch.setattr("cryptofs.keys.token.without_newline", cut)
     pin = FileKey(place / "pin")
-    TokenKey(MODULE, "cryptofs", "aes-32", pin).open((), Type.AEAD, "gcm(aes)", None).close()
+    TokenKey(MODULE, TokenObject("cryptofs", label="aes-32"), pin).open((), Type.AEAD, "gcm(aes)", None).close()
     with pytest.raises(KeyUnavailable):
-        TokenKey(MODULE, "cryptofs", "missing", pin).open((), Type.AEAD, "gcm(aes)", None)
+        TokenKey(MODULE, TokenObject("cryptofs", label="missing"), pin).open((), Type.AEAD, "gcm(aes)", None)
     assert len(read) == len(cut_off) == 2
     assert not any(any(secret) for secret in read + cut_off)
 
@@ -556,7 +560,7 @@ with pkcs11.lib({str(MODULE)!r}).get_token(token_label="own").open(rw=True, user
 
     def source(self, label: str = "aes") -> TokenKey:
         """A key of it."""
-        return TokenKey(MODULE, "own", label, FileKey(self.pin))
+        return TokenKey(MODULE, TokenObject("own", label=label), FileKey(self.pin))
 
 
 def skip_the_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -648,7 +652,7 @@ def test_another_key_of_the_same_label(own: Removable, monkeypatch: pytest.Monke
         own.tokens.rename(own.directory / "first")
         own.make()
         now[0] += 100
-        with pytest.raises(KeyUnavailable, match="another key is under the label 'aes' now"):
+        with pytest.raises(KeyUnavailable, match="the token has another key 'aes' now"):
             once(transform, DECRYPT, sealed, bytes(12))
         with (
             closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as fresh,
@@ -664,7 +668,7 @@ def test_a_device_of_a_token(own: Removable, tmp_path: Path) -> None:
     A refused PIN ends a start with a status of its own, by which the service knows not to try again.
     """
     config = tmp_path / "cryptofs.toml"
-    key = f'key.pkcs11 = "aes"\nkey.module = "{MODULE}"\nkey.token = "own"\nkey.pin-file = "{own.pin}"\n'
+    key = f'key.pkcs11 = "pkcs11:token=own;object=aes?module-path={MODULE}&pin-source=file:{own.pin}"\n'
     config.write_text(f'[devices.d]\ntype = "aead"\nname = "gcm(aes)"\n{key}')
     config.chmod(0o600)
     made = Assembly(("openssl",), config)
@@ -673,7 +677,7 @@ def test_a_device_of_a_token(own: Removable, tmp_path: Path) -> None:
         assert "new keys" not in made.reload()
         assert made.table.devices["d"] is before
         own.take_out()
-        with pytest.raises(KeyUnavailable, match=r"cryptofs.toml:4: devices\.d\.key\.pkcs11: .*no token of this label"):
+        with pytest.raises(KeyUnavailable, match=r"cryptofs.toml:4: devices\.d\.key\.pkcs11: .*no token"):
             made.reload()
         assert made.table.devices["d"] is before
         own.put_back()
@@ -708,9 +712,10 @@ sys.modules["pkcs11"] = None
 from pathlib import Path
 from cryptofs.algorithms import Type
 from cryptofs.errors import KeyUnavailable
+from cryptofs.formats.token_uri import TokenObject
 from cryptofs.keys import FileKey, TokenKey
 import cryptofs.daemon.serve
-source = TokenKey(Path({str(MODULE)!r}), "cryptofs", "aes-32", FileKey(Path({str(place / "pin")!r})))
+source = TokenKey(Path({str(MODULE)!r}), TokenObject("cryptofs", label="aes-32"), FileKey(Path({str(place / "pin")!r})))
 try:
     source.open((), Type.AEAD, "gcm(aes)", None)
 except KeyUnavailable as error:
@@ -718,3 +723,103 @@ except KeyUnavailable as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "cryptofs[pkcs11]" in done.stdout
+
+
+# Names of tokens and keys
+
+
+@pytest.fixture
+def named(place: Path) -> Callable[[str], Transform]:
+    """Opens gcm(aes) with the key of a URI."""
+    pin = FileKey(place / "pin")
+    return lambda uri: TokenKey(MODULE, TokenObject.parse(uri), pin).open((), Type.AEAD, "gcm(aes)", None)
+
+
+@pytest.fixture(scope="module")
+def serials(place: Path) -> dict[str, str]:
+    """The serial number of each token."""
+    return {token.label: token.serial.decode() for token in pkcs11.lib(str(MODULE)).get_tokens() if token.label}
+
+
+def test_uris(named: Callable[[str], Transform], serials: dict[str, str]) -> None:
+    """A token by its label, serial number or model, and a key by its label or id: the same key each time."""
+    expected = AESGCM(AES_KEYS[32]).encrypt(bytes(12), b"x", None)
+    serial = serials["cryptofs"]
+    for uri in (
+        "pkcs11:token=cryptofs;object=aes-32",
+        f"pkcs11:serial={serial};object=aes-32;type=secret-key",
+        f"pkcs11:manufacturer=SoftHSM%20project;model=SoftHSM%20v2;serial={serial};object=aes%2d32",
+        "pkcs11:token=cryptofs;object=aes-32;id=",
+        "pkcs11:token=cryptofs;object=numbered;id=%01%fe",
+        "pkcs11:token=cryptofs;id=%01%FE",
+    ):
+        with closing(named(uri)) as transform:
+            assert once(transform, ENCRYPT, b"x", bytes(12)) == expected, uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (
+            "pkcs11:object=aes-32",
+            r"2 tokens match: name the serial, too \(token 'cryptofs' with serial '\w+', .*;",
+        ),
+        ("pkcs11:model=SoftHSM%20v2;object=aes-32", "2 tokens match: name the serial"),
+        ("pkcs11:token=absent", r"no token 'absent' is present \(token 'cryptofs' with serial"),
+        ("pkcs11:token=cryptofs;serial=0", "no token 'cryptofs' with serial '0' is present"),
+        (
+            "pkcs11:token=cryptofs;object=twice",
+            r"has 2 of secret key 'twice': name the id, too \(key 'twice' with id ;",
+        ),
+        ("pkcs11:token=cryptofs", r"of secret key: name the id, too \(.*key 'mac'.*; and \d more\)"),
+        ("pkcs11:token=cryptofs;id=%02", "no secret key with id 02"),
+        ("pkcs11:token=cryptofs;object=numbered;id=%02", "no secret key 'numbered' with id 02"),
+    ],
+)
+def test_ambiguous_names(named: Callable[[str], Transform], uri: str, said: str) -> None:
+    """None or several: ENOKEY, with those that are there."""
+    with pytest.raises(KeyUnavailable, match=said):
+        named(uri)
+
+
+def test_one_login_for_all_names_of_a_token(
+    named: Callable[[str], Transform], serials: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices that name one token differently share its login, which ends with the last of them."""
+    logins: list[None] = []
+    read = FileKey.read
+    monkeypatch.setattr(FileKey, "read", lambda self: (logins.append(None), read(self))[1])
+    first = named("pkcs11:token=cryptofs;object=aes-32")
+    with closing(named(f"pkcs11:serial={serials['cryptofs']};object=aes-32")) as second:
+        assert len(logins) == 1
+        first.close()
+        assert len(once(second, ENCRYPT, b"x", bytes(12))) == 17
+    with closing(named("pkcs11:token=cryptofs;object=aes-32")):
+        assert len(logins) == 2
+
+
+def test_a_token_logs_out(own: Removable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that has logged out by itself: the next request logs in once more, and open messages of others go on."""
+    with closing(own.source().open((), Type.AEAD, "gcm(aes)", None)) as transform:
+        sealed = once(transform, ENCRYPT, b"x", bytes(12))
+        logins: list[None] = []
+        read = FileKey.read
+        monkeypatch.setattr(FileKey, "read", lambda self: (logins.append(None), read(self))[1])
+        for expected in (1, 2):
+            log_out()
+            assert once(transform, DECRYPT, sealed, bytes(12)) == b"x"
+            assert len(logins) == expected
+
+
+def log_out() -> None:
+    """End the login of this process to the only token that is initialised, behind the daemon's back."""
+    module = ctypes.CDLL(str(MODULE))
+    (token,) = (each for each in pkcs11.lib(str(MODULE)).get_tokens() if each.label)
+    session = ctypes.c_ulong()
+    # CKF_SERIAL_SESSION
+    assert (
+        module.C_OpenSession(ctypes.c_ulong(token.slot.slot_id), ctypes.c_ulong(4), None, None, ctypes.byref(session))
+        == 0
+    )
+    assert module.C_Logout(session) == 0
+    assert module.C_CloseSession(session) == 0

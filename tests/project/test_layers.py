@@ -121,6 +121,7 @@ LAZY = {
     "version": {"_version"},
     "cli": {"commands", "steps"},
     "cli.completing": {"algorithms", "client", "client.mounts", "engines"},
+    "cli.steps": {"formats.token_uri"},
     "cli.run": {"runner.mounted", "runner.devcrypto", "runner.devcrypto.endpoint"},
     "engines": {"af_alg", "openssl", "codecs", "keyctl"},
     "nodes.stats": {"figures"},
@@ -183,7 +184,7 @@ def test_rooms_and_arrows() -> None:
     found = arrows()
     rooms = {room for arrow in found for room in arrow}
     assert len(rooms) <= 25
-    assert len(found) <= 96
+    assert len(found) <= 99
     left = set(found)
     while left:
         lowest = {other for _, other in left} - {room for room, _ in left}

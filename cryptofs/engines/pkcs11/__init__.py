@@ -16,6 +16,7 @@ from pkcs11 import KeyType, Mechanism
 
 from ...algorithms import Description, Type, driver_name, look_up, parse_name
 from ...errors import InvalidValue, KeyUnavailable
+from ...formats.token_uri import TokenObject
 from ..base import Engine, Transform
 from .aead import TokenGcm
 from .cipher import TokenCipher
@@ -50,13 +51,13 @@ class TokenEngine(Engine):
 
     name = "pkcs11"
 
-    def __init__(self, module: str, token: str, label: str, pin: Pin) -> None:
-        """module: path of the PKCS#11 library; token, label: of the token and of the secret key in it.
+    def __init__(self, module: str, wanted: TokenObject, pin: Pin) -> None:
+        """module: path of the PKCS#11 library; wanted: the secret key and its token.
 
         pin: asked for each login; it is kept for one that is needed later. Errors: KeyUnavailable, PinRefused.
         """
-        self._label = label
-        self._token = Token.open(module, token, pin)
+        self._wanted = wanted
+        self._token = Token.open(module, wanted, pin)
         self._mechanisms = self._token.mechanisms
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class TokenEngine(Engine):
         authsize = description.choose_authsize(authsize)
         token = self._token.hold()
         try:
-            key = TokenKey(token, self._label, _SERVED[description.type, description.name].mechanism)
+            key = TokenKey(token, self._wanted, _SERVED[description.type, description.name].mechanism)
         except BaseException:
             token.release()
             raise
@@ -118,5 +119,5 @@ def _try_to_sign(key: TokenKey, mechanism: Mechanism, description: Description) 
             f"{description.digest_size} bytes"
         ) from None
     except pkcs11.PKCS11Error as error:
-        refused = fault(error, f"key {key.label!r} in the token")
+        refused = fault(error, f"{key.wanted.key} in the token")
         raise KeyUnavailable(refused.message) from None

@@ -22,6 +22,8 @@ import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass
 
 from ...errors import CryptofsError, EngineFault, KeyUnavailable, OutOfResources, PinRefused
+from ...formats.token_uri import TokenObject
+from .search import find_key, find_token, identity
 
 Result = TypeVar("Result")
 
@@ -69,7 +71,7 @@ class _Pin:
 
 _registry = threading.RLock()
 _locks: dict[str, threading.RLock] = {}
-_tokens: dict[tuple[str, str], "Token"] = {}
+_tokens: dict[tuple[str, TokenObject], "Token"] = {}
 
 
 Pin = Callable[[], AbstractContextManager[bytearray | None]]
@@ -85,10 +87,10 @@ class Token:
     generation: counts the logins. A handle from an earlier login is invalid.
     """
 
-    def __init__(self, module: str, label: str, pin: Pin, lock: threading.RLock) -> None:
+    def __init__(self, module: str, wanted: TokenObject, pin: Pin, lock: threading.RLock) -> None:
         self.lock = lock
         self.generation = 0
-        self._place = (module, label)
+        self._place = (module, wanted)
         self._pin = pin
         self._users = 0
         self._keys: set[TokenKey] = set()
@@ -101,22 +103,23 @@ class Token:
         self._next = 0.0
 
     @classmethod
-    def open(cls, module: str, label: str, pin: Pin) -> "Token":
-        """The token by its label. `pin` is asked before the first login, and kept for a later one.
+    def open(cls, module: str, wanted: TokenObject, pin: Pin) -> "Token":
+        """The token of an object. `pin` is asked before the first login, and kept for a later one.
 
         It tries a login at once, even if an earlier one was refused or has to wait. Errors: KeyUnavailable, PinRefused.
         """
         with _registry:
             lock = _locks.setdefault(module, threading.RLock())
         with _registry, lock:
-            token = _tokens.get((module, label)) or cls(module, label, pin, lock)
-            token._pin = pin
-            if not token._is_well():
-                try:
+            place = (module, wanted.its_token)
+            try:
+                token = _tokens.get(place) or _of_another_name(*place) or cls(*place, pin, lock)
+                token._pin = pin
+                if not token._is_well():
                     token._log_in()
-                except pkcs11.PKCS11Error as error:
-                    raise _refusal(error) from None
-            _tokens[module, label] = token
+            except pkcs11.PKCS11Error as error:
+                raise _refusal(error) from None
+            _tokens[place] = token
             token._users += 1
             return token
 
@@ -154,13 +157,13 @@ class Token:
             for token in others:
                 token._session = None
         try:
-            slot = _only(library.get_tokens(token_label=self._place[1]))
+            slot = find_token(library, self._place[1])
         except pkcs11.NoSuchToken:
             if any(each._session is not None for each in others):
                 raise
             # the module may have looked before the token came
             library.reinitialize()
-            slot = _only(library.get_tokens(token_label=self._place[1]))
+            slot = find_token(library, self._place[1])
         with self._pin() as pin:
             try:
                 session = slot.open(user_pin=None if pin is None else cast(str, _Pin(pin)))
@@ -192,17 +195,10 @@ class Token:
             raise pkcs11.SessionClosed
         return self._session
 
-    def find(self, label: str, session: pkcs11.Session | None = None) -> Any:
-        """The secret key by its label. Errors: pkcs11's; NoSuchKey, MultipleObjectsReturned."""
-        # to its end: a search that is left before keeps its session busy until the iterator is collected
+    def find(self, wanted: TokenObject, session: pkcs11.Session | None = None) -> Any:
+        """The secret key. Errors: pkcs11's; NoSuchKey, MultipleObjectsReturned."""
         with self.lock:
-            wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}
-            found = list((session or self.session).get_objects(wanted))
-        if not found:
-            raise pkcs11.NoSuchKey
-        if len(found) > 1:
-            raise pkcs11.MultipleObjectsReturned
-        return found[0]
+            return find_key(session or self.session, wanted)
 
     @contextmanager
     def own_session(self) -> Iterator[pkcs11.Session]:
@@ -243,13 +239,19 @@ class Token:
                 return
 
 
-def _only(tokens: Iterator[pkcs11.Token]) -> pkcs11.Token:
-    found = list(tokens)
-    if not found:
-        raise pkcs11.NoSuchToken("no token of this label is present")
-    if len(found) > 1:
-        raise pkcs11.MultipleTokensReturned("more than one token has this label")
-    return found[0]
+def _of_another_name(module: str, wanted: TokenObject) -> Token | None:
+    """The token that this process is logged in to, if others know it by other attributes. Errors: pkcs11's.
+
+    A login belongs to the process, so two of them to one token would end together.
+    """
+    others = [token for (path, _), token in _tokens.items() if path == module and token._session is not None]
+    if not others:
+        return None
+    try:
+        found = identity(find_token(pkcs11.lib(module), wanted))
+    except pkcs11.NoSuchToken:
+        return None
+    return next((token for token in others if identity(token._token) == found), None)
 
 
 def _refusal(error: pkcs11.PKCS11Error) -> KeyUnavailable:
@@ -275,15 +277,15 @@ def _parameter(mechanism: Mechanism) -> Any:
 
 
 class TokenKey:
-    """A key in a token, by its label, and what it computes there.
+    """A key in a token, and what it computes there.
 
     When a lost token is back, the key is found again, if it is the same one.
     """
 
-    def __init__(self, token: Token, label: str, mechanism: Mechanism) -> None:
+    def __init__(self, token: Token, wanted: TokenObject, mechanism: Mechanism) -> None:
         """mechanism: what it will be used with. Errors: KeyUnavailable."""
         self.token = token
-        self.label = label
+        self.wanted = wanted
         self._mechanism = mechanism
         with token.lock:
             self._key = self._find()
@@ -291,7 +293,7 @@ class TokenKey:
             try:
                 self.type = KeyType(self._key.key_type)
             except (pkcs11.PKCS11Error, ValueError) as error:
-                raise KeyUnavailable(f"key {label!r} in the token: {type(error).__name__}") from None
+                raise KeyUnavailable(f"{wanted.key} in the token: {type(error).__name__}") from None
             self.may_encrypt = isinstance(self._key, pkcs11.EncryptMixin)
             self.may_decrypt = isinstance(self._key, pkcs11.DecryptMixin)
             self.may_sign = isinstance(self._key, pkcs11.SignMixin)
@@ -305,13 +307,13 @@ class TokenKey:
 
     def _find(self) -> Any:
         try:
-            return self.token.find(self.label)
-        except pkcs11.NoSuchKey:
-            raise KeyUnavailable(f"key source gone: the token has no secret key {self.label!r}") from None
-        except pkcs11.MultipleObjectsReturned:
-            raise KeyUnavailable(f"the token has more than one secret key {self.label!r}") from None
+            return self.token.find(self.wanted)
+        except pkcs11.NoSuchKey as error:
+            raise KeyUnavailable(f"key source gone: {error}") from None
+        except pkcs11.MultipleObjectsReturned as error:
+            raise KeyUnavailable(str(error)) from None
         except pkcs11.PKCS11Error as error:
-            raise KeyUnavailable(f"key {self.label!r} in the token: {type(error).__name__}") from None
+            raise KeyUnavailable(f"{self.wanted.key} in the token: {type(error).__name__}") from None
 
     def _answer(self, key: Any) -> bytes | None:
         try:
@@ -347,7 +349,7 @@ class TokenKey:
         key = self._find()
         if self._answer(key) != self._mark:
             raise KeyUnavailable(
-                f"key source gone: another key is under the label {self.label!r} now: a reload takes it for new opens"
+                f"key source gone: the token has another {self.wanted.key} now: a reload takes it for new opens"
             )
         self._key, self._generation = key, self.token.generation
 
@@ -372,7 +374,7 @@ class TokenKey:
         """
         self._run(lambda key: key[Attribute.CLASS])
         with self.token.own_session() as session, self.token.lock:
-            key = self.token.find(self.label, session)
+            key = self.token.find(self.wanted, session)
             return cast(bytes, key.sign(parts, mechanism=mechanism))
 
     def answers(self) -> bool:
