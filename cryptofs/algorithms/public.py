@@ -3,7 +3,7 @@
 The kernel has no names for ML-KEM, Ed25519, Ed448, X448 and for ECDH on P-521: those here are this project's.
 """
 
-from .names import KeySizes, Type
+from .names import KeySizes, Type, parse_name
 
 KEY_SIZES = KeySizes(smallest=1, largest=8192)
 """Keys come in encodings of many sizes. The error for a wrong key says what an algorithm takes."""
@@ -27,3 +27,16 @@ PUBLIC_NAMES: dict[Type, tuple[str, ...]] = {
         *("mlkem768", "mlkem1024"),
     ),
 }
+
+_USUAL_DIGESTS = {"ecdsa-nist-p256": "sha256", "ecdsa-nist-p384": "sha384", "ecdsa-nist-p521": "sha512"}
+
+
+def signs_digest_of(name: str) -> tuple[str | None, bool]:
+    """The hash whose digest a key of this algorithm signs (None: it signs the message itself), and whether it can sign
+    no other hash's digest. ECDSA takes any digest; the hash given for it is the usual one."""
+    parsed = parse_name(name)
+    inner = [each.template for each in parsed.arguments]
+    if parsed.template in ("pkcs1", "pkcs1pad"):
+        return (None if inner[1:] in ([], ["none"]) else inner[1]), True
+    usual = _USUAL_DIGESTS.get(inner[0] if inner else parsed.template)
+    return usual, usual is None

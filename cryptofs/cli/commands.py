@@ -29,7 +29,11 @@ _COMMANDS = {
     "open": "files.open_",
     "run": "run.run_",
     "agent": "agent.agent",
+    "random": "randomness.random",
+    "sign": "signing.sign",
     "ssh-agent": "ssh_agent.ssh_agent",
+    "status": "status.status",
+    "verify": "signing.verify",
 }
 
 

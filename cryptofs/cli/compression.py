@@ -7,7 +7,7 @@ import click
 from ..client import Context
 from ..records import Operation
 from .completing import names
-from .files import file_options, mount_option, open_files
+from .files import check_terminal, file_options, mount_option, open_files
 from .keys import options
 from .pieces import parts
 from .streams import Stream
@@ -39,6 +39,7 @@ def _run(context: Context, operation: Operation, source: Stream, sink: Stream) -
 @click.option("--level", type=int, help="Level. Each format has its own levels: see algorithms/compression/NAME.")
 def compress(name: str, level: int | None, source: Stream, sink: Stream, where: Path | None) -> None:
     """Compress a file. lz4, lz4hc and lzo make a single block of at most 1,040,384 bytes."""
+    check_terminal()
     with Context("compression", name, level=level, mount=where) as context:
         _run(context, Operation.COMPRESS, source, sink)
 

@@ -5,6 +5,7 @@ Keys come from a file or a descriptor, never from an argument. docs/command-line
 
 import errno
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,29 @@ mount_option = click.option(
 )
 
 
+output_option = click.option(
+    "-o",
+    "-O",
+    "--out",
+    "--output",
+    "sink",
+    metavar="FILE",
+    default="-",
+    shell_complete=completing.files,
+    help="Output file, replaced only after success; default: standard output (-).",
+)
+
+
+def check_terminal(otherwise: str = "") -> None:
+    """Check that a result that nobody can read does not go to a terminal, unless the command line says so.
+
+    otherwise: what else would do. Errors: UsageError.
+    """
+    given = click.get_current_context().get_parameter_source("sink") is ParameterSource.COMMANDLINE
+    if not given and os.isatty(1):
+        raise click.UsageError(f"standard output is a terminal: give -o FILE{otherwise}, or -o - to write there")
+
+
 def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The argument FILE and the options -i and -o, of commands that make one file from another.
 
@@ -50,7 +74,6 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
         check_output_apart(writes, reads, key)
         return function(source=reads, sink=writes, **named)
 
-    output = "Output file, replaced only after success; default: standard output (-)."
     taken = options(
         click.argument("argument", metavar="[FILE]", required=False, shell_complete=completing.files),
         click.option(
@@ -62,17 +85,7 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
             shell_complete=completing.files,
             help="Input file; same as the argument FILE.",
         ),
-        click.option(
-            "-o",
-            "-O",
-            "--out",
-            "--output",
-            "sink",
-            metavar="FILE",
-            default="-",
-            shell_complete=completing.files,
-            help=output,
-        ),
+        output_option,
     )
     return taken(checked)
 
@@ -142,6 +155,7 @@ def _parse_iv(text: str) -> bytes:
 def encrypt(**given: Any) -> None:
     """Encrypt a file with a skcipher, or with a device. A skcipher's output does not reveal changes: use `seal` or a
     device of type aead to detect them."""
+    check_terminal()
     _crypt(encrypt_file, **given)
 
 
@@ -203,6 +217,7 @@ def _cipher(name: str, key: bytes | None, where: Path | None) -> Context:
 @mount_option
 def seal(name: str, source: Stream, sink: Stream, where: Path | None, **key: Any) -> None:
     """Encrypt and authenticate a file of any length; `open` refuses a file that was changed, truncated or reordered."""
+    check_terminal()
     with Context("rng", "stdrng", mount=where) as rng:
         salt = rng.generate(sealing.SALT_SIZE)
     context = sealing.open_context(name, read_key(**key), salt, where)

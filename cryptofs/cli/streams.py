@@ -157,6 +157,12 @@ def check_key_apart(key: Stream | None, sources: Iterable[Stream]) -> None:
             )
 
 
+def check_apart(what: str, one: Stream, data: Stream) -> None:
+    """Errors: UsageError if something and the data come from one stream."""
+    if _same_stream(one, data):
+        raise click.UsageError(f"{printable(one.label)}: {what} and data come from one stream; give one as a file")
+
+
 def check_output_apart(sink: Stream, source: Stream, key: Stream | None) -> None:
     """Errors: UsageError if the output is the input file or the key file, under any name."""
     for what, stream in (("input", source), ("key file", key)):
