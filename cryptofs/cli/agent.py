@@ -9,9 +9,10 @@ import click
 
 from ..errors import InvalidValue, printable
 from ..runner.agent import Settings, serve
+from ..runner.answers import open_backend
 from ..runner.profile import profile
 from . import completing
-from .run import backend
+from .run import chosen
 
 
 @click.command()
@@ -54,8 +55,6 @@ def agent(
 
     It runs on the host, as the runtime's user, in the foreground. SIGTERM ends it; the containers then get errors.
     """
-    if mountpoint is not None and engines is not None:
-        raise click.UsageError("--mount and --engines: give only one")
     if base is not None and not print_profile:
         raise click.UsageError("--base: only with --profile")
     path = path.absolute()
@@ -64,7 +63,7 @@ def agent(
         click.echo(json.dumps(made, indent=2))
         return
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: agent: %(message)s")
-    serve(Settings(path, backend(mountpoint, engines), interruptible))
+    serve(Settings(path, open_backend(*chosen(mountpoint, engines)), interruptible))
 
 
 def _read(base: Path) -> dict[str, Any]:

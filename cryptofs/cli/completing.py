@@ -96,10 +96,10 @@ users, groups = one_of(_users), one_of(_groups)
 
 def engines(context: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem[str]]:
     """The next engine of a list that commas separate."""
-    from ..engines import ENGINES
+    from ..engines import NAMES
 
     given = word.split(",")[:-1]
-    listed = [",".join([*given, each]) for each in ENGINES if each not in given]
+    listed = [",".join([*given, each]) for each in NAMES if each not in given]
     return [CompletionItem(each) for each in listed if each.startswith(word)]
 
 

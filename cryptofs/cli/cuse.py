@@ -14,7 +14,8 @@ from ..daemon.hardening import harden
 from ..daemon.privileges import NoSuchUser, drop_privileges
 from ..daemon.serve import raise_descriptor_limit
 from ..daemon.service import tell
-from ..engines import ENGINES, check_engines
+from ..engines import parse_engines
+from ..engines.opening import ENGINES
 from ..errors import InvalidValue, WrongUsage, printable
 from ..runner.backend import Backend, LocalBackend
 from ..runner.mounted import MountBackend
@@ -105,8 +106,7 @@ def _backend(mountpoint: Path | None, engines: str | None) -> Backend:
         if engines is not None:
             raise WrongUsage("--engines: not with --mount, whose daemon has its own")
         return MountBackend(mountpoint)
-    names = list(ENGINES) if engines is None else [each.strip() for each in engines.split(",")]
-    return LocalBackend(check_engines(names))
+    return LocalBackend(tuple(ENGINES) if engines is None else parse_engines(engines, ENGINES))
 
 
 def _mode(text: str) -> int:

@@ -14,7 +14,8 @@ from ..daemon.logs import discards_messages
 from ..daemon.mounting import MountError, check_options, prepare_mountpoint, unmount
 from ..daemon.privileges import SERVICE_USER, Account, PrivilegeError, find_account
 from ..daemon.serve import Settings, serve
-from ..engines import ENGINES, check_engines
+from ..engines import parse_engines
+from ..engines.opening import ENGINES
 from ..errors import WrongUsage, printable
 from . import completing
 
@@ -72,7 +73,7 @@ def mount(
     # If SIGCHLD were inherited as ignored, there would be no child to wait for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
-    names = () if engines is None else check_engines([name.strip() for name in engines.split(",") if name.strip()])
+    names = () if engines is None else parse_engines(engines, ENGINES)
     checked = check_options([part for option in options for part in option.split(",") if part])
     if service:
         if options or user or detached:

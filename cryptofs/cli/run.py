@@ -1,21 +1,19 @@
 """`cryptofs run`: a program that uses AF_ALG, where the kernel has none or refuses it."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
-from ..engines import check_engines
+from ..engines import parse_engines
 from ..errors import CryptofsError
-from ..runner.backend import Backend, LocalBackend
-from ..runner.desk import OpenDevice
 from ..runner.launch import NOT_STARTED, Settings, run
 from ..runner.shim import library
 from . import completing
 from .standard import complain, describe
 
 _DEFAULT = ("af_alg", "openssl")
-_SESSIONS_MAX = 4096
-"""Sessions of /dev/crypto, over all processes of one run."""
 
 
 @click.command(
@@ -52,12 +50,9 @@ def run_(
     Its sockets of AF_ALG and of netlink's crypto family are answered here; all else is the kernel's. The exit status is
     the program's, or 125 if `cryptofs run` itself fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
     """
-    if mountpoint is not None and engines is not None:
-        raise click.UsageError("--mount and --engines: give only one")
     try:
-        devices = _devices() if devcrypto else {}
-        preloaded = library() if shim else None
-        status = run(Settings(program, backend(mountpoint, engines), wide, devices, preloaded))
+        mount, names = chosen(mountpoint, engines)
+        status = run(Settings(program, names, mount, wide, devcrypto, library() if shim else None))
     except CryptofsError as error:
         complain(f"run: {error}")
         status = NOT_STARTED
@@ -67,21 +62,16 @@ def run_(
     sys.exit(status)
 
 
-def _devices() -> dict[bytes, OpenDevice]:
-    # Only now: without this option a program starts sooner.
-    from ..runner.devcrypto import Allowance
-    from ..runner.devcrypto.endpoint import PATH, DeviceFile
+def chosen(mountpoint: str | None, engines: str | None) -> tuple[Path | None, Sequence[str]]:
+    """The mount or the engines that the options name, checked. Nothing of what computes is loaded for it.
 
-    allowance = Allowance(_SESSIONS_MAX)
-    return {PATH: lambda backend: DeviceFile(backend, allowance)}
-
-
-def backend(mountpoint: str | None, engines: str | None) -> Backend:
-    """What computes, as the options say. Errors: CryptofsError, MountNotFound."""
+    Errors: UsageError for both, NotOffered, MountNotFound.
+    """
     if mountpoint is not None:
+        if engines is not None:
+            raise click.UsageError("--mount and --engines: give only one")
         # Only now: without a mount a program starts sooner.
-        from ..runner.mounted import MountBackend
+        from ..client.mounts import find_mount
 
-        return MountBackend(mountpoint or None)
-    names = _DEFAULT if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
-    return LocalBackend(check_engines(names))
+        return find_mount(mountpoint or None), ()
+    return None, _DEFAULT if engines is None else parse_engines(engines)

@@ -13,8 +13,8 @@ import click
 from ..algorithms import Type
 from ..client import MountNotFound, find_mount
 from ..client.mounts import MOUNT_VARIABLE
-from ..engines import open_engines
 from ..engines.base import resolve
+from ..engines.opening import open_engines
 from ..errors import printable
 from .completing import names
 from .files import mount_option

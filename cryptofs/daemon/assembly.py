@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config import Config, DeviceModel, DeviceName, load
 from ..contexts import ContextTable, Scheduler
 from ..devices import Device, same_key
-from ..engines import ENGINES, open_engines
+from ..engines.opening import ENGINES, open_engines
 from ..errors import KeyUnavailable
 from ..keys import FileKey, KeyForbidden
 from ..nodes import Tree

@@ -11,8 +11,8 @@ from pathlib import Path
 from ..algorithms import Type
 from ..config import Config, ConfigError, DeviceModel, load, locate
 from ..devices import Device, DeviceSettings
-from ..engines import ENGINES, open_engines
 from ..engines.base import Engine, resolve
+from ..engines.opening import ENGINES, open_engines
 from ..errors import CryptofsError, KeyUnavailable, NotOffered
 from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySource, TokenKey
 from ..records import DEVICE_OPERATIONS

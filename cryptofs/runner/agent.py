@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import CryptofsError, InvalidValue, SystemFault, printable
 from ..listening import listening
 from . import libc
+from .answers import HandledCalls
 from .backend import Backend
 from .notify import RuntimesListener
 from .numbers import machine
@@ -132,7 +133,10 @@ def _serve_container(settings: Settings, connection: socket.socket) -> None:
         wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         log.info("container %s: its calls are answered (process %d)", container.name, container.pid)
-        supervisor = Supervisor(machine(), listener, settings.backend, False, {})
+        here = machine()
+        supervisor = Supervisor(
+            here, listener, lambda listener, poll: HandledCalls(here, listener, poll, settings.backend, False, {})
+        )
         supervisor.serve()
         supervisor.close()
         log.info("container %s: has ended", container.name)

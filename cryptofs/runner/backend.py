@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ..algorithms import Description, Type
-from ..engines import open_engines
 from ..engines.base import OUT_SLACK, Engine, Message, resolve
+from ..engines.opening import open_engines
 from ..errors import CryptofsError, KeyMissing, NotOffered
 from ..records import Buffer, Operation
 from ..wiping import wipe

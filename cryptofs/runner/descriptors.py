@@ -7,11 +7,10 @@ import select
 
 from ..errors import CryptofsError, SystemFault
 from .endpoint import MSG_MORE, Endpoint, Splice
-from .notify import Call, Listener
+from .notify import Call, Listener, PassOn
 from .process import is_free, is_in_call
+from .rules import BASE
 
-BASE = 512
-"""The smallest number of a descriptor that is given out. The filter leaves all below to the kernel, unless --wide."""
 _ABOVE = 2048
 """Where they begin in a program that has so many open files that the kernel itself uses numbers from BASE on. The
 kernel takes the smallest free number; ours must not be the one that another thread gets in the same moment."""
@@ -19,14 +18,11 @@ kernel takes the smallest free number; ours must not be the one that another thr
 _LOOK_AGAIN = 0.002
 
 
-class PassOn(Exception):
-    """The kernel is to do the call."""
-
-
 class Descriptors:
-    """All endpoints of one run. smallest: the number from which on the filter hands calls over."""
+    """All endpoints of one run. poll: where they are watched; smallest: the number from which on the filter hands
+    calls over."""
 
-    def __init__(self, listener: Listener, smallest: int) -> None:
+    def __init__(self, listener: Listener, poll: select.epoll, smallest: int) -> None:
         self._listener = listener
         self.smallest = smallest
         self._by_inode: dict[int, Endpoint] = {}
@@ -36,14 +32,12 @@ class Descriptors:
         """Numbers that descriptors have, in some process."""
         self._next: dict[int, int] = {}
         """By thread, where the search for a free number begins. Cleared whenever a descriptor is closed."""
-        self.poll = select.epoll()
-        self.poll.register(listener.descriptor, select.EPOLLIN)
+        self._poll = poll
 
     def close(self) -> None:
         """Close all, as at the end of the program."""
         for peer in list(self._by_peer):
             self._drop(peer)
-        self.poll.close()
 
     def find(self, call: Call, number: int) -> Endpoint:
         """What stands behind a descriptor of the caller.
@@ -80,7 +74,7 @@ class Descriptors:
         self._by_inode[endpoint.inode] = endpoint
         peer = endpoint.ours.fileno()
         self._by_peer[peer] = endpoint
-        self.poll.register(peer, select.EPOLLIN)
+        self._poll.register(peer, select.EPOLLIN)
         # Only the program's copies count: the last one's close is a hang-up.
         endpoint.theirs.close()
         return number
@@ -115,12 +109,11 @@ class Descriptors:
 
     def catch_up(self) -> None:
         """Take notice of all that has been closed."""
-        for peer, events in self.poll.poll(0):
-            if peer != self._listener.descriptor:
-                self.react(peer, events)
+        for peer, events in self._poll.poll(0):
+            self.react(peer, events)
 
     def react(self, peer: int, events: int) -> None:
-        """Something has happened at our end of a pair."""
+        """Something has happened at our end of a pair, or at what else is watched there."""
         endpoint = self._by_peer.get(peer)
         if endpoint is None:
             return
@@ -172,7 +165,7 @@ class Descriptors:
 
     def _drop(self, peer: int) -> None:
         endpoint = self._by_peer.pop(peer)
-        self.poll.unregister(peer)
+        self._poll.unregister(peer)
         self._by_inode.pop(endpoint.inode, None)
         self._splicing.discard(endpoint)
         self._next.clear()

@@ -9,6 +9,7 @@ stops when the program stops, and ends as the program ends.
 import contextlib
 import errno
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -18,8 +19,9 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -27,15 +29,13 @@ from typing import NoReturn
 
 from ..errors import CryptofsError, SystemFault, printable
 from . import libc
-from .alg.control import AF_ALG
-from .backend import Backend
-from .desk import OpenDevice
 from .filter import assemble
 from .front import SIGNALS, Message, wait
 from .notify import Listener
 from .numbers import Machine, machine
+from .rules import AF_ALG, PROBE, rules
 from .shim import ALIAS, preload
-from .supervisor import Supervisor, rules
+from .supervisor import PROBED, Answers, Supervisor
 
 NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses, as `env` has them."""
@@ -50,13 +50,15 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run a program. wide: serve descriptors below 512, too; devices: what opens of these paths give; shim: the
-    library that asks for the alias of AF_ALG."""
+    """How to run a program. engines: those in the supervisor; mount: the mount whose daemon computes in their place;
+    wide: serve descriptors below 512, too; devcrypto: serve /dev/crypto; shim: the library that asks for the alias of
+    AF_ALG."""
 
     program: Sequence[str]
-    backend: Backend
+    engines: Sequence[str]
+    mount: Path | None = None
     wide: bool = False
-    devices: Mapping[bytes, OpenDevice] = field(default_factory=dict)
+    devcrypto: bool = False
     shim: Path | None = None
 
 
@@ -103,7 +105,7 @@ def _supervise(here: Machine, settings: Settings, back: socket.socket, before: s
         if descriptors:
             _check_access(child)
             listener = Listener(descriptors[0])
-            supervisor = Supervisor(here, listener, settings.backend, settings.wide, settings.devices)
+            supervisor = Supervisor(here, listener, partial(_load, here, settings))
             os.close(start)
             _Family(supervisor, child, back).serve()
             supervisor.close()
@@ -116,6 +118,20 @@ def _supervise(here: Machine, settings: Settings, back: socket.socket, before: s
             back.send(Message.FAILED.text(said))
     finally:
         os._exit(status)
+
+
+def _load(here: Machine, settings: Settings, listener: Listener, poll: select.epoll) -> Answers:
+    """What answers the program's calls, with its first one. Errors: those of the engines, and of finding the mount."""
+    # Modules stay, so scanning them for garbage while they come would only take time.
+    gc.disable()
+    try:
+        from .answers import HandledCalls, devcrypto, open_backend
+
+        backend = open_backend(settings.mount, settings.engines)
+        devices = devcrypto() if settings.devcrypto else {}
+        return HandledCalls(here, listener, poll, backend, settings.wide, devices)
+    finally:
+        gc.enable()
 
 
 def _detach(back: socket.socket) -> None:
@@ -209,7 +225,7 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
     name = settings.program[0]
     status = NOT_STARTED
     try:
-        code = assemble(here, rules(settings.wide, bool(settings.devices), settings.shim is not None))
+        code = assemble(here, rules(settings.wide, settings.devcrypto, settings.shim is not None))
         path = shutil.which(name)
         _allow_open_files()
         # Python ignores these two. Handlers that it has set go with exec.
@@ -317,8 +333,10 @@ def _refuse_privileged(path: str | None) -> None:
 def _try_family(family: int, advice: str) -> None:
     """Errors: SystemFault if another filter refuses the family: its errno outranks our notification."""
     try:
-        socket.socket(family, socket.SOCK_SEQPACKET).close()
+        socket.socket(family, socket.SOCK_SEQPACKET, PROBE).close()
     except OSError as error:
+        if error.errno == PROBED:
+            return
         raise SystemFault(
             f"AF_ALG ({family}) is refused before it gets here ({error.strerror}), by the filter of a container: "
             f"{advice} (docs/legacy.md)",

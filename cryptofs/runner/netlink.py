@@ -12,7 +12,6 @@ from ..records import Buffer
 from .backend import Backend
 from .endpoint import MSG_PEEK, MSG_TRUNC, Endpoint, MustWait, Received
 
-NETLINK_CRYPTO = 21
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: size, type, flags, sequence, port."""
 _ADDRESS = struct.Struct("=HHII")

@@ -34,6 +34,10 @@ FOREIGN = -1
 _NOTHING = bytes(_NOTIFICATION.size)
 
 
+class PassOn(Exception):
+    """The kernel is to do the call."""
+
+
 class Call(NamedTuple):
     """A system call of the program that waits for its answer. tid: of its thread; arguments: six numbers; memory: its
     process's."""

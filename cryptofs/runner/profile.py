@@ -4,10 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..errors import InvalidValue
-from .alg.control import AF_ALG
-from .descriptors import BASE
-from .netlink import NETLINK_CRYPTO
-from .supervisor import AF_NETLINK, AT_ALL, BY_DESCRIPTOR
+from .rules import AF_ALG, AF_NETLINK, AT_ALL, BASE, BY_DESCRIPTOR, NETLINK_CRYPTO
 
 KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 """The flag without which a signal makes the kernel repeat a call that has been answered already."""

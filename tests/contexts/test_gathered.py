@@ -23,8 +23,8 @@ from cryptofs.contexts.work import Task
 from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices.streams import StreamTransform
 from cryptofs.devices.transform import DeviceTransform
-from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK, Message, Transform
+from cryptofs.engines.opening import open_engines
 from cryptofs.engines.pkcs11.hash import TokenMac, TokenMessage
 from cryptofs.errors import OverQuota
 from cryptofs.formats.sealed import SEGMENT

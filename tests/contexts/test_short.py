@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cryptofs.algorithms import Type, look_up
 from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.contexts import exchange as state
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.records import HEADER_SIZE, Attr, Flag, Operation, Record, build
 
 NAMES = [

@@ -8,7 +8,7 @@ from helpers.raw import build_many
 from helpers.talking import submit, take
 
 from cryptofs.contexts import Batch, Context, ContextTable, FastWay, Scheduler, scheduler
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import Gone, MalformedRecord, TooLarge
 from cryptofs.nodes import Pending
 from cryptofs.nodes.crypto import CryptoHandle

@@ -120,7 +120,7 @@ def test_the_daemon_is_hardened(own_daemon: Daemon) -> None:
 
 
 _FAULTY = """
-import cryptofs.engines, cryptofs.engines.openssl as real, sys
+import cryptofs.engines.opening, cryptofs.engines.openssl as real, sys
 from cryptofs.cli import main
 
 class Faulty(real.OpensslEngine):
@@ -141,7 +141,7 @@ class Faulty(real.OpensslEngine):
             transform.once = transform.short = once
         return transform
 
-cryptofs.engines.ENGINES["faulty"] = Faulty
+cryptofs.engines.opening.ENGINES["faulty"] = Faulty
 sys.argv[1:] = ["mount", sys.argv[1], "--engines", "faulty", "-v", "--allow-root"]
 main()
 """

@@ -26,8 +26,8 @@ from cryptofs.daemon.service import KEY_PREFIX
 from cryptofs.devices import Device, DeviceSettings
 from cryptofs.devices import device as device_module
 from cryptofs.devices.nonces import SHORT_NONCE, Nonces
-from cryptofs.engines import open_engines
 from cryptofs.engines.base import Transform
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NoSuchTarget, NotPermitted, OverQuota
 from cryptofs.formats import sealed
 from cryptofs.keys import FileKey

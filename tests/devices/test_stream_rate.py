@@ -16,7 +16,7 @@ from helpers.talking import perform
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
 from cryptofs.contexts import ContextTable
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import OverQuota
 from cryptofs.policy import Policy, Rule
 from cryptofs.policy import ledger as policy

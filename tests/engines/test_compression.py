@@ -25,10 +25,10 @@ from vectors.compressions import VECTORS, Vector
 
 from cryptofs.algorithms import Type, names
 from cryptofs.client import Context, RequestError
-from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK
 from cryptofs.engines.codecs import lzo
 from cryptofs.engines.codecs.lz4 import fits
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import CryptofsError, InvalidValue, KeyMissing, NotSupported, TooLarge
 from cryptofs.records import PAYLOAD_MAX, Attr, Flag, Operation, Record, build, parse_responses
 

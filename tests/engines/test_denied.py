@@ -13,12 +13,12 @@ from helpers.restricted import CAPABLE, EVERYBODY, MODES, Restriction
 from helpers.talking import submit, take
 from names.survey import CATALOGUE
 
-from cryptofs import engines as cryptofs_engines
 from cryptofs.algorithms import Type
 from cryptofs.client import Context as Client
 from cryptofs.contexts import Context, ContextTable
 from cryptofs.engines.af_alg import MISS_SECONDS, AfAlgEngine, proc_crypto, sockets
 from cryptofs.engines.base import Engine
+from cryptofs.engines.opening import open_engines
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build, parse_responses
 
@@ -224,7 +224,7 @@ def test_narrowed_under_a_mount(restricted_mount: tuple[Path, Path], mode: str) 
 
 def test_the_order_says_who_is_asked() -> None:
     """With the kernel left out nothing is asked of it."""
-    (only,) = cryptofs_engines.open_engines(("openssl",))
+    (only,) = open_engines(("openssl",))
     assert Asker(only).server("skcipher", "cbc(aes)") == "openssl"
     assert Asker(only).server("skcipher", "cbc(aes)", engine="af_alg") == "ENOENT"
     assert AF_ALG or Asker(AfAlgEngine(), only).server("skcipher", "cbc(aes)") == "openssl"

@@ -15,9 +15,9 @@ from helpers.raw import Raw, encryption
 
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
-from cryptofs.engines import ENGINES
 from cryptofs.engines.af_alg import AfAlgEngine, sockets
 from cryptofs.engines.base import Transform, resolve
+from cryptofs.engines.opening import ENGINES
 from cryptofs.errors import Busy, CryptofsError, EngineFault, KeyMissing, OutOfResources
 from cryptofs.records import Attr, Operation
 

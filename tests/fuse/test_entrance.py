@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cryptofs.contexts import ContextTable
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import NotPermitted
 from cryptofs.fuse.entrance import Entrance
 from cryptofs.nodes import Caller, Tree

@@ -1,8 +1,8 @@
 """The library engine by itself."""
 
 from cryptofs.algorithms import Type
-from cryptofs.engines import open_engines
 from cryptofs.engines.base import OUT_SLACK, Transform
+from cryptofs.engines.opening import open_engines
 from cryptofs.records import Operation
 
 COMPRESS, DECOMPRESS = Operation.COMPRESS, Operation.DECOMPRESS

@@ -10,7 +10,7 @@ from helpers.raw import build_many
 from helpers.talking import submit, take
 
 from cryptofs.contexts import Context, ContextTable, Scheduler
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.records import RECORD_MAX, Attr, Flag, Operation, Record, parse_responses
 
 MORE = int(Flag.MORE)

@@ -284,7 +284,7 @@ def fuse(owner: Any, method: str, fuses: FileFuses, point: str) -> None:
 
 def inject(directory: str) -> None:
     """Offer the toys as engine `fake`, and let its calls and the tree's fail by files in `directory`."""
-    import cryptofs.engines
+    import cryptofs.engines.opening
     from cryptofs.contexts import Context, requests
     from cryptofs.nodes import Tree
     from cryptofs.nodes.base import StaticDirectory
@@ -297,7 +297,7 @@ def inject(directory: str) -> None:
         fake.fuses = fuses  # type: ignore[assignment]
         return fake
 
-    cryptofs.engines.ENGINES["fake"] = engine
+    cryptofs.engines.opening.ENGINES["fake"] = engine
     for owner, method, point in (
         (Tree, "node", "tree-node"),
         (StaticDirectory, "lookup", "lookup"),

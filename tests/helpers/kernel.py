@@ -12,7 +12,7 @@ import trio
 from helpers.raw import build_many
 
 from cryptofs.contexts import ContextTable, Scheduler
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.fuse import Operations, Transport, protocol
 from cryptofs.nodes import Tree
 from cryptofs.records import CALL_MAX, Record, build, call_command, parse_responses

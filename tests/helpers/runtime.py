@@ -17,7 +17,7 @@ from helpers.waiting import PATIENCE, wait_until
 from cryptofs.runner import libc
 from cryptofs.runner.filter import assemble
 from cryptofs.runner.numbers import machine
-from cryptofs.runner.supervisor import rules
+from cryptofs.runner.rules import rules
 
 
 def filtered() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cryptofs.algorithms import Type
 from cryptofs.contexts import Context, ContextTable
 from cryptofs.devices import Device, DeviceSettings
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.policy import Policy, Rule
 from cryptofs.records import Operation
 

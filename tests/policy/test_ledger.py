@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cryptofs.contexts import ContextTable
 from cryptofs.contexts import exchange as exchange_module
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import OverQuota
 from cryptofs.policy import Bound, Ledger, Policy, Rule, Thing
 from cryptofs.records import Attr, Record, build, parse_responses

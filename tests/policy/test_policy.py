@@ -12,7 +12,7 @@ from helpers.talking import perform, submit, take
 from cryptofs.algorithms import Facts, Type, complete, standard_names
 from cryptofs.contexts import ContextTable, FastWay, Scheduler
 from cryptofs.contexts.scheduler import Turns
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 from cryptofs.errors import NotPermitted, OverQuota
 from cryptofs.policy import Bound, Ledger, Policy, Rule, Thing
 from cryptofs.policy import ledger as policy_module

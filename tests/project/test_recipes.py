@@ -14,7 +14,7 @@ from stress.kinds import KINDS
 from cryptofs.client import Context
 from cryptofs.contexts import lanes
 from cryptofs.contexts.control import CONTROLS
-from cryptofs.engines import ENGINES
+from cryptofs.engines.opening import ENGINES
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.engines.public import PublicKeyTransform
 from cryptofs.nodes.devices import _STREAMS

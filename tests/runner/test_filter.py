@@ -10,7 +10,7 @@ from cryptofs.errors import CryptofsError
 from cryptofs.runner.calls import HANDLERS
 from cryptofs.runner.filter import assemble
 from cryptofs.runner.numbers import MACHINES, Machine, machine
-from cryptofs.runner.supervisor import rules
+from cryptofs.runner.rules import rules
 
 ALLOW, NOTIFY, ENOSYS = 0x7FFF0000, 0x7FC00000, 0x00050000 | 38
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptofs.engines import open_engines
+from cryptofs.engines.opening import open_engines
 
 from .counts import record, summary_lines
 from .packages import all_files

@@ -16,9 +16,8 @@ from ...algorithms import Description, Type, driver_name, look_up, names, parse_
 from ...errors import CryptofsError
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, akcipher, authenc, groups, hash, kpp, libcrypto, sig, skcipher
+from . import aead, authenc, groups, hash, libcrypto, skcipher
 from .rng import OsRandom
-from .trial import pair_works
 
 
 class OpensslEngine(Engine):
@@ -68,11 +67,14 @@ def _build(description: Description, authsize: int) -> Transform:
             return aead.build(description, name, authsize)
         case Type.RNG:
             return OsRandom(description)
-    return _PUBLIC[description.type](description, name)
+    # Only now: they load as long as all the rest, and a program under `cryptofs run` hardly ever needs them.
+    from .keypairs import build
+
+    return build(description, name)
 
 
 _DRIVERS = {(type_, driver_name(name, OpensslEngine.name)): name for type_, name in names()}
-_PUBLIC = {Type.AKCIPHER: akcipher.build, Type.SIG: sig.build, Type.KPP: kpp.build}
+_PUBLIC = {Type.AKCIPHER, Type.SIG, Type.KPP}
 
 
 _TRIALS = {
@@ -83,13 +85,15 @@ _TRIALS = {
 }
 
 
-_SERVED = _TRIALS.keys() | _PUBLIC.keys()
+_SERVED = _TRIALS.keys() | _PUBLIC
 
 
 def _works(description: Description) -> bool:
     """Whether a first message goes through. Only that shows what a build of OpenSSL leaves out."""
     if description.type in _PUBLIC:
-        return pair_works(lambda: _PUBLIC[description.type](description, parse_name(description.name)))
+        from .keypairs import works
+
+        return works(description)
     assoclen = 16 if description.type is Type.AEAD else 0
     data = b"" if description.type is Type.RNG else bytes(32)
     iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm accepts.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn, Protocol, Self
 
-import crc32c as crc32c_package
 from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
 from cryptography.hazmat.primitives import cmac, hashes, hmac
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -103,7 +102,10 @@ def _new_crc32(key: Buffer | None) -> State:
 
 
 def _new_crc32c(key: Buffer | None) -> State:
-    return Checksum(crc32c_package.crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
+    # Only now: the package loads its own command line with it, which takes as long as the ciphers.
+    from crc32c import crc32c
+
+    return Checksum(crc32c, int.from_bytes(key or b"\xff\xff\xff\xff", "little"), inverted=True)
 
 
 # usedforsecurity=False: the kernel gives digests that a FIPS build of OpenSSL would refuse.

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from ...errors import InvalidValue
 from ...records import Operation
 
-AF_ALG = 38
 SOL_ALG = 279
 SET_KEY, SET_IV, SET_OP, SET_ASSOCLEN, SET_AUTHSIZE, SET_ENTROPY, SET_KEY_BY_SERIAL = 1, 2, 3, 4, 5, 6, 7
 SOCKADDR = struct.Struct("=H14sII")

@@ -5,10 +5,9 @@ import struct
 
 from ...errors import CryptofsError
 from ...records import Buffer
-from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint, MustWait, Waiting
-from ..notify import Call
+from ..notify import Call, PassOn
 from ..process import size_of
 
 _IOCB = struct.Struct("=QIiHhIQQqQII")

@@ -5,9 +5,9 @@ import fcntl
 import os
 
 from ...errors import SystemFault
-from ..descriptors import BASE, PassOn
 from ..desk import Desk, Handler
-from ..notify import Call
+from ..notify import Call, PassOn
+from ..rules import BASE
 
 
 def duplicate(desk: Desk, call: Call) -> int:

@@ -5,11 +5,10 @@ import struct
 
 from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldBlock
 from ...records import Buffer
-from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import MSG_DONTWAIT, Endpoint, MustWait, Received, Waiting
 from ..libc import PIECES_MAX, Pieces
-from ..notify import Call
+from ..notify import Call, PassOn
 from ..process import Memory, checked, is_nonblocking, size_of
 
 _MSGHDR = struct.Struct("=QI4xQQQQi4x")

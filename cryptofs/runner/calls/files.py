@@ -5,9 +5,8 @@ import os
 import struct
 
 from ...errors import CryptofsError, SystemFault
-from ..descriptors import PassOn
 from ..desk import Desk, Handler, OpenDevice
-from ..notify import Call
+from ..notify import Call, PassOn
 from ..process import Memory
 from .copies import copy
 

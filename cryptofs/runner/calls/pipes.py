@@ -9,10 +9,9 @@ import struct
 import termios
 
 from ...errors import InvalidValue, SystemFault, WouldBlock
-from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice, Waiting
-from ..notify import Call
+from ..notify import Call, PassOn
 from ..process import is_nonblocking
 from .data import send
 

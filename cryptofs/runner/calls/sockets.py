@@ -7,13 +7,13 @@ import struct
 from ...errors import InvalidValue, NotSupported, SystemFault
 from ...wiping import wipe
 from ..alg.bound import Bound
-from ..alg.control import AF_ALG, SET_KEY, SOL_ALG
+from ..alg.control import SET_KEY, SOL_ALG
 from ..alg.operations import OPERATIONS
-from ..descriptors import PassOn
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint
 from ..netlink import CryptoNetlink
-from ..notify import Call
+from ..notify import Call, PassOn
+from ..rules import AF_ALG
 
 _INTEGER = struct.Struct("=I")
 _KIND = 0xF
