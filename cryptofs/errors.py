@@ -141,6 +141,12 @@ class SignatureMalformed(CryptofsError):
     errno = errno.EBADMSG
 
 
+class KeyVersionMissing(CryptofsError):
+    """A device keeps no version of its key with this number."""
+
+    errno = errno.ENOKEY
+
+
 class KeyUnavailable(CryptofsError):
     """The source of a device's key does not give it; the message names the source, never the key."""
 

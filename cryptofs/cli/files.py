@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,6 +19,7 @@ from ..algorithms import Type, look_up
 from ..client import Context, RequestError, decrypt_file, encrypt_file
 from ..errors import InvalidValue, printable
 from ..formats.sealed import SEGMENT
+from ..keyfiles import VERSION_MAX
 from . import completing, sealing
 from .keys import key_options, key_stream, options, read_key
 from .output import open_output
@@ -161,9 +163,17 @@ def encrypt(**given: Any) -> None:
 
 @click.command()
 @_cipher_options
-def decrypt(**given: Any) -> None:
+@click.option(
+    "--key-version",
+    type=click.IntRange(1, VERSION_MAX),
+    metavar="N",
+    help="With --device: the version of its key for a cipher's file, which does not name it; default: the newest.",
+)
+def decrypt(key_version: int | None, **given: Any) -> None:
     """Decrypt the output of `encrypt` or `openssl enc`, or, with --device, of that device's streams."""
-    _crypt(decrypt_file, **given)
+    if key_version is not None and given["device"] is None:
+        raise click.UsageError("--key-version: only a --device has versions of its key")
+    _crypt(partial(decrypt_file, key_version=key_version), **given)
 
 
 def _crypt(

@@ -24,6 +24,7 @@ from ..daemon.service import (
     FUSE,
     KEY_PREFIX,
     PIN_PREFIX,
+    VERSION_MARK,
     Handed,
     ServiceError,
     ask_to_reload,
@@ -32,7 +33,7 @@ from ..daemon.service import (
     store,
 )
 from ..errors import CryptofsError, InvalidValue, printable
-from ..keyfiles import open_key_file, why_not, why_unopened
+from ..keyfiles import list_versions, open_key_file, why_not, why_unopened
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -43,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
         take_back(mountpoint)
         return
     # A key on the command line overrides the one in the configuration of its device.
-    files = key_files(given.config) if given.config else {}
+    files = key_files(given.config, find_account(given.user).uid) if given.config else {}
     files |= {KEY_PREFIX + device: file for device, file in given.key}
     if given.step == "reload":
         reload(mountpoint, given.user, files)
@@ -103,10 +104,11 @@ def _key(text: str) -> tuple[str, Path]:
     return device, Path(file)
 
 
-def key_files(config: Path) -> dict[str, Path]:
+def key_files(config: Path, serving: int) -> dict[str, Path]:
     """The files of keys and PINs that a configuration names, by the names under which they are passed on.
 
-    The service itself reports what is wrong in the configuration.
+    serving: the uid of the service's user, who may own them. The service itself reports what is wrong in the
+    configuration. Errors: ServiceError for a directory of keys that cannot be used.
     """
     # Only now: the step without a configuration is quicker by a tenth.
     import tomllib
@@ -114,15 +116,24 @@ def key_files(config: Path) -> dict[str, Path]:
     try:
         with config.open("rb") as file:
             devices = tomllib.load(file).get("devices", {})
-        found = {
-            prefix + name: Path(device["key"][what])
+        keys = {
+            name + mark: key
             for name, device in devices.items()
-            for prefix, what in ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"))
-            if what in device.get("key", {})
+            for mark, key in (
+                ("", device.get("key", {})),
+                *((VERSION_MARK + version, key) for version, key in device.get("keys", {}).items()),
+            )
         }
-        return found | _pins_of_uris(
-            {name: device.get("key", {}).get("pkcs11", "") for name, device in devices.items()}
-        )
+        files = {
+            prefix + name: Path(key[what])
+            for name, key in keys.items()
+            for prefix, what in ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"))
+            if what in key
+        }
+        for name, key in keys.items():
+            if "directory" in key:
+                files |= _versions(name, Path(key["directory"]), serving)
+        return files | _pins_of_uris({name: key.get("pkcs11", "") for name, key in keys.items()})
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -144,6 +155,17 @@ def _pins_of_uris(keys: dict[str, str]) -> dict[str, Path]:
 
     sources = {name: TokenObject.parse(uri).pin_source for name, uri in uris.items()}
     return {PIN_PREFIX + name: Path(source) for name, source in sources.items() if source is not None}
+
+
+def _versions(device: str, directory: Path, serving: int) -> dict[str, Path]:
+    subject = f"key of device {device!r}: "
+    try:
+        found = list_versions(directory, {serving})
+    except OSError as error:
+        raise ServiceError(f"{subject}{printable(directory)}: {why_unopened(error)}", error.errno) from None
+    except CryptofsError as error:
+        raise ServiceError(f"{subject}{error.message}", error.errno) from None
+    return {f"{KEY_PREFIX}{device}{VERSION_MARK}{version}": path for version, path in found.items()}
 
 
 def hand_over(mountpoint: Path, user: str, files: dict[str, Path]) -> None:

@@ -166,20 +166,30 @@ class Context(process.Unshared, PublicKeyCalls):
 
     # Whole messages
 
-    def digest(self, data: Buffer) -> bytes:
-        """The digest of `data`, of any length."""
-        return self._message(Operation.DIGEST, None, b"", data)
+    def digest(self, data: Buffer, *, key_version: int | None = None) -> bytes:
+        """The digest of `data`, of any length. key_version: of a device's key; None: the newest."""
+        return self._message(Operation.DIGEST, None, b"", data, key_version)
 
-    def encrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> bytes:
+    def encrypt(
+        self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"", *, key_version: int | None = None
+    ) -> bytes:
         """Ciphertext; for an AEAD the tag follows it. The output does not contain the associated data.
+
+        key_version: of a device's key; None: the newest.
 
         Errors: EMSGSIZE for an AEAD, xts or cts message of more than PAYLOAD_MAX bytes.
         """
-        return self._message(Operation.ENCRYPT, iv, assoc, data)
+        return self._message(Operation.ENCRYPT, iv, assoc, data, key_version)
 
-    def decrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> bytes:
-        """Plaintext; for an AEAD `data` ends with the tag. Errors: EBADMSG if the tag is wrong."""
-        return self._message(Operation.DECRYPT, iv, assoc, data)
+    def decrypt(
+        self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"", *, key_version: int | None = None
+    ) -> bytes:
+        """Plaintext; for an AEAD `data` ends with the tag.
+
+        key_version: of a device's key. None: an AEAD tries all versions, a skcipher takes the newest. Errors: EBADMSG
+        if the tag is wrong, ENOKEY if the version is not kept.
+        """
+        return self._message(Operation.DECRYPT, iv, assoc, data, key_version)
 
     def generate(self, length: int) -> bytes:
         """`length` random bytes, for any length."""
@@ -220,7 +230,9 @@ class Context(process.Unshared, PublicKeyCalls):
                 raise
         return self.message(Operation.DECOMPRESS).finish_in_parts(view)
 
-    def _message(self, operation: Operation, iv: Buffer | None, assoc: Buffer, data: Buffer) -> bytes:
+    def _message(
+        self, operation: Operation, iv: Buffer | None, assoc: Buffer, data: Buffer, key_version: int | None
+    ) -> bytes:
         assoc = octets(assoc, "assoc")
         if not len(assoc):
             # Most requests are short and have no associated data. A single record for them costs less than a message in
@@ -228,20 +240,27 @@ class Context(process.Unshared, PublicKeyCalls):
             data = octets(data)
             if len(data) <= PAYLOAD_MAX:
                 attributes: dict[int, Value] = {} if iv is None else {Attr.IV: octets(iv, "iv")}
+                if key_version is not None:
+                    attributes[Attr.KEY_VERSION] = key_version
                 record = Record(operation, 0, self.new_id(), 0, attributes, data)
                 return bytes(self.request(record, len(data) + SLACK).payload)
-        return self.message(operation, iv, assoc).finish(data)
+        return self.message(operation, iv, assoc, key_version=key_version).finish(data)
 
     # Messages in parts
 
     def message(
-        self, operation: Operation, iv: Buffer | None = None, assoc: Buffer = b"", length: int | None = None
+        self,
+        operation: Operation,
+        iv: Buffer | None = None,
+        assoc: Buffer = b"",
+        length: int | None = None,
+        key_version: int | None = None,
     ) -> PartedMessage:
         """Begin a message in parts: `update` gives a part, `finish` the last one.
 
-        length: of a decompression in one record, the maximum size of the result.
+        length: of a decompression in one record, the maximum size of the result. key_version: of a device's key.
         """
-        return PartedMessage(self, operation, self.new_id(), iv, assoc, length)
+        return PartedMessage(self, operation, self.new_id(), iv, assoc, length, key_version)
 
     # Control
 

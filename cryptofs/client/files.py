@@ -20,7 +20,7 @@ from ..errors import BadTag, InvalidValue
 from ..formats import sealed
 from ..formats.padding import padding as pad
 from ..formats.padding import unpadded
-from ..records import Buffer, Octets, Operation, octets
+from ..records import Attr, Buffer, Octets, Operation, Record, octets
 from .context import Context
 from .errors import Refused, RequestError
 from .pipeline import Pending, Pipeline
@@ -61,14 +61,21 @@ def encrypt_file(
 
 
 def decrypt_file(
-    context: Context, source: Source, sink: Writable, *, iv: Buffer | None = None, padding: bool = True
+    context: Context,
+    source: Source,
+    sink: Writable,
+    *,
+    iv: Buffer | None = None,
+    padding: bool = True,
+    key_version: int | None = None,
 ) -> int:
     """Decrypt all of `source`, which `encrypt_file` made; returns the number of bytes written.
 
+    key_version: the version of the device's key for the text of a skcipher, which does not name it; None: the newest.
     Errors: EBADMSG if a segment of an aead was changed, truncated, moved, or has another key (earlier segments are
     written); EINVAL for wrong padding, which does not authenticate a skcipher's text.
     """
-    return _write(decrypt_pieces(context, source, iv=iv, padding=padding), sink)
+    return _write(decrypt_pieces(context, source, iv=iv, padding=padding, key_version=key_version), sink)
 
 
 def encrypt_pieces(
@@ -82,13 +89,20 @@ def encrypt_pieces(
 
 
 def decrypt_pieces(
-    context: Context, source: Source, *, iv: Buffer | None = None, padding: bool = True
+    context: Context,
+    source: Source,
+    *,
+    iv: Buffer | None = None,
+    padding: bool = True,
+    key_version: int | None = None,
 ) -> Iterator[bytes]:
     """`decrypt_file` as an iterator of the output."""
     if context.type == "aead":
         _check_segments(context, iv)
+        if key_version is not None:
+            raise Refused(errno.EINVAL, "key-version: not with an aead, whose files name it or show it")
         return _unseal(context, source)
-    return _decipher(context, source, iv, padding)
+    return _decipher(context, source, iv, padding, key_version)
 
 
 # Pieces
@@ -112,22 +126,23 @@ def _pieces(source: Source, size: int) -> Iterator[Octets]:
         yield octets(data, "what source.read gave")
 
 
-def _cut(source: Source, size: int, first: int = 0) -> Iterator[bytes]:
-    """Pieces of exactly `size` bytes. If `first` is not 0, the first piece has `first` bytes. The last one may be
-    shorter."""
+def _cut(source: Source, size: int, first: Iterable[int] = ()) -> Iterator[bytes]:
+    """Pieces of exactly `size` bytes; the last one may be shorter. The first pieces have the sizes that `first` gives,
+    which is asked when each is due: one may depend on the pieces before it."""
     held = bytearray()
-    wanted = first or size
+    sizes = iter(first)
+    wanted = next(sizes, size)
     for piece in _pieces(source, size):
         if not held and len(piece) == wanted:
             yield bytes(piece)
-            wanted = size
+            wanted = next(sizes, size)
             continue
         held += piece
         at = 0
         while len(held) - at >= wanted:
             yield bytes(held[at : at + wanted])
             at += wanted
-            wanted = size
+            wanted = next(sizes, size)
         del held[:at]
     if held:
         yield bytes(held)
@@ -164,6 +179,13 @@ def _check_segments(context: Context, iv: Buffer | None) -> None:
         )
 
 
+def newest_version(context: Context) -> int | None:
+    """The version of the device's key that encrypts now; None if the device names no versions: that is version 1."""
+    version = context.request(Record(Operation.INFO, 0, context.new_id())).attributes.get(Attr.KEY_VERSION)
+    assert version is None or isinstance(version, int)
+    return version
+
+
 def nonce_size(context: Context) -> int:
     """Bytes of the nonce that a device puts before each message."""
     return complete(Type.AEAD, context.name, Facts(iv_size=context.iv_size)).nonce.size
@@ -180,15 +202,18 @@ def _marked(pieces: Iterator[bytes], size: int) -> Iterator[tuple[int, bool, byt
 
 
 def _seal(context: Context, source: Source) -> Iterator[bytes]:
-    identity = os.urandom(sealed.ID_SIZE)
-    yield sealed.MAGIC + identity
+    version = newest_version(context) if context.device is not None else None
+    head = sealed.Head.new(version)
+    yield bytes(head)
+    # All segments need one version, even if a reload brings another one meanwhile.
+    named = version or 1 if context.device is not None else None
     waiting: deque[tuple[bytes, Pending]] = deque()
     with Pipeline(context) as pipeline:
         for index, last, piece in _marked(_cut(source, sealed.SEGMENT), sealed.SEGMENT):
-            associated = sealed.associated(identity, index, last)
+            associated = head.associated(index, last)
             # A device puts its own nonce before the segment.
             nonce = b"" if context.device is not None else os.urandom(context.iv_size)
-            waiting.append((nonce, pipeline.encrypt(piece, nonce or None, associated)))
+            waiting.append((nonce, pipeline.encrypt(piece, nonce or None, associated, key_version=named)))
             if len(waiting) >= IN_FLIGHT:
                 nonce, pending = waiting.popleft()
                 yield nonce + pending.result()
@@ -199,17 +224,15 @@ def _seal(context: Context, source: Source) -> Iterator[bytes]:
 def _unseal(context: Context, source: Source) -> Iterator[bytes]:
     nonce_bytes = nonce_size(context)
     size = nonce_bytes + sealed.SEGMENT + context.authsize
-    pieces = _cut(source, size, first=sealed.HEADER_SIZE)
-    try:
-        identity = sealed.parse_header(next(pieces, b""))
-    except BadTag as error:
-        raise RequestError(error.errno, error.message) from None
+    pieces, head = _head_of(source, size)
+    # A head that names no version leaves it to the first answer.
+    version = head.version if context.device is not None else None
     waiting: deque[tuple[int, Pending]] = deque()
     with Pipeline(context) as pipeline:
         for index, last, piece in _marked(pieces, size):
-            associated = sealed.associated(identity, index, last)
+            associated = head.associated(index, last)
             if context.device is not None:
-                waiting.append((index, pipeline.decrypt(piece, None, associated)))
+                waiting.append((index, pipeline.decrypt(piece, None, associated, key_version=version)))
             elif len(piece) < nonce_bytes + context.authsize:
                 # The complete segments before the truncation are given out first, as in every other case.
                 yield from (_opened(*each) for each in waiting)
@@ -217,9 +240,28 @@ def _unseal(context: Context, source: Source) -> Iterator[bytes]:
             else:
                 waiting.append((index, pipeline.decrypt(piece[nonce_bytes:], piece[:nonce_bytes], associated)))
             if len(waiting) >= IN_FLIGHT:
-                yield _opened(*waiting.popleft())
+                number, pending = waiting.popleft()
+                yield _opened(number, pending)
+                version = version or pending.key_version
         for each in waiting:
             yield _opened(*each)
+
+
+def _head_of(source: Source, size: int) -> tuple[Iterator[bytes], sealed.Head]:
+    """The segments of a file, of `size` bytes each, and its head. Errors: RequestError for what is no such file."""
+    sizes = deque([sealed.START])
+    pieces = _cut(source, size, first=_popped(sizes))
+    try:
+        start = next(pieces, b"")
+        sizes.append(sealed.head_size(start) - len(start))
+        return pieces, sealed.parse_head(start + next(pieces, b""))
+    except BadTag as error:
+        raise RequestError(error.errno, error.message) from None
+
+
+def _popped(sizes: deque[int]) -> Iterator[int]:
+    while sizes:
+        yield sizes.popleft()
 
 
 def _opened(index: int, pending: Pending) -> bytes:
@@ -252,14 +294,16 @@ def _encipher(context: Context, source: Source, iv: Buffer | None, padding: bool
     yield message.finish(pad(total, block) if block > 1 else b"")
 
 
-def _decipher(context: Context, source: Source, iv: Buffer | None, padding: bool) -> Iterator[bytes]:
+def _decipher(
+    context: Context, source: Source, iv: Buffer | None, padding: bool, key_version: int | None
+) -> Iterator[bytes]:
     first = context.iv_size if iv is None and context.device is None else 0
-    pieces = _cut(source, PART, first)
+    pieces = _cut(source, PART, [first] if first else ())
     if first:
         iv = next(pieces, b"")
         if len(iv) < first:
             raise Refused(errno.EINVAL, f"input of {len(iv)} bytes: it begins with an iv of {first}")
-    message = context.message(Operation.DECRYPT, iv)
+    message = context.message(Operation.DECRYPT, iv, key_version=key_version)
     keep = context.block_size if padding and context.block_size > 1 else 0
     # Hold the last block back: it may be the padding, and only the end of the file shows that.
     held = b""

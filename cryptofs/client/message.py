@@ -28,6 +28,7 @@ class PartedMessage:
         iv: Buffer | None,
         assoc: Buffer,
         length: int | None = None,
+        key_version: int | None = None,
     ) -> None:
         self._context = context
         self._lock = threading.Lock()
@@ -43,6 +44,8 @@ class PartedMessage:
             self._attributes[Attr.ASSOCLEN] = len(self._assoc)
         if length is not None:
             self._attributes[Attr.LENGTH] = length
+        if key_version is not None:
+            self._attributes[Attr.KEY_VERSION] = key_version
         self._length = PAYLOAD_MAX if length is None else max(0, min(length, PAYLOAD_MAX))
         self._given = 0
         self._begun = False

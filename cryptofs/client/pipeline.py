@@ -29,6 +29,9 @@ from .wire import encode
 class Pending(Entry[bytes]):
     """A request that was submitted to a pipeline. `await` it in asyncio or trio, or call `result` in a thread."""
 
+    key_version: int | None = None
+    """Once the answer has come: the version of the device's key, if the device's versions are named."""
+
     @property
     def done(self) -> bool:
         """Whether the answer has come."""
@@ -70,6 +73,9 @@ class Pending(Entry[bytes]):
         """The payload. Errors: RequestError for a response with an error."""
         if response.status:
             raise RequestError(response.status, str(response.attributes.get(Attr.MESSAGE, "")))
+        version = response.attributes.get(Attr.KEY_VERSION)
+        if isinstance(version, int):
+            self.key_version = version
         return bytes(response.payload)
 
 
@@ -122,13 +128,17 @@ class Pipeline(process.Unshared):
         """Submit a digest of at most PAYLOAD_MAX bytes."""
         return self._submit(Operation.DIGEST, {}, data)
 
-    def encrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> Pending:
-        """Submit an encryption of at most PAYLOAD_MAX bytes with its associated data."""
-        return self._cipher(Operation.ENCRYPT, data, iv, assoc)
+    def encrypt(
+        self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"", *, key_version: int | None = None
+    ) -> Pending:
+        """Submit an encryption of at most PAYLOAD_MAX bytes with its associated data; see `Context.encrypt`."""
+        return self._cipher(Operation.ENCRYPT, data, iv, assoc, key_version)
 
-    def decrypt(self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"") -> Pending:
-        """Submit a decryption; for an AEAD `data` ends with the tag."""
-        return self._cipher(Operation.DECRYPT, data, iv, assoc)
+    def decrypt(
+        self, data: Buffer, iv: Buffer | None = None, assoc: Buffer = b"", *, key_version: int | None = None
+    ) -> Pending:
+        """Submit a decryption; for an AEAD `data` ends with the tag; see `Context.decrypt`."""
+        return self._cipher(Operation.DECRYPT, data, iv, assoc, key_version)
 
     def generate(self, length: int) -> Pending:
         """Submit a request for random bytes, at most PAYLOAD_MAX."""
@@ -142,8 +152,12 @@ class Pipeline(process.Unshared):
         """Submit a digest, or a message of at most PAYLOAD_MAX bytes, to sign."""
         return self._submit(Operation.SIGN, {}, data)
 
-    def _cipher(self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer) -> Pending:
+    def _cipher(
+        self, operation: Operation, data: Buffer, iv: Buffer | None, assoc: Buffer, key_version: int | None
+    ) -> Pending:
         attributes: dict[int, Value] = {} if iv is None else {Attr.IV: octets(iv, "iv")}
+        if key_version is not None:
+            attributes[Attr.KEY_VERSION] = key_version
         data, assoc = octets(data), octets(assoc, "assoc")
         if len(assoc):
             attributes[Attr.ASSOCLEN] = len(assoc)

@@ -17,8 +17,9 @@ from msgspec import Meta, Struct
 
 from ..algorithms import Type, parse_name, standard_names
 from ..algorithms import names as all_names
-from ..errors import CryptofsError
+from ..errors import CryptofsError, InvalidValue
 from ..formats.token_uri import SCHEME, TokenObject
+from ..keyfiles import VERSIONS_MAX, parse_version
 from ..policy import CONTEXTS_PER_USER, HANDLES_PER_USER, Policy, Rule
 from ..records import DEVICE_OPERATIONS, OPERATION_WORDS, Operation
 
@@ -28,6 +29,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 ExactName = NewType("ExactName", str)
 DeviceName = NewType("DeviceName", str)
+KeyVersion = NewType("KeyVersion", int)
 User = NewType("User", int)
 Group = NewType("Group", int)
 Mode = NewType("Mode", int)
@@ -57,6 +59,13 @@ def _device_name(value: str) -> DeviceName:
     if not re.fullmatch(NAME, value):
         raise ValueError(f"a device's name matches the pattern {NAME}")
     return DeviceName(value)
+
+
+def _key_version(value: str) -> KeyVersion:
+    try:
+        return KeyVersion(parse_version(value))
+    except InvalidValue as error:
+        raise ValueError(error.message) from None
 
 
 def _expand(names: tuple[str, ...]) -> frozenset[tuple[Type, str]]:
@@ -118,6 +127,7 @@ def _token_object(value: Any) -> TokenObject:
 READERS: dict[Any, Callable[[Any], Any]] = {
     ExactName: _exact_name,
     DeviceName: _device_name,
+    KeyVersion: _key_version,
     User: _user,
     Group: _group,
     Mode: _mode,
@@ -191,6 +201,7 @@ def _members(gid: int) -> frozenset[int]:
 
 _SOURCES = {
     "file": {"encoding"},
+    "directory": {"encoding"},
     "credential": {"encoding"},
     "keyring": {"type"},
     "pkcs11": {"module", "token", "pin_file", "pin_credential"},
@@ -198,9 +209,10 @@ _SOURCES = {
 
 
 class KeyModel(Table, frozen=True):
-    """key.…: the source of a device's key; one of file, credential, keyring, pkcs11."""
+    """key.…: the source of a device's key; one of file, directory, credential, keyring, pkcs11."""
 
     file: Path | None = None
+    directory: Path | None = None
     credential: Credential | None = None
     keyring: Label | None = None
     pkcs11: TokenObject | None = None
@@ -257,7 +269,8 @@ class DeviceModel(Table, frozen=True):
 
     type: Literal["skcipher", "aead", "hash", "akcipher", "sig", "kpp"]
     name: ExactName
-    key: KeyModel
+    key: KeyModel | None = None
+    keys: dict[KeyVersion, KeyModel] = {}
     authsize: Annotated[int, Meta(ge=1, le=64)] | None = None
     operations: tuple[Operation, ...] | None = None
     user: User = User(0)
@@ -266,6 +279,12 @@ class DeviceModel(Table, frozen=True):
     nonce: Literal["daemon", "caller"] = "daemon"
 
     def __post_init__(self) -> None:
+        if (self.key is None) == (not self.keys):
+            raise ValueError("key: one of key and keys is required")
+        if len(self.keys) > VERSIONS_MAX:
+            raise ValueError(f"keys: {len(self.keys)} versions: at most {VERSIONS_MAX}")
+        if any(each.directory is not None for each in self.keys.values()):
+            raise ValueError("keys: a directory has its own versions: give it as key.directory")
         known = DEVICE_OPERATIONS[Type(self.type)]
         if self.operations is not None and not (self.operations and known.issuperset(self.operations)):
             words = ", ".join(each.word for each in sorted(known))

@@ -183,7 +183,7 @@ def _clone(context: Context, record: Record) -> Reply:
     if record.id in other.exchange.lanes:
         raise Busy(f"message {record.id}: open already in context {other.number}")
     other.exchange.open_lane()
-    other.exchange.adopt(record.id, source.operation, source.message.clone())
+    other.exchange.adopt(record.id, source.operation, source.message.twin())
     return {}
 
 

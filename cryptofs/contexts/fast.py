@@ -156,8 +156,10 @@ class FastWay:
 
     def _respond_larger(
         self, data: memoryview, number: int, identity: int, iv: bytes | None, payload_at: int
-    ) -> Buffer:
+    ) -> Buffer | None:
         assert self._transform is not None
+        if self._transform.answers_more:
+            return None
         operation = SHORT_OPERATIONS[number]
         payload = data[payload_at:]
         room = self._transform.room(operation, len(payload))
@@ -168,11 +170,12 @@ class FastWay:
 
     def _answer_batch(self, data: memoryview) -> int:
         began = perf_counter_ns()
-        plan = self._plan(data)
+        exchange, short, transform = self._context.exchange, self._short, self._transform
+        assert short is not None
+        assert transform is not None
+        plan = None if transform.answers_more else self._plan(data)
         if plan is None:
             return 0
-        exchange, short = self._context.exchange, self._short
-        assert short is not None
         # what the attributes take is counted, too: a bound need not be exact
         if not exchange.has_room(len(plan), 2 * len(data)):
             return 0

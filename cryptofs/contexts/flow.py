@@ -371,7 +371,7 @@ class Flow:
             raise NoSuchTarget("clone: no message is under way on the stream")
         if self._task is not None:
             raise Busy("clone: a part of the message on the stream is being computed")
-        return self._message.clone()
+        return self._message.twin()
 
     def adopt(self, operation: Operation, message: Message) -> None:
         """Go on with a cloned message. Errors: Busy, OverQuota; the message is closed then."""

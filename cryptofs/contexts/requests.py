@@ -40,7 +40,7 @@ from .scheduler import ALONE_NS, LONG_NS
 from .work import Task, engine_fault
 
 _RESPONSE = int(Flag.RESPONSE)
-_IV, _ASSOCLEN, _LENGTH = int(Attr.IV), int(Attr.ASSOCLEN), int(Attr.LENGTH)
+_IV, _ASSOCLEN, _LENGTH, _KEY_VERSION = (int(each) for each in (Attr.IV, Attr.ASSOCLEN, Attr.LENGTH, Attr.KEY_VERSION))
 _GENERATE = Operation.GENERATE
 _NO_FRAME = memoryview(bytearray(HEADER_SIZE))
 _LAVISH = 65_536
@@ -282,6 +282,12 @@ def _response(context: Context, task: Request) -> Buffer:
         return build(Record(record.operation, _RESPONSE, record.id, 0, attributes, payload))
     tally.sent += task.written
     total = HEADER_SIZE + task.written
+    message = task.message
+    if message is not None and task.last and message.attributes:
+        whole = Record(record.operation, _RESPONSE, record.id, 0, message.attributes, frame[HEADER_SIZE:total])
+        answer = memoryview(build(whole))
+        buffers.give_back(frame)
+        return answer
     pack_header(frame, 0, total, VERSION, record.operation, _RESPONSE | record.flags, record.id, 0, 0)
     if len(frame) < _LAVISH or total > len(frame) // 2:
         return frame[:total]
@@ -311,6 +317,8 @@ def _prepare(context: Context, transform: Transform, job: Job) -> Request:
         record.operation.check(attributes, len(record.payload), record.flags)
         if _LENGTH in attributes:
             raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
+        if (version := attributes.get(_KEY_VERSION)) is not None:
+            transform = transform.of_version(version)
         context.exchange.open_lane()
         message = transform.start(record.operation, attributes.get(_IV), attributes.get(_ASSOCLEN, 0))
         context.exchange.hold(lane, message)
@@ -325,6 +333,8 @@ def _prepare(context: Context, transform: Transform, job: Job) -> Request:
 def _prepare_whole(transform: Transform, record: Record) -> Request:
     attributes: Any = record.attributes
     record.operation.check(attributes, len(record.payload), record.flags)
+    if (version := attributes.get(_KEY_VERSION)) is not None:
+        transform = transform.of_version(version)
     length = attributes.get(_LENGTH)
     if length is not None and length > PAYLOAD_MAX:
         raise InvalidValue(f"length {length}: at most {PAYLOAD_MAX}")
@@ -333,7 +343,7 @@ def _prepare_whole(transform: Transform, record: Record) -> Request:
         # it fills all that it is given
         frame = buffers.take(HEADER_SIZE + length)
         return _over(transform, record, frame)
-    if record.operation.row.operands:
+    if record.operation.row.operands or transform.answers_more:
         return _over(transform, record, _NO_FRAME, operands=attributes)
     room = transform.room(record.operation, len(record.payload))
     room = room if length is None else min(room, length)

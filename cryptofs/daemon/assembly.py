@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ..config import Config, DeviceModel, DeviceName, load
 from ..contexts import ContextTable, Scheduler
-from ..devices import Device, same_key
+from ..devices import Device, same_keys
 from ..engines.opening import ENGINES, open_engines
 from ..errors import KeyUnavailable
-from ..keys import FileKey, KeyForbidden
+from ..keys import KeyForbidden
 from ..nodes import Tree
 from ..policy.audit import tell_held_back
-from .declared import Access, check_engines_of, files_of, key_source, make_device
+from .declared import Access, check_engines_of, differ_in_versions, key_set, make_device, path_of
 from .service import Handed
 
 log = logging.getLogger("cryptofs")
@@ -40,8 +40,8 @@ class Assembly:
         serving: int | None = None,
     ) -> None:
         """engines: their order; empty: the configuration's, else the default. handed: key files that are already open,
-        by the names of `declared.files_of`. may_lack: the configuration need not exist. serving: the uid of the account
-        that will serve, which may own key files, too; None: this process's.
+        by the names that `declared.path_of` takes. may_lack: the configuration need not exist. serving: the uid of the
+        account that will serve, which may own key files, too; None: this process's.
 
         Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue.
         """
@@ -54,11 +54,10 @@ class Assembly:
         """What the last reload has done, or why it was refused. The manager shows it until the next one."""
         loaded = self._load()
         if loaded is not None:
-            opened_before = handed or {}
             self._handed = {
-                stored: _kept(Handed(opened_before[stored], path))
-                for stored, path in files_of(loaded).items()
-                if stored in opened_before
+                stored: _kept(Handed(descriptor, path))
+                for stored, descriptor in (handed or {}).items()
+                if (path := path_of(loaded, stored)) is not None
             }
         opened = open_engines(engines or (loaded and loaded.daemon.engines) or tuple(ENGINES))
         for engine in opened:
@@ -87,9 +86,10 @@ class Assembly:
     def reload(self, handed: Mapping[str, Handed] | None = None) -> str:
         """Read the configuration and the keys again; returns a line with the current state and the changes.
 
-        handed: key files that a step with more rights has just opened, by the names of `declared.files_of`; they are
-        closed here. None: no such step. Open contexts keep their keys and rules. A device whose declaration and key are
-        unchanged stays. Errors: ConfigError, KeyUnavailable, NotOffered, InvalidValue; then nothing changes.
+        handed: key files that a step with more rights has just opened, by the names that `declared.path_of` takes;
+        they are closed here. None: no such step. Open contexts keep their keys and rules. A device whose declaration
+        and key are unchanged stays, also one whose key only has other versions. Errors: ConfigError, KeyUnavailable,
+        NotOffered, InvalidValue; then nothing changes.
         """
         given = self._handed if handed is None else {name: _kept(each) for name, each in handed.items()}
         config = self._load()
@@ -109,6 +109,9 @@ class Assembly:
         policy = config.policy.policy()
         devices = self._open_devices(config, changes)
         # No step from here on can fail.
+        for device, made in changes.versions:
+            device.take_versions(made)
+            log.info("device %s: key versions %s", device.settings.name, device.versions)
         before = self.table.devices
         changes.gone = sorted(set(before) - set(devices))
         self.table.policy = policy
@@ -129,7 +132,7 @@ class Assembly:
                 if device is not self.table.devices.get(name):
                     opened.append(device)
         except BaseException:
-            for device in opened:
+            for device in (*opened, *(made for _, made in changes.versions)):
                 device.retire()
             raise
         return devices
@@ -138,14 +141,15 @@ class Assembly:
         """The device with the current key of its source; the existing device, if it is unchanged."""
         assert self._path is not None
         known = self.table.devices.get(name)
-        declared_so = self._loaded is not None and self._loaded.devices.get(name) == model
-        source = key_source(name, model, Access(changes.handed, self._serving))
+        before = None if self._loaded is None else self._loaded.devices.get(name)
+        declared_so = before == model
         replaced: bool | None = False
-        if isinstance(source, FileKey) and not changes.privileged and known is not None:
-            replaced = source.was_replaced()
-            if replaced:
-                source = key_source(name, model, Access({}, self._serving))
         try:
+            source = key_set(self._path, name, model, Access(changes.handed, self._serving))
+            if not changes.privileged and known is not None:
+                replaced = source.was_replaced(self._serving)
+                if replaced:
+                    source = key_set(self._path, name, model, Access({}, self._serving))
             made = make_device(self._path, name, model, source, self.table.engines)
         except KeyForbidden as error:
             if known is not None and declared_so and not replaced:
@@ -156,19 +160,27 @@ class Assembly:
             raise KeyUnavailable(f"{error.message}: {_ONLY_ROOT}") from None
         if replaced is None:
             changes.hidden.append(name)
-        same = known is not None and _is_alike(known, made) and same_key(known, made)
-        if known is not None and declared_so and same is not False:
-            made.retire()
-            return known
+        same = same_keys(known, made) if known is not None and _is_alike(known, made) else {}
+        if known is not None and before is not None and differ_in_versions(before, model):
+            # Where the source is another one, the key must be seen to be the same.
+            unchanged = False not in same.values() if declared_so else all(same.values())
+            if unchanged and declared_so and str(known.versions) == str(made.versions):
+                made.retire()
+                return known
+            if unchanged and known.can_take(made):
+                changes.versions.append((known, made))
+                return known
         if known is None:
             changes.new.append(name)
         elif declared_so:
             changes.keys.append(name)
         else:
             changes.declared.append(name)
-            if same:
-                # The bound on messages belongs to the key, even if other settings changed.
-                made.messages = known.messages
+        if known is not None:
+            # The bound on messages belongs to the key, even if other settings changed.
+            counts = {each.number: each.messages for each in known.versions.all if same.get(each.number)}
+            for version in made.versions.all:
+                version.messages = counts.get(version.number, 0)
         log.info("device %s: %s from %s", name, made.transform.description.name, source.describe())
         return made
 
@@ -195,6 +207,8 @@ class _Changes:
         self.new: list[str] = []
         self.declared: list[str] = []
         self.keys: list[str] = []
+        self.versions: list[tuple[Device, Device]] = []
+        """Devices whose key has other versions, each with one that was made with them."""
         self.gone: list[str] = []
         self.hidden: list[str] = []
         self.of_daemon = False
@@ -204,6 +218,7 @@ class _Changes:
             ("new devices", self.new),
             ("devices declared again", self.declared),
             ("new keys", self.keys),
+            ("key versions", [f"{made.settings.name} ({made.versions})" for _, made in self.versions]),
             ("devices gone", self.gone),
             (f"keys that could not be looked at ({_ONLY_ROOT})", self.hidden),
         )

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..algorithms import Type
-from ..config import Config, ConfigError, DeviceModel, load, locate
+from ..config import Config, ConfigError, DeviceModel, KeyModel, load, locate
 from ..devices import Device, DeviceSettings
 from ..engines.base import Engine, resolve
 from ..engines.opening import ENGINES, open_engines
 from ..errors import CryptofsError, KeyUnavailable, NotOffered
-from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySource, TokenKey
+from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySet, KeySource, TokenKey, versions_in
 from ..records import DEVICE_OPERATIONS
-from .service import KEY_PREFIX, PIN_PREFIX, Handed
+from .service import KEY_PREFIX, PIN_PREFIX, VERSION_MARK, Handed
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,36 @@ class Access:
             return FileKey(path, hexadecimal, None, self.serving)
         return FileKey(path, hexadecimal, handed.descriptor, self.serving, handed.keeper)
 
+    def files_in(self, stored: str, directory: Path) -> dict[int, Path]:
+        """The files of a key set by version: those that were passed on as `stored`, else those in the directory.
 
-def files_of(config: Config) -> dict[str, Path]:
-    """The files that hold keys and PINs, by the names under which they are passed on."""
-    keys = {KEY_PREFIX + name: model.key.file for name, model in config.devices.items()}
-    pins = {PIN_PREFIX + name: model.key.pin_path for name, model in config.devices.items()}
-    return {stored: path for stored, path in (keys | pins).items() if path is not None}
+        Errors: KeyUnavailable, InvalidValue.
+        """
+        passed = [name for name, handed in self.handed.items() if handed.path.parent == directory]
+        mark = stored + VERSION_MARK
+        numbers = [int(name.removeprefix(mark)) for name in passed if name.startswith(mark)]
+        return {number: directory / str(number) for number in numbers} or versions_in(directory, self.serving)
 
 
-def device_settings(name: str, model: DeviceModel, source: KeySource) -> DeviceSettings:
+def path_of(config: Config, stored: str) -> Path | None:
+    """The path of a file that is passed on under this name; None for one that the configuration does not have."""
+    for prefix in (KEY_PREFIX, PIN_PREFIX):
+        if not stored.startswith(prefix):
+            continue
+        name, mark, version = stored.removeprefix(prefix).partition(VERSION_MARK)
+        model = next((model for device, model in config.devices.items() if device == name), None)
+        key = None if model is None else model.key
+        if model is not None and mark and (key is None or key.directory is None):
+            key = next((each for number, each in model.keys.items() if str(number) == version), None)
+        if key is None:
+            return None
+        if prefix == PIN_PREFIX:
+            return key.pin_path
+        return key.directory / version if key.directory is not None and mark else key.file
+    return None
+
+
+def device_settings(name: str, model: DeviceModel, source: KeySet) -> DeviceSettings:
     """A device's settings, in the form that its contexts use."""
     type_ = Type(model.type)
     return DeviceSettings(
@@ -60,9 +81,33 @@ def device_settings(name: str, model: DeviceModel, source: KeySource) -> DeviceS
     )
 
 
-def key_source(name: str, model: DeviceModel, access: Access) -> KeySource:
-    """The source of a device's key."""
+def key_set(path: Path, name: str, model: DeviceModel, access: Access) -> KeySet:
+    """The sources of all versions of a device's key. Errors: KeyUnavailable, InvalidValue, with the place in `path`."""
     key = model.key
+    if key is None:
+        versions = model.keys.items()
+        return KeySet({int(each): _source(f"{name}{VERSION_MARK}{each}", its, access) for each, its in versions})
+    if key.directory is None:
+        return KeySet({1: _source(name, key, access)})
+    stored, hexadecimal = KEY_PREFIX + name, key.encoding == "hex"
+    try:
+        files = access.files_in(stored, key.directory)
+    except CryptofsError as error:
+        raise _placed(path, error, "devices", name, "key", "directory") from None
+    sources = {each: access.file(f"{stored}{VERSION_MARK}{each}", file, hexadecimal) for each, file in files.items()}
+    return KeySet(sources, key.directory)
+
+
+def differ_in_versions(one: DeviceModel, other: DeviceModel) -> bool:
+    """Whether two declarations of a device are equal, or differ only in the versions that `keys` lists."""
+    if one == other:
+        return True
+    rest = [each for each in DeviceModel.__struct_fields__ if each != "keys"]
+    return bool(one.keys and other.keys) and all(getattr(one, each) == getattr(other, each) for each in rest)
+
+
+def _source(name: str, key: KeyModel, access: Access) -> KeySource:
+    """The source of one key. name: under which its files are passed on."""
     hexadecimal = key.encoding == "hex"
     if key.file is not None:
         return access.file(KEY_PREFIX + name, key.file, hexadecimal)
@@ -77,15 +122,16 @@ def key_source(name: str, model: DeviceModel, access: Access) -> KeySource:
     return TokenKey(module, wanted, CredentialKey(key.pin_credential))
 
 
-def make_device(path: Path, name: str, model: DeviceModel, source: KeySource, engines: tuple[Engine, ...]) -> Device:
+def make_device(path: Path, name: str, model: DeviceModel, source: KeySet, engines: tuple[Engine, ...]) -> Device:
     """A device with its key. Errors: KeyUnavailable, KeyRefused, NotOffered, InvalidValue, with the place in `path`."""
     settings = device_settings(name, model, source)
     try:
-        transform = source.open(engines, settings.type, settings.algorithm, settings.authsize)
+        keys = source.open(engines, settings.type, settings.algorithm, settings.authsize)
         try:
-            return Device(settings, transform)
+            return Device(settings, keys)
         except BaseException:
-            transform.close()
+            for transform in keys.values():
+                transform.close()
             raise
     except CryptofsError as error:
         raise _placed_in(path, name, model, error) from None
@@ -111,7 +157,12 @@ def check_devices(path: Path, serving: int | None = None) -> tuple[Config, list[
     lines: list[str] = []
     wrong: list[str] = []
     for name, model in config.devices.items():
-        line, errors = _check_device(path, name, model, key_source(name, model, access), engines)
+        try:
+            source = key_set(path, name, model, access)
+        except CryptofsError as error:
+            wrong.append(error.message)
+            continue
+        line, errors = _check_device(path, name, model, source, engines)
         lines.append(line)
         wrong += errors
     if wrong:
@@ -120,7 +171,7 @@ def check_devices(path: Path, serving: int | None = None) -> tuple[Config, list[
 
 
 def _check_device(
-    path: Path, name: str, model: DeviceModel, source: KeySource, engines: tuple[Engine, ...]
+    path: Path, name: str, model: DeviceModel, source: KeySet, engines: tuple[Engine, ...]
 ) -> tuple[str, list[str]]:
     """A line about a device, and its errors, with and without its key."""
     line = f"device {name}: {model.type} {model.name}, key from {source.describe()}"
@@ -143,24 +194,26 @@ def _check_device(
     return line, wrong
 
 
-def _make_without_key(settings: DeviceSettings, source: KeySource, engines: tuple[Engine, ...]) -> None:
-    if isinstance(source, TokenKey):
+def _make_without_key(settings: DeviceSettings, source: KeySet, engines: tuple[Engine, ...]) -> None:
+    if all(isinstance(each, TokenKey) for each in source.sources.values()):
         # Only the token knows what it offers.
         return
     found = resolve(engines, settings.type, settings.algorithm)
     if found is None:
         raise NotOffered(f"{settings.type} {settings.algorithm!r}: no engine offers it here")
     with closing(found[0].open(found[1], settings.authsize)) as transform:
-        Device(settings, transform)
+        Device(settings, {1: transform})
 
 
-_SOURCES = ("file", "credential", "keyring", "pkcs11")
+_SOURCES = ("file", "directory", "credential", "keyring", "pkcs11")
 
 
 def _placed_in(path: Path, name: str, model: DeviceModel, error: CryptofsError) -> CryptofsError:
     """The error with the place of the device, or of its key if the key is wrong."""
     if not isinstance(error, KeyUnavailable | KeyRefused):
         return _placed(path, error, "devices", name)
+    if model.key is None:
+        return _placed(path, error, "devices", name, "keys")
     source = next(each for each in _SOURCES if getattr(model.key, each) is not None)
     return _placed(path, error, "devices", name, "key", source)
 

@@ -22,6 +22,8 @@ KEY_PREFIX = "key-"
 """Prefix of the device's name: the descriptor of the file with its key."""
 PIN_PREFIX = "pin-"
 """Prefix of the device's name: the descriptor of the file with its token's PIN."""
+VERSION_MARK = "@"
+"""Between the device's name and the version of a key that has several."""
 CONTROL = "control"
 """The name of the listening socket for `cryptofs reload`; its path is `control_path`."""
 _FIRST = 3

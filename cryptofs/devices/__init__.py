@@ -1,6 +1,6 @@
 """Devices: their settings and keys (`device`), a context's view of one (`transform`), and their files (`streams`)."""
 
-from .comparing import same_key
+from .comparing import same_keys
 from .device import Device, DeviceSettings
 from .nonces import MESSAGES_MAX
 from .streams import StreamTransform
@@ -12,5 +12,5 @@ __all__ = [
     "DeviceSettings",
     "DeviceTransform",
     "StreamTransform",
-    "same_key",
+    "same_keys",
 ]

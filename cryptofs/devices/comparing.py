@@ -11,23 +11,30 @@ from ..engines.base import OUT_SLACK
 from ..errors import CryptofsError, NotPermitted
 from ..records import Operation
 from .device import Device
+from .versions import Version
 
 _CHALLENGE = 64
 """Bytes: whole blocks of every cipher."""
 _PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
 
 
-def same_key(one: Device, other: Device) -> bool | None:
-    """Whether two devices of one type and algorithm have the same key.
+def same_keys(one: Device, other: Device) -> dict[int, bool | None]:
+    """For each version that both devices have, of one type and algorithm: whether its key is the same.
 
-    None: the keys permit no operation that would show it. A device that fails (its token has gone, for example) counts
-    as having another key than one that works.
+    None: the keys permit no operation that would show it. A key that fails (its token has gone, for example) counts as
+    another one than a key that works.
     """
-    nonce = os.urandom(one.nonces.size if one.nonces is not None else one.transform.description.iv_size)
+    theirs = {each.number: each for each in other.versions.all}
+    pairs = [(each, theirs[each.number]) for each in one.versions.all if each.number in theirs]
+    return {ours.number: _same_key(one, ours, its) for ours, its in pairs}
+
+
+def _same_key(device: Device, one: Version, other: Version) -> bool | None:
+    nonce = os.urandom(device.nonces.size if device.nonces is not None else one.transform.description.iv_size)
     challenge = os.urandom(_CHALLENGE)
     try:
-        ours = _answer(one, nonce, challenge)
-        theirs = _answer(other, nonce, challenge)
+        ours = answer(device, one, nonce, challenge)
+        theirs = answer(device, other, nonce, challenge)
     except NotPermitted:
         return None
     except CryptofsError:
@@ -35,24 +42,25 @@ def same_key(one: Device, other: Device) -> bool | None:
     return ours == theirs
 
 
-def _answer(device: Device, nonce: bytes, challenge: bytes) -> bytes:
-    transform, type_ = device.transform, device.settings.type
+def answer(device: Device, version: Version, nonce: bytes, challenge: bytes) -> bytes:
+    """What a version's key makes of a challenge; of a key pair, its public key. Errors: NotPermitted, and others."""
+    transform, type_ = version.transform, device.settings.type
     if type_ in _PAIRS:
         return transform.operate(Operation.PUBLIC_KEY, {}, b"")[0]
     if type_ is Type.HASH:
-        return _once(device, Operation.DIGEST, None, 0, challenge)
+        return _once(version, Operation.DIGEST, None, 0, challenge)
     iv = (device.nonces.iv(nonce) if device.nonces is not None else nonce) or None
     try:
         assoclen = transform.description.assoclens[0] if type_ is Type.AEAD else 0
-        return _once(device, Operation.ENCRYPT, iv, assoclen, challenge)
+        return _once(version, Operation.ENCRYPT, iv, assoclen, challenge)
     except NotPermitted:
         # A key in a token may be for decryption only; to decrypt with an AEAD, the challenge would need a tag.
         if type_ is Type.AEAD:
             raise
-        return _once(device, Operation.DECRYPT, iv, 0, challenge)
+        return _once(version, Operation.DECRYPT, iv, 0, challenge)
 
 
-def _once(device: Device, operation: Operation, iv: bytes | None, assoclen: int, challenge: bytes) -> bytes:
-    out = bytearray(device.transform.room(operation, len(challenge)) + OUT_SLACK)
-    written = device.transform.once(operation, iv, assoclen, challenge, memoryview(out))
+def _once(version: Version, operation: Operation, iv: bytes | None, assoclen: int, challenge: bytes) -> bytes:
+    out = bytearray(version.transform.room(operation, len(challenge)) + OUT_SLACK)
+    written = version.transform.once(operation, iv, assoclen, challenge, memoryview(out))
     return bytes(out[:written])

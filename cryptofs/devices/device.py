@@ -1,6 +1,7 @@
 """Devices: transforms with a key that programs use but cannot read, shared by all contexts that they open."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..algorithms import Rows, Type, format_rows
@@ -8,6 +9,7 @@ from ..engines.base import Transform
 from ..errors import InvalidValue, NotPermitted, OverQuota
 from ..records import DEVICE_OPERATIONS, Operation
 from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
+from .versions import Version, Versions
 
 _CIPHERS = (Type.SKCIPHER, Type.AEAD)
 
@@ -31,17 +33,26 @@ class DeviceSettings:
 
 
 class Device:
-    """One device: its settings and its keyed transform, which is closed when the device is retired and unused."""
+    """One device: its settings and the versions of its key, which go when the device is retired and unused."""
 
-    def __init__(self, settings: DeviceSettings, transform: Transform) -> None:
-        """Errors: InvalidValue for operations that the type does not have, and for nonces that cannot be made."""
+    def __init__(self, settings: DeviceSettings, keys: Mapping[int, Transform]) -> None:
+        """keys: a transform with its key for each version. Errors: InvalidValue for operations that the type does not
+        have, for nonces that cannot be made, and for versions that differ in more than their key. The caller closes
+        the transforms then."""
         allowable = DEVICE_OPERATIONS[settings.type]
         if settings.operations - allowable or not settings.operations:
             known = ", ".join(sorted(each.word for each in allowable))
             raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")
         self.settings = settings
-        self.transform = transform
-        description = transform.description
+        self.versions = Versions(Version(number, transform) for number, transform in keys.items())
+        """The versions that are kept now."""
+        description = self.transform.description
+        for number, transform in keys.items():
+            if not _alike(transform, self.transform):
+                raise InvalidValue(
+                    f"key version {number} by {transform.description.driver} and version "
+                    f"{self.versions.newest.number} by {description.driver} differ in their sizes: give them one engine"
+                )
         takes_nonce = bool(description.iv_size)
         try:
             self.nonces = Nonces(description) if takes_nonce else None
@@ -53,13 +64,24 @@ class Device:
             self._check_one_way(takes_nonce)
         self.lags = self._is_blind and description.chains
         """Whether a block of output is withheld until the next one is fixed."""
-        self.messages = 0
-        """Messages encrypted with the daemon's nonces."""
-        self.loaded_at = time.time()
-        """When the daemon took the key from its source, by Unix time."""
         self.users = 0
         """Open contexts."""
         self._retired = False
+
+    @property
+    def transform(self) -> Transform:
+        """The newest version's."""
+        return self.versions.newest.transform
+
+    @property
+    def messages(self) -> int:
+        """Messages that the newest version has encrypted."""
+        return self.versions.newest.messages
+
+    @property
+    def loaded_at(self) -> float:
+        """When the daemon took the newest version from its source, by Unix time."""
+        return self.versions.newest.loaded_at
 
     def _check_one_way(self, takes_nonce: bool) -> None:
         """Errors: InvalidValue if the one allowed operation could do the work of the other."""
@@ -107,18 +129,35 @@ class Device:
 
     @property
     def messages_max(self) -> int:
-        """The most messages that the key may encrypt with the daemon's nonces; 0 if nothing bounds them."""
+        """The most messages that one version may encrypt with the daemon's nonces; 0 if nothing bounds them."""
         return MESSAGES_MAX if self.nonces is not None and self.nonces.size <= SHORT_NONCE else 0
 
-    def make_nonce(self) -> bytes:
+    def make_nonce(self, version: Version) -> bytes:
         """A nonce for one message. Errors: OverQuota if the key has served its maximum of messages."""
         assert self.nonces is not None
-        if self.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
+        if version.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
             raise OverQuota(
-                f"device {self.settings.name}: {self.messages} messages under one key: at most {MESSAGES_MAX}"
+                f"device {self.settings.name}: {version.messages} messages under one key: at most {MESSAGES_MAX}"
             )
-        self.messages += 1
+        version.messages += 1
         return self.nonces.make()
+
+    def can_take(self, made: "Device") -> bool:
+        """Whether the open contexts of this device can continue with the versions of another one."""
+        return _alike(self.transform, made.transform) and self.transform.description == made.transform.description
+
+    def take_versions(self, made: "Device") -> None:
+        """Keep from now on the versions that another device was made with, under the same settings.
+
+        Of a version that both have, the own transform and count stay. What the other device made twice is closed with
+        it: it is retired. A version that is not kept any more ends with the last message that began with it.
+        """
+        own = {each.number: each for each in self.versions.all}
+        twice = [each for each in made.versions.all if each.number in own]
+        self.versions = Versions(own.get(each.number, each) for each in made.versions.all)
+        self.settings = made.settings
+        for each in twice:
+            each.close()
 
     def attach(self) -> None:
         """Count one more context."""
@@ -137,7 +176,8 @@ class Device:
 
     def _close_unused(self) -> None:
         if self._retired and not self.users:
-            self.transform.close()
+            for version in self.versions.all:
+                version.close()
 
     def status(self) -> str:
         """`tag: value` lines; never a key."""
@@ -152,5 +192,17 @@ class Device:
             made = self.nonces.size if self.nonces is not None else 0
             makers = "caller or daemon" if made and self.settings.caller_nonce else "daemon" if made else "caller"
             rows += [("nonce-size", made), ("nonce", makers), ("messages", self.messages)]
+        if self.versions.named:
+            rows += [("key-version", self.versions.newest.number), ("key-versions", str(self.versions))]
         loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.loaded_at))
         return format_rows([*rows, ("key-loaded", loaded), ("contexts", self.users)])
+
+
+def _alike(one: Transform, other: Transform) -> bool:
+    """Whether messages of the two have the same form."""
+
+    def form(transform: Transform) -> tuple[object, ...]:
+        facts = transform.description
+        return facts.block_size, facts.chunk_size, facts.iv_size, facts.digest_size, facts.nonce, transform.authsize
+
+    return form(one) == form(other)

@@ -5,8 +5,6 @@ is its IV and the ciphertext. Modes that take whole blocks are padded (PKCS #7),
 does not reveal changes.
 """
 
-import os
-
 from ..algorithms import Type
 from ..engines.base import OUT_SLACK, Message
 from ..errors import BadTag, InvalidValue
@@ -15,6 +13,7 @@ from ..records import Buffer, Operation
 from ..wiping import wipe
 from .padding import Padding, Unpadding
 from .transform import DeviceTransform
+from .versions import Version
 
 
 class StreamTransform(DeviceTransform):
@@ -35,10 +34,6 @@ class StreamTransform(DeviceTransform):
             )
         return inner
 
-    def message(self, operation: Operation, assoclen: int) -> Message:
-        """A message of the device, as in records."""
-        return super().begin(operation, None, assoclen)
-
     @property
     def overhead(self) -> int:
         """Bytes of a segment in addition to its plaintext."""
@@ -46,25 +41,33 @@ class StreamTransform(DeviceTransform):
 
 
 class _Segments(Message):
-    """Cuts its input into segments and runs each through the device, the last one when the message ends."""
+    """Cuts its input into segments and runs each through the device, the last one when the message ends.
 
-    def __init__(self, transform: StreamTransform, operation: Operation, size: int) -> None:
+    The transform becomes a view with one version of the key, so that a file has one version, whatever a reload does
+    meanwhile.
+    """
+
+    def __init__(self, transform: DeviceTransform, operation: Operation, size: int) -> None:
         self._transform = transform
         self._operation = operation
         self._size = size
         self._held = bytearray()
         self._index = 0
-        self._identity = b""
+        self._head: sealed.Head | None = None
 
     def _run(self, piece: Buffer, last: bool, out: memoryview) -> int:
-        message = self._transform.message(self._operation, sealed.ASSOCLEN)
+        head = self._head
+        assert head is not None
+        message = DeviceTransform.begin(self._transform, self._operation, None, head.assoclen)
         try:
-            message.update(sealed.associated(self._identity, self._index, last), False, out[:0])
+            message.update(head.associated(self._index, last), False, out[:0])
             # The last call may need more room than the output has.
             room = memoryview(bytearray(message.room(len(piece), True) + OUT_SLACK))
             written = message.update(piece, True, room)
         finally:
             message.close()
+        if not self._transform.has_one_version and isinstance(message.holder, Version):
+            self._transform = self._transform.with_version(message.holder)
         self._index += 1
         out[:written] = room[:written]
         return written
@@ -95,23 +98,30 @@ class SealMessage(_Segments):
     """Plaintext in, the sealed file out."""
 
     def __init__(self, transform: StreamTransform) -> None:
-        super().__init__(transform, Operation.ENCRYPT, sealed.SEGMENT)
+        version = transform.version
+        super().__init__(transform.with_version(version), Operation.ENCRYPT, sealed.SEGMENT)
+        self._new = sealed.Head.new(version.number if transform.answers_more else None)
+        self._overhead = transform.overhead
 
     def room(self, size: int, last: bool) -> int:
         segments = (len(self._held) + size) // sealed.SEGMENT + 1
-        return sealed.HEADER_SIZE + len(self._held) + size + segments * self._transform.overhead
+        return len(bytes(self._new)) + len(self._held) + size + segments * self._overhead
 
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         written = 0
-        if not self._identity:
-            self._identity = os.urandom(sealed.ID_SIZE)
-            written = sealed.HEADER_SIZE
-            out[:written] = sealed.MAGIC + self._identity
+        if self._head is None:
+            self._head = self._new
+            head = bytes(self._head)
+            written = len(head)
+            out[:written] = head
         return written + self._run_all(data, last, out[written:])
 
 
 class OpenMessage(_Segments):
-    """A sealed file in, its plaintext out. Each segment is given out after its tag was verified."""
+    """A sealed file in, its plaintext out. Each segment is given out after its tag was verified.
+
+    If the head does not name the version of the key, the first segment shows it.
+    """
 
     def __init__(self, transform: StreamTransform) -> None:
         super().__init__(transform, Operation.DECRYPT, sealed.SEGMENT + transform.overhead)
@@ -121,15 +131,24 @@ class OpenMessage(_Segments):
 
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         view = memoryview(data)
-        if not self._identity:
-            missing = sealed.HEADER_SIZE - len(self._held)
-            self._held += view[:missing]
-            view = view[missing:]
-            if len(self._held) < sealed.HEADER_SIZE and not last:
+        if self._head is None:
+            view = self._take_head(view, sealed.START)
+            if len(self._held) < sealed.START and not last:
                 return 0
-            self._identity = sealed.parse_header(self._held)
+            size = sealed.head_size(self._held)
+            view = self._take_head(view, size)
+            if len(self._held) < size and not last:
+                return 0
+            self._head = sealed.parse_head(self._held)
             self._held.clear()
+            if self._head.version is not None:
+                self._transform = self._transform.of_version(self._head.version)
         return self._run_all(view, last, out)
+
+    def _take_head(self, view: memoryview, size: int) -> memoryview:
+        missing = max(0, size - len(self._held))
+        self._held += view[:missing]
+        return view[missing:]
 
     def _run(self, piece: Buffer, last: bool, out: memoryview) -> int:
         index = self._index

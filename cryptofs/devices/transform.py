@@ -1,16 +1,36 @@
 """A context's view of its device's transform.
 
 The view allows the device's operations and takes no key. It puts the daemon's nonce before the ciphertext, so that two
-programs with one key cannot use a nonce twice.
+programs with one key cannot use a nonce twice. It chooses the version of the key: the newest makes messages. What is
+authenticated opens with every version that is kept, the newest first; a request may name its version.
 """
 
-from ..engines.base import Answer, Around, Message, Operands, Transform
-from ..errors import InvalidValue, NotPermitted, TooLarge
-from ..records import OPERATIONS, PAYLOAD_MAX, Buffer, Operation
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..algorithms import Rows, Type
+from ..engines.base import OUT_SLACK, Answer, Around, Message, Operands, Transform
+from ..errors import (
+    BadTag,
+    CryptofsError,
+    InvalidValue,
+    KeyRejected,
+    KeyUnavailable,
+    NotPermitted,
+    SignatureMalformed,
+    TooLarge,
+)
+from ..records import OPERATIONS, PAYLOAD_MAX, Attr, Buffer, Operation
 from .device import Device
 from .nonces import MESSAGES_MAX
+from .versions import Version
 
 ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
+_NOTHING: frozenset[int] = frozenset()
+_WRONG_KEY = (BadTag, KeyRejected, SignatureMalformed)
+"""What a message says that another version of the key made."""
+Result = TypeVar("Result")
 
 
 class DeviceTransform(Transform):
@@ -23,27 +43,66 @@ class DeviceTransform(Transform):
         self.keyed = self.key_set = True
         self.pace = inner.pace
         self.costs = inner.costs
-        self._inner: Transform | None = inner
+        self._named: Version | None = None
         self._allowed = frozenset(int(each) for each in device.settings.operations)
         self._prefix = device.nonces.size if device.nonces is not None else 0
+        self._nonces = device.nonces
         device.attach()
 
     @property
-    def inner(self) -> Transform:
-        assert self._inner is not None
-        return self._inner
+    def prefix(self) -> int:
+        """Bytes of the daemon's nonce before a message."""
+        return self._prefix
+
+    @property
+    def version(self) -> Version:
+        """The version that a message gets: the one that was named, else the newest."""
+        return self._named or self.device.versions.newest
+
+    def of_version(self, version: int) -> "DeviceTransform":
+        """The view with one version. It counts as no context: the view that it was made of stays open."""
+        return self.with_version(self.device.versions.get(version, self.device.settings.name))
+
+    @property
+    def has_one_version(self) -> bool:
+        """Whether every message gets one version, whatever a reload does."""
+        return self._named is not None
+
+    def with_version(self, version: Version) -> "DeviceTransform":
+        """`of_version`, with a version that may not be kept any more: of a message that began with it."""
+        view = copy.copy(self)
+        view._named = version
+        return view
+
+    @property
+    def answers_more(self) -> bool:
+        return self.device.versions.named
+
+    @property
+    def settings(self) -> Rows:
+        rows = super().settings
+        return [*rows, ("key-version", self.version.number)] if self.device.versions.named else rows
 
     def set_key(self, key: Buffer) -> None:
         raise NotPermitted(f"device {self.device.settings.name}: its key cannot be replaced")
 
+    def candidates(self, operation: Operation) -> tuple[Version, ...]:
+        """The versions that a message may be of, in the order in which they are tried."""
+        if self._named is not None:
+            return (self._named,)
+        versions = self.device.versions
+        authentic = self.description.type is Type.AEAD and operation is Operation.DECRYPT
+        return versions.all if authentic or operation is Operation.VERIFY else (versions.newest,)
+
     def check(self, operation: Operation, iv: Buffer | None, assoclen: int) -> None:
         if operation in OPERATIONS[self.description.type]:
             self.device.allow(operation)
+        inner = self.version.transform
         if iv is None and self._prefix:
             # The daemon's own nonce has the requested size.
-            self.inner.check(operation, bytes(self.description.iv_size), assoclen)
+            inner.check(operation, bytes(self.description.iv_size), assoclen)
             return
-        self.inner.check(operation, iv, assoclen)
+        inner.check(operation, iv, assoclen)
         if iv is not None and not self.device.settings.caller_nonce:
             raise InvalidValue(
                 f"iv of {len(iv)} bytes: device {self.device.settings.name} makes the nonces and puts them "
@@ -51,21 +110,34 @@ class DeviceTransform(Transform):
             )
 
     def begin(self, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
-        if iv is not None or not self._prefix:
-            return self.inner.begin(operation, iv, assoclen)
-        if operation is not Operation.ENCRYPT:
-            return NoncedDecryption(self, assoclen)
-        nonce = self.device.make_nonce()
-        message = NoncedEncryption(nonce, self.begin_inner(operation, nonce, assoclen))
-        return LaggingEncryption(message, self.description.chunk_size) if self.device.lags else message
+        versions = self.candidates(operation)
+        if len(versions) > 1:
+            return TriedDecryption(self, versions, iv, assoclen)
+        return self.begin_with(versions[0], operation, iv, assoclen)
 
-    def begin_inner(self, operation: Operation, nonce: bytes, assoclen: int) -> Message:
+    def begin_with(self, version: Version, operation: Operation, iv: Buffer | None, assoclen: int) -> Message:
+        """Begin a message with one version of the key."""
+        if iv is not None or not self._prefix:
+            message = version.transform.begin(operation, iv, assoclen)
+        elif operation is not Operation.ENCRYPT:
+            message = NoncedDecryption(self, version, assoclen)
+        else:
+            nonce = self.device.make_nonce(version)
+            message = NoncedEncryption(nonce, self.begin_inner(version, operation, nonce, assoclen))
+            if self.device.lags:
+                message = LaggingEncryption(message, self.description.chunk_size)
+        message.holder = version
+        if self.device.versions.named:
+            message.attributes = version.attributes
+        return message
+
+    def begin_inner(self, version: Version, operation: Operation, nonce: bytes, assoclen: int) -> Message:
         """The message itself, with this nonce."""
-        nonces = self.device.nonces
+        nonces, transform = self._nonces, version.transform
         assert nonces is not None
         if not nonces.untagged:
-            return self.inner.begin(operation, nonces.iv(nonce), assoclen)
-        message = self.inner.begin(operation, nonces.iv(nonce), nonces.size + assoclen)
+            return transform.begin(operation, nonces.iv(nonce), assoclen)
+        message = transform.begin(operation, nonces.iv(nonce), nonces.size + assoclen)
         try:
             message.update(nonce, False, memoryview(bytearray()))
         except BaseException:
@@ -74,45 +146,94 @@ class DeviceTransform(Transform):
         return message
 
     def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
-        if operation not in self._allowed or iv is not None:
+        versions = self.device.versions
+        # A named version is for the answer to tell, which is more than its payload.
+        if operation not in self._allowed or iv is not None or versions.named:
             return None
-        inner = self.inner
+        version = versions.newest
         if not self._prefix:
-            return inner.short(operation, None, data)
-        nonces = self.device.nonces
+            return version.transform.short(operation, None, data)
+        nonces = self._nonces
         assert nonces is not None
         if nonces.untagged:
             return None
         if operation == ENCRYPT:
-            if self.device.messages >= MESSAGES_MAX:
+            if version.messages >= MESSAGES_MAX:
                 return None
-            nonce = self.device.make_nonce()
-            output = inner.short(operation, nonces.iv(nonce), data)
+            nonce = self.device.make_nonce(version)
+            output = version.transform.short(operation, nonces.iv(nonce), data)
             return None if output is None else nonce + output
         if operation == DECRYPT and len(data) >= self._prefix:
-            return inner.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
+            return version.transform.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
         return None
 
     def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         if operation in OPERATIONS[self.description.type]:
             self.device.allow(operation)
-        return self.inner.operate(operation, operands, data)
+        if operation.row.short:
+            return self._whole(operation, operands, data)
+        given = {number: value for number, value in operands.items() if number != Attr.KEY_VERSION}
+        versions = self.candidates(operation)
+        version, (payload, attributes) = first_right(
+            versions, lambda version: version.transform.operate(operation, given, data)
+        )
+        return payload, {**attributes, **version.attributes} if self.device.versions.named else attributes
+
+    def _whole(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
+        """A whole message whose answer names the version."""
+        iv, assoclen = operands.get(Attr.IV), operands.get(Attr.ASSOCLEN, 0)
+        assert not isinstance(iv, int | str)
+        assert isinstance(assoclen, int)
+        out = memoryview(bytearray(self.room(operation, len(data)) + OUT_SLACK))
+        message = self.start(operation, iv, assoclen)
+        try:
+            written = message.update(data, True, out)
+        finally:
+            message.close()
+        return bytes(out[:written]), message.attributes
+
+    def estimate_ns(self, operation: Operation, size: int) -> float:
+        # What no version opens takes the time of all.
+        return super().estimate_ns(operation, size) * len(self.candidates(operation))
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         # The device's: a fixed pace stays fixed.
-        inner = self._inner
-        if inner is not None:
+        if self.keyed:
+            inner = self.version.transform
             inner.note_pace(size, nanoseconds)
             self.pace = inner.pace
 
     def room(self, operation: Operation, size: int) -> int:
-        return self.inner.room(operation, size) + self._prefix
+        return self.version.transform.room(operation, size) + self._prefix
 
     def close(self) -> None:
-        if self._inner is not None:
-            self._inner = None
+        if self.keyed:
             self.keyed = False
+            self._allowed = _NOTHING
             self.device.detach()
+
+
+def first_right(versions: tuple[Version, ...], attempt: Callable[[Version], Result]) -> tuple[Version, Result]:
+    """The first version whose key is right, and what the attempt gave with it.
+
+    Errors: those of the attempt, if they say nothing of the key. If no key is right: an error of a version that could
+    not be tried (a token that has gone), because it may be the right one; else that of the newest.
+    """
+    untried: CryptofsError | None = None
+    wrong: CryptofsError | None = None
+    for version in versions:
+        try:
+            return version, attempt(version)
+        except _WRONG_KEY as error:
+            wrong = wrong or error
+        except KeyUnavailable as error:
+            untried = untried or error
+    failure = untried or wrong
+    assert failure is not None
+    if len(versions) > 1 and failure is wrong:
+        tried = ", ".join(str(each.number) for each in versions)
+        raise type(failure)(f"{failure.message}; tried key versions {tried}")
+    raise failure.again()
 
 
 class NoncedEncryption(Around):
@@ -165,7 +286,7 @@ class LaggingEncryption(Around):
 class NoncedDecryption(Message):
     """A message with its nonce after the associated data."""
 
-    def __init__(self, transform: DeviceTransform, assoclen: int) -> None:
+    def __init__(self, transform: DeviceTransform, version: Version, assoclen: int) -> None:
         nonces = transform.device.nonces
         assert nonces is not None
         if assoclen + nonces.size > PAYLOAD_MAX:
@@ -174,13 +295,14 @@ class NoncedDecryption(Message):
             )
         self._nonces = nonces
         self._transform = transform
+        self._version = version
         self._assoclen = assoclen
         self._head = bytearray()
         self._inner: Message | None = None
 
     def room(self, size: int, last: bool) -> int:
         if self._inner is None:
-            return self._transform.inner.room(Operation.DECRYPT, size + len(self._head))
+            return self._version.transform.room(Operation.DECRYPT, size + len(self._head))
         return self._inner.room(size, last)
 
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
@@ -198,7 +320,7 @@ class NoncedDecryption(Message):
                 )
             return 0
         nonce = bytes(self._head[self._assoclen :])
-        self._inner = self._transform.begin_inner(Operation.DECRYPT, nonce, self._assoclen)
+        self._inner = self._transform.begin_inner(self._version, Operation.DECRYPT, nonce, self._assoclen)
         written = 0
         if self._assoclen:
             written = self._inner.update(self._head[: self._assoclen], False, out)
@@ -212,3 +334,51 @@ class NoncedDecryption(Message):
     def close(self) -> None:
         if self._inner is not None:
             self._inner.close()
+
+
+class TriedDecryption(Message):
+    """A message of an AEAD whose version is not known: it is gathered, and tried with each version, the newest
+    first."""
+
+    gathers = True
+
+    def __init__(
+        self, transform: DeviceTransform, versions: tuple[Version, ...], iv: Buffer | None, assoclen: int
+    ) -> None:
+        self._transform = transform
+        self._versions = versions
+        self._iv = None if iv is None else bytes(iv)
+        self._assoclen = assoclen
+        self._gathered = bytearray()
+
+    def room(self, size: int, last: bool) -> int:
+        return self._transform.room(Operation.DECRYPT, len(self._gathered) + size) if last else 0
+
+    def update(self, data: Buffer, last: bool, out: memoryview) -> int:
+        total = len(self._gathered) + len(data)
+        largest = PAYLOAD_MAX + (0 if self._iv is not None else self._transform.prefix)
+        if total > largest:
+            raise TooLarge(f"message of {total} bytes: at most {largest}")
+        if self._gathered or not last:
+            self._gathered += data
+            data = self._gathered
+        if not last:
+            return 0
+
+        def attempt(version: Version) -> int:
+            message = self._transform.begin_with(version, Operation.DECRYPT, self._iv, self._assoclen)
+            try:
+                return message.update(data, True, out)
+            finally:
+                message.close()
+
+        version, written = first_right(self._versions, attempt)
+        self.holder, self.attributes = version, version.attributes
+        return written
+
+    @property
+    def kept(self) -> int:
+        return len(self._gathered)
+
+    def close(self) -> None:
+        self._gathered = bytearray()

@@ -68,9 +68,21 @@ class Message(ABC):
     gathers = False
     """Whether parts before the last are only kept, and nothing is computed before it."""
 
+    holder: object = None
+    """What must live as long as the message: the version of a device's key that it began with."""
+
+    attributes: Operands = MappingProxyType({})
+    """What the answer to the last part carries besides its payload."""
+
     def clone(self) -> "Message":
         """A second message in the same state. Errors: NotSupported, except for hashes."""
         raise NotSupported("clone: only the state of a hash can be cloned")
+
+    def twin(self) -> "Message":
+        """`clone`, of a message that may be a device's. Errors: NotSupported."""
+        twin = self.clone()
+        twin.holder, twin.attributes = self.holder, self.attributes
+        return twin
 
     def close(self) -> None:
         """Give up what the message holds; calling it twice is allowed."""
@@ -202,6 +214,15 @@ class Transform(ABC):
         """How many bytes of output a whole message of `size` bytes can give at most."""
         description = self.description
         return (description.digest_size if operation is Operation.DIGEST else size) + self.authsize
+
+    @property
+    def answers_more(self) -> bool:
+        """Whether every answer carries more than its payload: that is for `operate` and for messages' `attributes`."""
+        return False
+
+    def of_version(self, version: int) -> "Transform":
+        """The same transform with one version of a device's key. Errors: InvalidValue, KeyVersionMissing."""
+        raise InvalidValue(f"key-version {version}: a device's key has versions, the key of this context has none")
 
     def replace_key(self, key: Buffer) -> None:
         """Set the key, whose size would do. A transform that takes no key need not have this."""

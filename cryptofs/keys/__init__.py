@@ -1,9 +1,10 @@
 """The sources of devices' keys: files, systemd's credentials, the kernel's keyrings, PKCS#11 tokens."""
 
 from .base import ByteSource, KeyForbidden, KeyRefused, KeySource
-from .files import CredentialKey, FileKey
+from .files import CredentialKey, FileKey, versions_in
 from .keyring import KeyringKey
 from .secret import KEY_MAX
+from .sets import KeySet
 from .token import TokenKey
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "FileKey",
     "KeyForbidden",
     "KeyRefused",
+    "KeySet",
     "KeySource",
     "KeyringKey",
     "TokenKey",
+    "versions_in",
 ]

@@ -6,8 +6,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import CryptofsError
-from ..keyfiles import GROUP_AND_OTHERS, open_key_file, why_not, why_unopened
+from ..errors import CryptofsError, KeyUnavailable
+from ..keyfiles import GROUP_AND_OTHERS, list_versions, open_key_file, why_not, why_unopened
 from ..wiping import wipe
 from .base import ByteSource, KeyForbidden
 from .secret import KEY_MAX, from_hexadecimal, read_whole
@@ -136,3 +136,18 @@ class CredentialKey(_FileSource):
 
 def _is_file_name(name: str) -> bool:
     return 0 < len(os.fsencode(name)) <= 255 and name.isprintable() and "/" not in name and name not in (".", "..")
+
+
+def versions_in(directory: Path, serving: int | None) -> dict[int, Path]:
+    """The files of a key set, by version. serving: the uid of the account that will serve, which may own them, too.
+
+    Errors: KeyUnavailable with the directory and the reason; KeyForbidden; InvalidValue.
+    """
+    try:
+        return list_versions(directory, {os.geteuid(), *([] if serving is None else [serving])})
+    except OSError as error:
+        why = f"directory {directory}: {why_unopened(error)}"
+        if error.errno in _GONE:
+            raise KeyUnavailable(f"key source gone: {why}") from None
+        forbidden = error.errno in (errno.EACCES, errno.EPERM)
+        raise KeyForbidden(why) if forbidden else KeyUnavailable(why) from None

@@ -37,6 +37,7 @@ class Attr(IntEnum):
     QUEUE_REQUESTS = 20, Kind.U32, 4
     QUEUE_BYTES = 21, Kind.U32, 4
     LEVEL = 22, Kind.U32, 4
+    KEY_VERSION = 23, Kind.U32, 4
     SIGNATURE = 32, Kind.BYTES, 5120
     PEER_KEY = 33, Kind.BYTES, 2560
     CIPHERTEXT = 34, Kind.BYTES, 2048

@@ -62,6 +62,7 @@ _AGREEMENTS = frozenset({Type.KPP})
 _PAIRS = _SIGNERS | _AGREEMENTS
 
 _MESSAGE = frozenset({Attr.IV, Attr.ASSOCLEN})
+_KEY_VERSION = frozenset({Attr.KEY_VERSION})
 _STREAM = _MESSAGE | {Attr.OPERATION}
 _CONFIGURE = frozenset({Attr.KEY, Attr.AUTHSIZE, Attr.ENGINE, Attr.DRIVER, Attr.LEVEL}) | _STREAM
 _LENGTH = frozenset({Attr.LENGTH})
@@ -73,7 +74,7 @@ def _short(types: frozenset[Type]) -> Row:
     """What most requests are. An empty iv and an assoclen of 0 are the same as none, for a hash, too."""
     return Row(
         types=types,
-        optional=_MESSAGE,
+        optional=_MESSAGE | _KEY_VERSION,
         payload=True,
         parts=True,
         short=True,
@@ -85,7 +86,8 @@ def _short(types: frozenset[Type]) -> Row:
 
 def _operand(types: frozenset[Type], attribute: Attr) -> Row:
     """An operation on what an attribute carries or else the payload: a stream has nothing but its payload."""
-    return Row(types=types, optional=frozenset({attribute}), payload=True, operands=True, stream=True, device=True)
+    optional = frozenset({attribute}) | _KEY_VERSION
+    return Row(types=types, optional=optional, payload=True, operands=True, stream=True, device=True)
 
 
 class Operation(IntEnum):
@@ -105,14 +107,27 @@ class Operation(IntEnum):
     COMPRESS = 20, Row(types=_COMPRESSIONS, payload=True, parts=True, expands=True, stream=True)
     DECOMPRESS = 21, Row(types=_COMPRESSIONS, optional=_LENGTH, payload=True, parts=True, expands=True, stream=True)
     SIGN = 24, Row(types=_SIGNERS, payload=True, parts=True, operands=True, stream=True, device=True, device_file=True)
-    VERIFY = 25, Row(types=_SIGNERS, required=frozenset({Attr.SIGNATURE}), payload=True, operands=True, device=True)
+    VERIFY = (
+        25,
+        Row(
+            types=_SIGNERS,
+            required=frozenset({Attr.SIGNATURE}),
+            optional=_KEY_VERSION,
+            payload=True,
+            operands=True,
+            device=True,
+        ),
+    )
     GENERATE_KEY = (
         26,
         Row(types=_PAIRS, optional=_KEY_FORMAT | {Attr.KEY_BITS}, operands=True, stream=True, makes_key=True),
     )
     AGREE = 27, _operand(_AGREEMENTS, Attr.PEER_KEY)
-    PUBLIC_KEY = 28, Row(types=_PAIRS, optional=_KEY_FORMAT, operands=True, stream=True, device=True)
-    ENCAPSULATE = 29, Row(types=_AGREEMENTS, optional=_PEER_KEY, operands=True, device=True)
+    PUBLIC_KEY = (
+        28,
+        Row(types=_PAIRS, optional=_KEY_FORMAT | _KEY_VERSION, operands=True, stream=True, device=True),
+    )
+    ENCAPSULATE = 29, Row(types=_AGREEMENTS, optional=_PEER_KEY | _KEY_VERSION, operands=True, device=True)
     DECAPSULATE = 30, _operand(_AGREEMENTS, Attr.CIPHERTEXT)
 
     def __new__(cls, number: int, row: Row) -> "Operation":

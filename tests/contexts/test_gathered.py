@@ -61,7 +61,7 @@ def opened(type_: Type, name: str, key: bytes = b"") -> Transform:
 
 def device(type_: Type, name: str, key: bytes) -> Device:
     """A device of it."""
-    return Device(DeviceSettings("d", type_, name, DEVICE_OPERATIONS[type_]), opened(type_, name, key))
+    return Device(DeviceSettings("d", type_, name, DEVICE_OPERATIONS[type_]), {1: opened(type_, name, key)})
 
 
 def feed(message: Message, data: bytes, last: bool = False) -> bytes:

@@ -18,7 +18,6 @@ from cryptofs.algorithms.catalogue import look_up, names
 from cryptofs.client import files
 from cryptofs.config import ConfigError
 from cryptofs.contexts import Context, ContextTable, FastWay
-from cryptofs.daemon import assembly
 from cryptofs.daemon import serve as daemon
 from cryptofs.daemon.assembly import Assembly
 from cryptofs.daemon.logs import Logs, Standard
@@ -55,7 +54,7 @@ def transform_of(type_: Type, name: str, key: bytes) -> Transform:
 def gcm(**more: Any) -> Device:
     """A device of gcm(aes)."""
     return Device(
-        DeviceSettings("d", Type.AEAD, "gcm(aes)", BOTH, **more), transform_of(Type.AEAD, "gcm(aes)", bytes(32))
+        DeviceSettings("d", Type.AEAD, "gcm(aes)", BOTH, **more), {1: transform_of(Type.AEAD, "gcm(aes)", bytes(32))}
     )
 
 
@@ -174,7 +173,7 @@ def test_a_record_is_no_file_and_other_keys_open_nothing() -> None:
     device = gcm()
     fails(device, bytes(32) + bytes(28))
     file = through_stream(device, ENCRYPT, PLAIN)
-    other = Device(device.settings, transform_of(Type.AEAD, "gcm(aes)", bytes([1]) * 32))
+    other = Device(device.settings, {1: transform_of(Type.AEAD, "gcm(aes)", bytes([1]) * 32)})
     fails(other, file)
 
 
@@ -206,7 +205,7 @@ def described(type_: Type, name: str, block_size: int, iv_size: int) -> Device:
     transform.description = Description.of(
         type_, name, "fake", name, Facts(block_size, iv_size, transform.description.key_sizes, authsizes=(16,))
     )
-    return Device(DeviceSettings("d", type_, name, BOTH), transform)
+    return Device(DeviceSettings("d", type_, name, BOTH), {1: transform})
 
 
 @pytest.mark.parametrize(
@@ -233,8 +232,9 @@ def test_nonces_long_enough() -> None:
 
 def one_way(type_: Type, name: str, iv_size: int, operation: Operation, caller: bool, block_size: int = 1) -> Device:
     """A device that allows one operation."""
-    transform = described(type_, name, block_size, iv_size).transform
-    return Device(DeviceSettings("d", type_, name, frozenset({operation}), caller_nonce=caller), transform)
+    both = described(type_, name, block_size, iv_size)
+    settings = DeviceSettings("d", type_, name, frozenset({operation}), caller_nonce=caller)
+    return Device(settings, {1: both.transform})
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_a_quota_ends_the_message() -> None:
 def test_small_pieces_are_joined() -> None:
     """What waits to be read is bounded by its bytes, not by how often they were written."""
     device = Device(
-        DeviceSettings("d", Type.SKCIPHER, "ctr(aes)", BOTH), transform_of(Type.SKCIPHER, "ctr(aes)", bytes(32))
+        DeviceSettings("d", Type.SKCIPHER, "ctr(aes)", BOTH), {1: transform_of(Type.SKCIPHER, "ctr(aes)", bytes(32))}
     )
     data = bytes(300_000)
     file = through_stream(device, ENCRYPT, data, step=16)
@@ -510,7 +510,7 @@ def test_a_reload_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         transform.close = counted  # type: ignore[method-assign]
         return transform
 
-    monkeypatch.setattr(assembly.FileKey, "open", open_)
+    monkeypatch.setattr(FileKey, "open", open_)
 
     def declare(*devices: str) -> None:
         section = '[devices.{}]\ntype = "aead"\nname = "gcm(aes)"\nkey.file = "{}"\n'
@@ -572,7 +572,7 @@ class Held:
         assert description is not None
         transform = self.engine.open(description, None)
         transform.set_key(bytes(16))
-        self.device = Device(DeviceSettings("d", Type.AEAD, "gcm(toy)", BOTH), transform)
+        self.device = Device(DeviceSettings("d", Type.AEAD, "gcm(toy)", BOTH), {1: transform})
         self.table = ContextTable((self.engine,), self.workers, Policy(Rule(requests=6, queue_bytes=400_000)))
         self.contexts: list[Context] = []
         self.closing: list[Context] = []

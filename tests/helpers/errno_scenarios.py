@@ -204,7 +204,7 @@ def of_device(kind: str, allowed: Operation, operation: Operation, payload: byte
         assert found is not None
         transform = found[0].open(found[1], None)
         transform.set_key(KEY)
-        device = Device(DeviceSettings("toy", type_, name, frozenset({allowed})), transform)
+        device = Device(DeviceSettings("toy", type_, name, frozenset({allowed})), {1: transform})
         context = bench.table.open_device(device, 1000, 1000, 1, False)
         # the key goes with its last context
         device.retire()
@@ -296,7 +296,7 @@ def signing_device(allowed: Operation, operation: Operation, payload: bytes = b"
         assert found is not None
         transform = found[0].open(found[1], None)
         transform.set_key(_ED25519_PRIVATE)
-        device = Device(DeviceSettings("toy", Type.SIG, "ed25519", frozenset({allowed})), transform)
+        device = Device(DeviceSettings("toy", Type.SIG, "ed25519", frozenset({allowed})), {1: transform})
         context = bench.table.open_device(device, 1000, 1000, 1, False)
         device.retire()
         return Client(bench, context).ask(operation, payload, **words)

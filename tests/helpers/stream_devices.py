@@ -37,7 +37,9 @@ def device_of(type_: Type, name: str, key: bytes, operations: set[Operation], ca
     assert description is not None
     transform = OPENSSL[0].open(description, None)
     transform.set_key(key)
-    return Device(DeviceSettings("d", type_, name, frozenset(operations), 1000, caller_nonce=caller_nonce), transform)
+    return Device(
+        DeviceSettings("d", type_, name, frozenset(operations), 1000, caller_nonce=caller_nonce), {1: transform}
+    )
 
 
 def context_of(device: Device, rule: Rule | None = None, as_stream: bool = True) -> Context:

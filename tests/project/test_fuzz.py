@@ -320,7 +320,7 @@ FAULTS = {
         "    try:\n"
         "        return inner(self, data, last, out)\n"
         "    except BadTag:\n"
-        "        if last and not self._identity:\n"
+        "        if last and self._head is None:\n"
         "            return 0\n"
         "        raise\n"
         "O.update = update\n",

@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "nodes": BELOW_NODES,
     "fuse": BELOW_NODES | {"nodes"},
     "cuse": LOW | {"runner", "fuse"},
-    "config": LOW | {"policy"},
+    "config": LOW | {"policy", "keyfiles"},
     "keyctl": set(),
     "keyfiles": {"errors"},
     "keys": ENGINE_PARTS | {"engines", "engines.pkcs11", "keyctl", "keyfiles"},
@@ -198,7 +198,7 @@ def test_rooms_and_arrows() -> None:
     found = arrows()
     rooms = {room for arrow in found for room in arrow}
     assert len(rooms) <= 25
-    assert len(found) <= 99
+    assert len(found) <= 100
     left = set(found)
     while left:
         lowest = {other for _, other in left} - {room for room, _ in left}
