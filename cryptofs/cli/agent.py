@@ -12,26 +12,12 @@ from ..runner.agent import Settings, serve
 from ..runner.answers import open_backend
 from ..runner.profile import profile
 from . import completing
-from .run import chosen
+from .computing import Computing, computing_options
 
 
 @click.command()
 @click.argument("path", metavar="SOCKET", type=Path, shell_complete=completing.files)
-@click.option(
-    "--mount",
-    "mountpoint",
-    is_flag=False,
-    flag_value="",
-    metavar="[DIR]",
-    shell_complete=completing.mounts,
-    help="Compute by the daemon of this mount, or of the first usable one.",
-)
-@click.option(
-    "--engines",
-    metavar="NAME[,…]",
-    shell_complete=completing.engines,
-    help="Engines in this process, in the order in which they are asked.",
-)
+@computing_options("af_alg", "openssl")
 @click.option("--interruptible", is_flag=True, help="Serve containers whose profile lets signals interrupt calls, too.")
 @click.option("--profile", "print_profile", is_flag=True, help="Print a seccomp profile for containers, and end.")
 @click.option(
@@ -43,13 +29,7 @@ from .run import chosen
 )
 @click.option("-v", "--verbose", is_flag=True, help="Also log which containers come and go.")
 def agent(
-    path: Path,
-    mountpoint: str | None,
-    engines: str | None,
-    interruptible: bool,
-    print_profile: bool,
-    base: Path | None,
-    verbose: bool,
+    computing: Computing, path: Path, interruptible: bool, print_profile: bool, base: Path | None, verbose: bool
 ) -> None:
     """Answer the AF_ALG calls of containers whose seccomp profile names SOCKET as its listenerPath.
 
@@ -63,7 +43,7 @@ def agent(
         click.echo(json.dumps(made, indent=2))
         return
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: agent: %(message)s")
-    serve(Settings(path, open_backend(*chosen(mountpoint, engines)), interruptible))
+    serve(Settings(path, open_backend(*computing.chosen()), interruptible))
 
 
 def _read(base: Path) -> dict[str, Any]:

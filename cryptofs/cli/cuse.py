@@ -5,7 +5,6 @@ import logging
 import pwd
 import re
 import signal
-from pathlib import Path
 
 import click
 
@@ -14,12 +13,11 @@ from ..daemon.hardening import harden
 from ..daemon.privileges import NoSuchUser, drop_privileges
 from ..daemon.serve import raise_descriptor_limit
 from ..daemon.service import tell
-from ..engines import parse_engines
 from ..engines.opening import ENGINES
-from ..errors import InvalidValue, WrongUsage, printable
-from ..runner.backend import Backend, LocalBackend
-from ..runner.mounted import MountBackend
+from ..errors import InvalidValue, printable
+from ..runner.answers import open_backend
 from . import completing
+from .computing import Computing, computing_options
 from .mount import who_serves
 
 log = logging.getLogger("cryptofs")
@@ -28,20 +26,7 @@ _OTHERS_WRITE = 0o002
 
 
 @click.command()
-@click.option(
-    "--mount",
-    "mountpoint",
-    type=Path,
-    metavar="DIR",
-    shell_complete=completing.mounts,
-    help="Compute through this mount, by its rules.",
-)
-@click.option(
-    "--engines",
-    metavar="NAME[,…]",
-    shell_complete=completing.engines,
-    help=f"Without --mount: engines in the order in which they are asked; default: {', '.join(ENGINES)}.",
-)
+@computing_options(*ENGINES)
 @click.option("--name", default="crypto", show_default=True, help="The node's name below /dev.")
 @click.option("--mode", default="0600", show_default=True, help="The node's mode, in octal.")
 @click.option(
@@ -69,8 +54,7 @@ _OTHERS_WRITE = 0o002
 @click.option("--allow-root", is_flag=True, help="Serve as root.")
 @click.option("-v", "--verbose", is_flag=True, help="Also log what is done.")
 def cuse(
-    mountpoint: Path | None,
-    engines: str | None,
+    computing: Computing,
     name: str,
     mode: str,
     owner: str,
@@ -85,10 +69,11 @@ def cuse(
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
     access = Access(_mode(mode), _uid(owner), _gid(group))
-    backend = _backend(mountpoint, engines)
+    mount, engines = computing.chosen()
+    backend = open_backend(mount, engines)
     account = who_serves(user, allow_root)
     raise_descriptor_limit()
-    server = Server(open_device(name, access), backend, waits=mountpoint is not None)
+    server = Server(open_device(name, access), backend, waits=mount is not None)
     try:
         if account is not None:
             drop_privileges(account)
@@ -99,14 +84,6 @@ def cuse(
             raise NodeError(f"/dev/{name}: the kernel has ended the device")
     finally:
         server.close()
-
-
-def _backend(mountpoint: Path | None, engines: str | None) -> Backend:
-    if mountpoint is not None:
-        if engines is not None:
-            raise WrongUsage("--engines: not with --mount, whose daemon has its own")
-        return MountBackend(mountpoint)
-    return LocalBackend(tuple(ENGINES) if engines is None else parse_engines(engines, ENGINES))
 
 
 def _mode(text: str) -> int:

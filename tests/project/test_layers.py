@@ -122,7 +122,7 @@ LAZY = {
     "cli": {"commands", "steps"},
     "cli.completing": {"algorithms", "client", "client.mounts", "engines"},
     "cli.steps": {"formats.token_uri"},
-    "cli.run": {"client.mounts"},
+    "cli.computing": {"client.mounts"},
     "engines.opening": {"af_alg", "openssl", "codecs", "keyctl"},
     "engines.openssl": {"keypairs"},
     "runner.launch": {"answers"},
