@@ -3,17 +3,15 @@
 import contextlib
 import itertools
 import os
-import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.devcrypto import Memory, Program
+from helpers.serving import Serving
 from helpers.waiting import PATIENCE
 
 from cryptofs.fuse import protocol
@@ -146,35 +144,12 @@ class Kernel:
         return Program(memory, lambda command, argument: self.ioctl(handle, command, argument, memory))
 
 
-class Device:
+class Device(Serving):
     """`cryptofs cuse` in a process of its own."""
 
     def __init__(self, name: str, *arguments: str, log: Path) -> None:
         self.path = Path("/dev") / name
-        self._log = log
-        command = [sys.executable, "-m", "cryptofs", "cuse", "--name", name, "--verbose", *arguments]
-        if "--user" not in arguments:
-            command.append("--allow-root")
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        deadline = time.monotonic() + 60 * PATIENCE
-        while ": ready" not in self.log:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
-                self.process.wait(10 * PATIENCE)
-                raise RuntimeError(f"no device: {self.log}")
-            select.select([], [], [], 0.02)
-
-    @property
-    def log(self) -> str:
-        """What it has said so far."""
-        return self._log.read_text()
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30 * PATIENCE)
+        super().__init__("cuse", "--name", name, *arguments, ready=": ready", log=log)
 
 
 @contextlib.contextmanager
@@ -189,5 +164,4 @@ def device(directory: Path, *arguments: str) -> Iterator[Device]:
         assert not made.path.exists()
     finally:
         if made.process.poll() is None:
-            made.process.kill()
-            made.process.wait(10 * PATIENCE)
+            made.kill()

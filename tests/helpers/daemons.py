@@ -4,39 +4,21 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.configs import configured
 from helpers.machine import mounts_below
-from helpers.waiting import PATIENCE, wait_until
+from helpers.serving import Serving
+from helpers.waiting import wait_until
 
 
-class Daemon:
+class Daemon(Serving):
     """A daemon in a process of its own, serving a mount."""
 
     def __init__(self, mountpoint: Path, *arguments: str, log: Path) -> None:
         self.mountpoint = mountpoint
-        self._log = log
-        command = [sys.executable, "-m", "cryptofs", "mount", str(mountpoint), "--verbose", *arguments]
-        if "--user" not in arguments:
-            # as root the tests serve as root, where they do not say otherwise
-            command.append("--allow-root")
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        deadline = time.monotonic() + 60 * PATIENCE
-        while ": mounted" not in self.log:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"no mount: {self.log}")
-            time.sleep(0.02)
-
-    @property
-    def log(self) -> str:
-        """What the daemon has said so far."""
-        return self._log.read_text()
+        super().__init__("mount", str(mountpoint), *arguments, ready=": mounted", log=log)
 
     def wait_for_line(self, *words: str) -> None:
         """Wait until the log has a line with all these words: it may be written a little later."""
@@ -58,16 +40,9 @@ class Daemon:
         directory = f"/proc/{self.process.pid}/fd"
         return [os.readlink(f"{directory}/{entry}") for entry in os.listdir(directory)]
 
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30 * PATIENCE)
-
     def kill(self) -> None:
         """SIGKILL, and clear the mount that it leaves."""
-        self.process.kill()
-        self.process.wait(30 * PATIENCE)
+        super().kill()
         subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], capture_output=True, check=False)
 
 
