@@ -260,6 +260,12 @@ static void hash(void)
 	many[0].msg_hdr = (struct msghdr){ .msg_iov = in, .msg_iovlen = 2 };
 	show("recvmmsg", recvmmsg(op, many, 1, 0, NULL));
 	show("of it", many[0].msg_len);
+	many[1].msg_hdr = (struct msghdr){ .msg_iov = in + 1, .msg_iovlen = 1 };
+	show("abc", send(op, "abc", 3, 0));
+	show("recvmmsg of two", recvmmsg(op, many, 2, 0, NULL));
+	show("of the first", many[0].msg_len);
+	show("of the second", many[1].msg_len);
+	bytes("both", 32);
 	show("send without memory", send(op, (void *)8, 3, 0));
 	show("abc", send(op, "abc", 3, 0));
 	show("recv without memory", recv(op, (void *)8, 32, 0));

@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from collections.abc import Callable
 
 from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldBlock
 from ...records import Buffer
@@ -9,7 +10,7 @@ from ..desk import Desk, Handler
 from ..endpoint import MSG_DONTWAIT, Endpoint, MustWait, Received, Waiting
 from ..libc import PIECES_MAX, Pieces
 from ..notify import Call, PassOn
-from ..process import Memory, checked, is_nonblocking, size_of
+from ..process import checked, is_nonblocking, size_of
 
 _MSGHDR = struct.Struct("=QI4xQQQQi4x")
 """struct msghdr: name, its size, pieces, their number, control, its size, flags."""
@@ -57,7 +58,53 @@ def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Recei
     return received
 
 
-# send, write
+def _send_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
+    return send(endpoint, call, call.memory.gather(pieces, min(size_of(pieces), _DATA_MAX)), b"", 0)
+
+
+def _receive_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
+    # A socket that is read without room is not asked at all.
+    return len(receive(endpoint, call, pieces, 0).data) if size_of(pieces) else 0
+
+
+_Move = Callable[[Endpoint, Call, Pieces], int]
+
+
+def _by_address(move: _Move) -> Handler:
+    """read(2), write(2)."""
+
+    def handle(desk: Desk, call: Call) -> int:
+        number, address, size = call.arguments[:3]
+        return move(desk.descriptors.find(call, number), call, [(address, size)])
+
+    return handle
+
+
+def _by_pieces(move: _Move) -> Handler:
+    """readv(2), writev(2)."""
+
+    def handle(desk: Desk, call: Call) -> int:
+        number, address, count = call.arguments[:3]
+        endpoint = desk.descriptors.find(call, number)
+        if count > PIECES_MAX:
+            # sendmsg calls it TooLarge.
+            raise InvalidValue(f"{count} pieces of memory: at most {PIECES_MAX}")
+        return move(endpoint, call, call.memory.pieces(address, count))
+
+    return handle
+
+
+def _by_pieces_at(move: _Move) -> Handler:
+    """preadv2(2), pwritev2(2): sockets have no offsets, except for the one that stands for none."""
+    by_pieces = _by_pieces(move)
+
+    def handle(desk: Desk, call: Call) -> int:
+        desk.descriptors.find(call, call.arguments[0])
+        if call.arguments[3] != _ANY_OFFSET:
+            raise PassOn
+        return by_pieces(desk, call)
+
+    return handle
 
 
 def send_to(desk: Desk, call: Call) -> int:
@@ -67,34 +114,19 @@ def send_to(desk: Desk, call: Call) -> int:
     return send(endpoint, call, call.memory.read(address, min(size, _DATA_MAX)), b"", flags)
 
 
-def write(desk: Desk, call: Call) -> int:
-    """write(2)."""
-    number, address, size = call.arguments[:3]
-    endpoint = desk.descriptors.find(call, number)
-    return send(endpoint, call, call.memory.read(address, min(size, _DATA_MAX)), b"", 0)
+def receive_from(desk: Desk, call: Call) -> int:
+    """recvfrom(2), which recv(3) is."""
+    number, address, size, flags, name, name_size = call.arguments
+    received = receive(desk.descriptors.find(call, number), call, [(address, size)], flags)
+    if name:
+        memory = call.memory
+        (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
+        memory.write(name, received.source[:room])
+        memory.write(name_size, _INTEGER.pack(len(received.source)))
+    return len(received.data)
 
 
-def write_pieces(desk: Desk, call: Call) -> int:
-    """writev(2)."""
-    number, address, count = call.arguments[:3]
-    endpoint = desk.descriptors.find(call, number)
-    memory = call.memory
-    pieces = _iovec(memory, address, count)
-    return send(endpoint, call, memory.gather(pieces, size_of(pieces)), b"", 0)
-
-
-def write_pieces_at(desk: Desk, call: Call) -> int:
-    """pwritev2(2): sockets have no offsets, except for the one that stands for none."""
-    desk.descriptors.find(call, call.arguments[0])
-    if call.arguments[3] != _ANY_OFFSET:
-        raise PassOn
-    return write_pieces(desk, call)
-
-
-def send_message(desk: Desk, call: Call) -> int:
-    """sendmsg(2)."""
-    number, address, flags = call.arguments[:3]
-    return _send_message(desk.descriptors.find(call, number), call, address, flags)
+# Messages: each is a struct msghdr at an address.
 
 
 def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
@@ -111,68 +143,6 @@ def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> i
     return send(endpoint, call, memory.gather(pieces, size_of(pieces)), bytes(raw[size:]), flags)
 
 
-def send_messages(desk: Desk, call: Call) -> int:
-    """sendmmsg(2)."""
-    number, address, count, flags = call.arguments[:4]
-    endpoint = desk.descriptors.find(call, number)
-    sent = 0
-    for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
-        try:
-            size = _send_message(endpoint, call, at, flags)
-            call.memory.write(at + _MSGHDR.size, _INTEGER.pack(size))
-        except CryptofsError:
-            if not sent:
-                raise
-            break
-        sent += 1
-    return sent
-
-
-# recv, read
-
-
-def receive_from(desk: Desk, call: Call) -> int:
-    """recvfrom(2), which recv(3) is."""
-    number, address, size, flags, name, name_size = call.arguments
-    received = receive(desk.descriptors.find(call, number), call, [(address, size)], flags)
-    if name:
-        memory = call.memory
-        (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
-        memory.write(name, received.source[:room])
-        memory.write(name_size, _INTEGER.pack(len(received.source)))
-    return len(received.data)
-
-
-def read(desk: Desk, call: Call) -> int:
-    """read(2)."""
-    number, address, size = call.arguments[:3]
-    endpoint = desk.descriptors.find(call, number)
-    # A socket that is read without room is not asked at all.
-    return len(receive(endpoint, call, [(address, size)], 0).data) if size else 0
-
-
-def read_pieces(desk: Desk, call: Call) -> int:
-    """readv(2)."""
-    number, address, count = call.arguments[:3]
-    endpoint = desk.descriptors.find(call, number)
-    pieces = _iovec(call.memory, address, count)
-    return len(receive(endpoint, call, pieces, 0).data) if size_of(pieces) else 0
-
-
-def read_pieces_at(desk: Desk, call: Call) -> int:
-    """preadv2(2)."""
-    desk.descriptors.find(call, call.arguments[0])
-    if call.arguments[3] != _ANY_OFFSET:
-        raise PassOn
-    return read_pieces(desk, call)
-
-
-def receive_message(desk: Desk, call: Call) -> int:
-    """recvmsg(2)."""
-    number, address, flags = call.arguments[:3]
-    return _receive_message(desk.descriptors.find(call, number), call, address, flags)
-
-
 def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
     memory = call.memory
     name, name_size, iovec, count, _, _, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
@@ -184,32 +154,52 @@ def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -
     return len(received.data)
 
 
-def receive_messages(desk: Desk, call: Call) -> int:
-    """recvmmsg(2): the first one, as the next would have to wait."""
-    number, address, _, flags = call.arguments[:4]
-    size = _receive_message(desk.descriptors.find(call, number), call, address, flags)
-    call.memory.write(address + _MSGHDR.size, _INTEGER.pack(size))
-    return 1
+_MoveMessage = Callable[[Endpoint, Call, int, int], int]
 
 
-def _iovec(memory: Memory, address: int, count: int) -> Pieces:
-    """The pieces of readv and writev. Errors: InvalidValue for too many, which sendmsg calls TooLarge."""
-    if count > PIECES_MAX:
-        raise InvalidValue(f"{count} pieces of memory: at most {PIECES_MAX}")
-    return memory.pieces(address, count)
+def _one(move: _MoveMessage) -> Handler:
+    """sendmsg(2), recvmsg(2)."""
+
+    def handle(desk: Desk, call: Call) -> int:
+        number, address, flags = call.arguments[:3]
+        return move(desk.descriptors.find(call, number), call, address, flags)
+
+    return handle
+
+
+def _several(move: _MoveMessage) -> Handler:
+    """sendmmsg(2), recvmmsg(2): as many as do not have to wait, and at least one."""
+
+    def handle(desk: Desk, call: Call) -> int:
+        number, address, count, flags = call.arguments[:4]
+        endpoint = desk.descriptors.find(call, number)
+        moved = 0
+        for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
+            try:
+                size = move(endpoint, call, at, flags)
+                call.memory.write(at + _MSGHDR.size, _INTEGER.pack(size))
+            except CryptofsError:
+                if not moved:
+                    raise
+                break
+            moved += 1
+            flags |= MSG_DONTWAIT
+        return moved
+
+    return handle
 
 
 HANDLERS: dict[str, Handler] = {
-    "read": read,
-    "write": write,
-    "readv": read_pieces,
-    "writev": write_pieces,
-    "preadv2": read_pieces_at,
-    "pwritev2": write_pieces_at,
+    "read": _by_address(_receive_pieces),
+    "write": _by_address(_send_pieces),
+    "readv": _by_pieces(_receive_pieces),
+    "writev": _by_pieces(_send_pieces),
+    "preadv2": _by_pieces_at(_receive_pieces),
+    "pwritev2": _by_pieces_at(_send_pieces),
     "sendto": send_to,
-    "sendmsg": send_message,
-    "sendmmsg": send_messages,
     "recvfrom": receive_from,
-    "recvmsg": receive_message,
-    "recvmmsg": receive_messages,
+    "sendmsg": _one(_send_message),
+    "recvmsg": _one(_receive_message),
+    "sendmmsg": _several(_send_message),
+    "recvmmsg": _several(_receive_message),
 }
