@@ -1,18 +1,15 @@
-"""Finding and reading a key on the kernel's keyrings."""
+"""Finding a key on the kernel's keyrings."""
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..keyctl import THREAD_KEYRING, keyctl
-from ..wiping import wipe
 
 # include/uapi/linux/keyctl.h
 _UNLINK = 9
 _SEARCH = 10
-_READ = 11
 _USER_KEYRING = -4
 
 
@@ -35,23 +32,3 @@ def held(kind: str, description: str) -> Iterator[int]:
             # Revoked keys may have been collected in the meantime.
             if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
                 raise
-
-
-def read(serial: int, largest: int) -> bytearray:
-    """The payload of a key, for the caller to wipe. Errors: OSError; EMSGSIZE for more than `largest` bytes."""
-    size = keyctl(_READ, serial, None, 0)
-    if size > largest:
-        raise OSError(errno.EMSGSIZE, "keyctl")
-    payload = bytearray(size)
-    if not size:
-        return payload
-    try:
-        # the array is a view, not a copy
-        count = keyctl(_READ, serial, (ctypes.c_char * size).from_buffer(payload), size)
-        if count != size:
-            # It was updated between the calls.
-            raise OSError(errno.EAGAIN, "keyctl")
-    except BaseException:
-        wipe(payload)
-        raise
-    return payload

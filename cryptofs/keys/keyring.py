@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
+from ..engines.keyctl.payload import read
 from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported, symbol
 from ..wiping import wipe
 from . import keyctl
@@ -85,7 +86,7 @@ class KeyringKey(KeySource):
             reason = "takes keys as bytes only"
         if self.kind != _READABLE:
             raise CannotTake(f"{reason}, and a process cannot read keys of type {self.kind}")
-        key = keyctl.read(serial, KEY_MAX)
+        key = read(serial, KEY_MAX)
         try:
             transform.set_key(key)
         finally:

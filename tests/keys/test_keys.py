@@ -23,6 +23,7 @@ from cryptofs.algorithms import Type
 from cryptofs.engines.af_alg import AfAlgEngine
 from cryptofs.engines.af_alg.transform import KernelTransform
 from cryptofs.engines.base import Transform
+from cryptofs.engines.keyctl.payload import read
 from cryptofs.engines.openssl import OpensslEngine
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable, NotOffered, NotSupported
 from cryptofs.formats.token_uri import TokenObject
@@ -98,7 +99,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Secrets:
     watch = Secrets()
     monkeypatch.setattr("cryptofs.keys.files.read_whole", watch.spy(secret.read_whole))
     monkeypatch.setattr("cryptofs.keys.files.from_hexadecimal", watch.spy(secret.from_hexadecimal))
-    monkeypatch.setattr(keyctl, "read", watch.spy(keyctl.read))
+    monkeypatch.setattr("cryptofs.keys.keyring.read", watch.spy(read))
     return watch
 
 
@@ -522,7 +523,7 @@ def test_logon_key_needs_the_kernel(add: Callable[..., str]) -> None:
     with pytest.raises(KeyUnavailable, match=r"openssl takes keys as bytes only.*cannot read keys of type logon"):
         opened(KeyringKey(description, kind="logon"))
     with pytest.raises(OSError), keyctl.held("logon", description) as serial:
-        keyctl.read(serial, KEY_MAX)
+        read(serial, KEY_MAX)
     # the same description with another type is another key
     with pytest.raises(KeyUnavailable, match="no such key"):
         opened(KeyringKey(description, kind="user"))

@@ -52,12 +52,12 @@ ALLOWED: dict[str, set[str]] = {
     "config": LOW | {"policy", "keyfiles"},
     "keyctl": set(),
     "keyfiles": {"errors"},
-    "keys": ENGINE_PARTS | {"engines", "engines.pkcs11", "keyctl", "keyfiles"},
+    "keys": ENGINE_PARTS | {"engines", "engines.keyctl", "engines.pkcs11", "keyctl", "keyfiles"},
     "mountinfo": set(),
     "listening": {"errors"},
     "daemon": BELOW_DAEMON,
     "client": LOW | {"mountinfo"},
-    "runner": ENGINE_PARTS | {"engines", "client", "listening"},
+    "runner": ENGINE_PARTS | {"engines", "client", "engines.keyctl", "listening"},
     "faces": {"errors", "records", "client", "listening"},
     "benchmark": LOW,
     "benchmark.empty": set(),
@@ -129,6 +129,7 @@ LAZY = {
     "runner.answers": {"mounted", "devcrypto", "devcrypto.endpoint"},
     "nodes.stats": {"figures"},
     "keys.token": {"engines.pkcs11"},
+    "runner.calls.sockets": {"keyring"},
 }
 """What is imported within a function: for a quick start, or because it may be missing. Never to hide a circle."""
 

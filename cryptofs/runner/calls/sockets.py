@@ -7,7 +7,7 @@ import struct
 from ...errors import InvalidValue, NotSupported, SystemFault
 from ...wiping import wipe
 from ..alg.bound import Bound
-from ..alg.control import SET_KEY, SOL_ALG
+from ..alg.control import SET_KEY, SET_KEY_BY_SERIAL, SOL_ALG
 from ..alg.operations import OPERATIONS
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint
@@ -16,6 +16,7 @@ from ..notify import Call, PassOn
 from ..rules import AF_ALG
 
 _INTEGER = struct.Struct("=I")
+_SERIAL = struct.Struct("=i")
 _KIND = 0xF
 _ADDRESS_MAX = 128
 _VALUE_MAX = 131072
@@ -76,12 +77,21 @@ def set_option(desk: Desk, call: Call) -> int:
     if size > _INTEGER_MAX:
         raise InvalidValue("an option of a negative size")
     key = bytearray()
-    if _low(level) == SOL_ALG and _low(option) == SET_KEY:
+    level, option = _low(level), _low(option)
+    if level == SOL_ALG and option == SET_KEY:
         if size > _VALUE_MAX:
             raise SystemFault(f"a key of {size} bytes: at most {_VALUE_MAX}", errno.ENOMEM)
         key = call.memory.read_key(value, size)
+    elif level == SOL_ALG and option == SET_KEY_BY_SERIAL:
+        if size < _SERIAL.size:
+            raise InvalidValue(f"a serial number of {size} bytes: {_SERIAL.size}")
+        # Only now: few programs use it.
+        from ..keyring import read_key
+
+        (serial,) = _SERIAL.unpack(call.memory.read(value, _SERIAL.size))
+        key, option = read_key(call.memory, serial), SET_KEY
     try:
-        endpoint.set_option(_low(level), _low(option), key, size)
+        endpoint.set_option(level, option, key, size)
     finally:
         wipe(key)
     return 0
