@@ -13,14 +13,17 @@ from typing import Self
 from ..algorithms import Type
 from ..records import PAYLOAD_MAX, Attr, Buffer, Flag, Octets, Operation, Record, Value, octets
 from . import process
+from .calling import Caller, fits_a_call
 from .errors import ClosedError, Refused, RequestError
 from .flight import Flight, FlightEnded
 from .message import SLACK, PartedMessage
 from .mounts import find_mount
 from .public import PublicKeyCalls
-from .wire import Reader, answer_size, call, decode, encode, fits_a_call, owned, write_record
+from .wire import Reader, answer_size, decode, encode, integer, owned, write_record
 
 # Incompressible input grows in every format, but its answer never exceeds one record.
+_MORE = int(Flag.MORE)
+"""A plain integer, because operators of flags take a microsecond."""
 _SURE_TO_FIT = PAYLOAD_MAX - PAYLOAD_MAX // 64
 
 
@@ -94,6 +97,7 @@ class Context(process.Unshared, PublicKeyCalls):
         """The open pipeline of this context, which then sends every request."""
         self._ids = itertools.count(1)
         self._reader = Reader()
+        self._caller = Caller()
         self.device: str | None = None
         """The device's name, if this is a device's context."""
         self._mount: Path = find_mount(mount)
@@ -103,16 +107,16 @@ class Context(process.Unshared, PublicKeyCalls):
         except BaseException:
             self.close()
             raise
-        self.number = _integer(reply, Attr.CONTEXT)
+        self.number = integer(reply, Attr.CONTEXT)
         """The context's number: the name of its directory under contexts/."""
         self.type = str(reply.attributes[Attr.TYPE])
         self.name = str(reply.attributes[Attr.NAME])
         self.engine = str(reply.attributes[Attr.ENGINE])
         self.driver = str(reply.attributes[Attr.DRIVER])
-        self.block_size = _integer(reply, Attr.BLOCK_SIZE)
-        self.iv_size = _integer(reply, Attr.IV_SIZE)
-        self.digest_size = _integer(reply, Attr.DIGEST_SIZE)
-        self.authsize = _integer(reply, Attr.AUTHSIZE)
+        self.block_size = integer(reply, Attr.BLOCK_SIZE)
+        self.iv_size = integer(reply, Attr.IV_SIZE)
+        self.digest_size = integer(reply, Attr.DIGEST_SIZE)
+        self.authsize = integer(reply, Attr.AUTHSIZE)
 
     def __del__(self) -> None:
         if self._fd < 0:
@@ -292,7 +296,6 @@ class Context(process.Unshared, PublicKeyCalls):
         Errors: RequestError, Refused, ClosedError, ForkedError.
         """
         head, payload = encode(record)
-        size = answer_size(record.operation, expected)
         by_call = self._may_be_called(record) and fits_a_call(record.operation, len(head) + len(payload), expected)
         while True:
             if self._process is not process.Process.current:
@@ -300,7 +303,7 @@ class Context(process.Unshared, PublicKeyCalls):
             with self._lock:
                 flight = self._flight
                 if flight is None:
-                    response = self._exchange(head, payload, record.id, size, by_call and self._calls)
+                    response = self._exchange(record, head, payload, expected, by_call and self._calls)
                     break
             try:
                 response = flight.submit(record.id, head, payload, expected).wait()
@@ -308,7 +311,7 @@ class Context(process.Unshared, PublicKeyCalls):
             except FlightEnded:
                 # The pipeline is closing. After that the context sends its own requests again.
                 flight.close()
-        if not record.flags & Flag.MORE and record.operation is not Operation.CLONE:
+        if not record.flags & _MORE and record.operation is not Operation.CLONE:
             # The part is answered. A refusal would leave the message open, waiting for its last part.
             self._in_parts.discard(record.id)
         if response.status:
@@ -320,12 +323,12 @@ class Context(process.Unshared, PublicKeyCalls):
 
         Parts of a message are always written, because ids of ioctl messages are separate from ids of written ones.
         """
-        if record.flags & Flag.MORE or record.operation is Operation.CLONE:
+        if record.flags & _MORE or record.operation is Operation.CLONE:
             self._in_parts.add(record.id)
             return False
         return record.id not in self._in_parts
 
-    def _exchange(self, head: bytes, payload: Octets, identity: int, size: int, by_call: bool) -> Record:
+    def _exchange(self, record: Record, head: bytes, payload: Octets, expected: int, by_call: bool) -> Record:
         """Send one request and read its answer, without a pipeline. The caller holds the lock."""
         if self._fd < 0:
             raise ClosedError.what("context")
@@ -337,7 +340,7 @@ class Context(process.Unshared, PublicKeyCalls):
         try:
             if by_call:
                 try:
-                    return owned(call(self._fd, head, payload))
+                    return self._caller.call(self._fd, head, payload, expected)
                 except OSError as error:
                     # EMSGSIZE: the answer is larger than expected, so read it. ENOTTY: an older daemon without the
                     # ioctl. EINTR: a written request continues however often signals come.
@@ -345,10 +348,11 @@ class Context(process.Unshared, PublicKeyCalls):
                         raise
                     self._calls = error.errno != errno.ENOTTY
             write_record(self._fd, head, payload)
+            size = answer_size(record.operation, expected)
             while data := self._reader.read(self._fd, size):
                 # Answers that were abandoned may come before this one.
                 for response in decode(data):
-                    if response.id == identity:
+                    if response.id == record.id:
                         return owned(response)
         except RequestError:
             raise
@@ -356,7 +360,9 @@ class Context(process.Unshared, PublicKeyCalls):
             raise self._failure(error) from None
         finally:
             self._exchanging = False
-        raise RequestError(errno.EIO, f"request {identity} got no answer: another program reads this context's answers")
+        raise RequestError(
+            errno.EIO, f"request {record.id} got no answer: another program reads this context's answers"
+        )
 
     def _failure(self, error: OSError) -> RequestError:
         """The error for a refused write or a failed read of `crypto`. The daemon's status has the reason for a refused
@@ -385,12 +391,6 @@ class Context(process.Unshared, PublicKeyCalls):
             if flight is not None and self._fd < 0:
                 raise ClosedError.what("context")
             self._flight = flight
-
-
-def _integer(record: Record, attribute: Attr) -> int:
-    value = record.attributes.get(attribute, 0)
-    assert isinstance(value, int)
-    return value
 
 
 def _text(word: str, value: str) -> str:

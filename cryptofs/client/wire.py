@@ -1,7 +1,6 @@
 """Sending and receiving records: checks what a client sends, and parses what it reads."""
 
 import errno
-import fcntl
 import os
 from abc import ABC, abstractmethod
 
@@ -10,12 +9,12 @@ from ..records import (
     HEADER_SIZE,
     PAYLOAD_MAX,
     RECORD_MAX,
+    Attr,
     Buffer,
     Octets,
     Operation,
     Record,
     build_head,
-    call_command,
     octets,
     parse_responses,
 )
@@ -90,13 +89,11 @@ def answer_size(operation: Operation, expected: int) -> int:
     return (max(expected, _PUBLIC) if operation.row.operands else expected) + _BESIDE
 
 
-def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
-    """Whether a record of `size` bytes, and its answer with `expected` bytes of payload, fit into an ioctl's buffer.
-
-    The answer of a control call always fits. Key pair operations never go by ioctl: their answer may be large, and if a
-    signal ends the call, a key may have been made, so the client could not repeat it.
-    """
-    return not operation.row.operands and size <= CALL_ROOM and HEADER_SIZE + expected <= CALL_ROOM
+def integer(response: Record, attribute: Attr) -> int:
+    """An attribute of a response, 0 if it has none."""
+    value = response.attributes.get(attribute, 0)
+    assert isinstance(value, int)
+    return value
 
 
 def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
@@ -107,28 +104,6 @@ def write_record(descriptor: int, head: bytes, payload: Octets) -> None:
         os.pwritev(descriptor, [head, payload], 0)
     else:
         os.pwrite(descriptor, b"".join((head, payload)), 0)
-
-
-CALL_ROOM = 1024
-"""Bytes of an ioctl's buffer. For a larger one `fcntl.ioctl` keeps the interpreter's lock until the kernel returns, so
-a daemon that does not answer would stop every thread of the program."""
-
-
-def call(descriptor: int, head: bytes, payload: Octets) -> Record:
-    """One record and its answer, of at most CALL_ROOM bytes each, by ioctl. It is one system call instead of two, and
-    the answer is this record's, whatever else is unread.
-
-    Errors: OSError. ENOTTY: the daemon knows no ioctl. EMSGSIZE: the answer is larger. EINTR: a signal came and the
-    request was cancelled; the signal's handler has run.
-    """
-    size = len(head) + len(payload)
-    buffer = bytearray(CALL_ROOM)
-    view = memoryview(buffer)
-    view[: len(head)] = head
-    view[len(head) : size] = payload
-    fcntl.ioctl(descriptor, call_command(CALL_ROOM), buffer)
-    (response,) = decode(view[: int.from_bytes(view[:4], "little")])
-    return response
 
 
 class Reader:

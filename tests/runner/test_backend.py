@@ -18,7 +18,7 @@ from cryptofs.client import MountNotFound
 from cryptofs.errors import CryptofsError
 from cryptofs.records import Operation
 from cryptofs.runner.backend import Backend, LocalBackend
-from cryptofs.runner.mounted import MountBackend
+from cryptofs.runner.mounted import MountBackend, MountTransform
 
 ENCRYPT, DECRYPT, DIGEST = Operation.ENCRYPT, Operation.DECRYPT, Operation.DIGEST
 KEY, IV = bytes(range(32)), bytes(range(16))
@@ -201,3 +201,46 @@ def test_a_wrong_device(backends: dict[str, Backend]) -> None:
     refused(errno.EINVAL, lambda: box.set_key(b"device:../../etc"))
     refused(errno.ENOKEY, lambda: box.once(ENCRYPT, bytes(12), 0, b""))
     box.close()
+
+
+def _moved() -> tuple[int, int]:
+    """How many reads and writes this process has made, as the kernel counts them. Each look is some reads more."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["syscr"]), int(counts["syscw"])
+
+
+@pytest.mark.parametrize("size", [16, 1024, 8192])
+@pytest.mark.parametrize(
+    ("type_", "name", "iv", "assoclen"),
+    [
+        (Type.HASH, "sha256", None, 0),
+        (Type.HASH, "hmac(sha256)", None, 0),
+        (Type.SKCIPHER, "cbc(aes)", IV, 0),
+        (Type.AEAD, "gcm(aes)", IV[:12], 0),
+        (Type.AEAD, "gcm(aes)", IV[:12], 13),
+        (Type.RNG, "stdrng", None, 0),
+    ],
+)
+def test_one_call_to_the_daemon(
+    backends: dict[str, Backend], type_: Type, name: str, iv: bytes | None, assoclen: int, size: int
+) -> None:
+    """A whole message on a mount is one ioctl: it needs no read and no write."""
+    transform = backends["mount"].open(type_, name)
+    assert isinstance(transform, MountTransform)
+    if transform.needs_key:
+        transform.set_key(KEY)
+
+    def message() -> None:
+        if type_ is Type.RNG:
+            transform.generate(size)
+        else:
+            transform.once(DIGEST if type_ is Type.HASH else ENCRYPT, iv, assoclen, bytes(size))
+
+    message()
+    before, again = _moved(), _moved()
+    for _ in range(5):
+        message()
+    after = _moved()
+    look = again[0] - before[0]
+    assert (after[0] - again[0] - look, after[1] - again[1]) == (0, 0)
+    transform.close()
