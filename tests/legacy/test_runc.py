@@ -96,7 +96,7 @@ def test_an_agent_that_demands_the_flag(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_the_shim(bundle: Path) -> None:
-    """In a container that refuses AF_ALG, without capabilities: it catches a dynamic program; a static one gets EPERM."""
+    """Where AF_ALG is refused, without capabilities: it catches a dynamic program; a static one gets EPERM."""
     text = "import socket\nwith socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as s: s.bind(('hash', 'sha256'))"
     mounts = interpreter()
     line = [sys.executable, "-m", "cryptofs", "run", "--engines", "openssl", "--shim", "--"]
