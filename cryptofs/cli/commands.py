@@ -29,9 +29,10 @@ _COMMANDS = {
     "open": "files.open_",
     "run": "run.run_",
     "agent": "agent.agent",
+    "pkcs11-server": "faces.pkcs11_server",
     "random": "randomness.random",
     "sign": "signing.sign",
-    "ssh-agent": "ssh_agent.ssh_agent",
+    "ssh-agent": "faces.ssh_agent",
     "status": "status.status",
     "verify": "signing.verify",
 }

@@ -1,7 +1,7 @@
 """The key pairs of a mount's devices that the calling user may use."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,15 @@ from ..client import Context
 
 _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.ENOENT)
 """Another user's device, or one that a reload has just removed."""
-_MINE = frozenset({"sign", "public-key"})
+
+
+RSA_ANY_DIGEST = "pkcs1(rsa,none)"
+"""The algorithm that signs the description of a digest and the digest."""
+DESCRIPTIONS = {
+    digest: bytes.fromhex(f"30{size + 17:02x}300d060960864801650304020{number}050004{size:02x}")
+    for digest, number, size in (("sha256", 1, 32), ("sha384", 2, 48), ("sha512", 3, 64))
+}
+"""What stands before a digest there (RFC 8017, section 9.2)."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +32,19 @@ class DeviceKey:
 
 @dataclass(frozen=True)
 class DeviceKeys:
-    """The signing devices of a mount. only: the names of those to use; empty: all that the user may open."""
+    """The devices of a mount that have a key pair. only: the names of those to use; empty: all that the user may
+    open."""
 
     mount: Path
     only: frozenset[str] = frozenset()
 
-    def signing(self) -> list[DeviceKey]:
-        """The devices that sign and tell their public key, by their names; devices of other users are left out.
+    def find(self, algorithms: Mapping[str, str]) -> list[DeviceKey]:
+        """The devices of these algorithms that tell their public key, by their names; devices of other users are left
+        out. algorithms: by their names, an operation that the device must allow.
 
         Errors: OSError if the mount does not answer.
         """
-        return [key for name in self._names() if (key := self._look_at(name)) is not None]
+        return [key for name in self._names() if (key := self._look_at(name, algorithms)) is not None]
 
     @contextmanager
     def open(self, key: DeviceKey) -> Iterator[Context]:
@@ -48,12 +58,13 @@ class DeviceKeys:
         devices = sorted(path.name for path in (self.mount / "devices").iterdir())
         return [name for name in devices if not self.only or name in self.only]
 
-    def _look_at(self, name: str) -> DeviceKey | None:
+    def _look_at(self, name: str, algorithms: Mapping[str, str]) -> DeviceKey | None:
         try:
-            # An open of `crypto` makes a context and a line of the audit trail, so the devices that sign come first.
+            # Not an open of every `crypto`: each makes a context, and a line of the audit trail.
             status = (self.mount / "devices" / name / "status").read_text()
             told = dict(line.split(": ", 1) for line in status.splitlines())
-            if told["type"] != "sig" or not _MINE.issubset(told["operations"].split()):
+            needed = {algorithms.get(told["name"]), "public-key"}
+            if not needed.issubset(told["operations"].split()):
                 return None
             with Context.of_device(name, mount=self.mount) as context:
                 public = context.public_key("der")

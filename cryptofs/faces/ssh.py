@@ -15,7 +15,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from .keys import DeviceKey, DeviceKeys
+from .keys import DESCRIPTIONS, RSA_ANY_DIGEST, DeviceKey, DeviceKeys
 from .server import receive
 
 log = logging.getLogger("cryptofs")
@@ -100,17 +100,23 @@ class _Scheme:
     blob: Callable[[bytes], bytes] = _as_it_is
 
 
-_SCHEMES: Mapping[str, _Scheme] = {
-    "ed25519": _Scheme(b"ssh-ed25519", None),
-    "pkcs1(rsa,sha256)": _Scheme(b"rsa-sha2-256", "sha256", _RSA_SHA2_256),
-    "pkcs1(rsa,sha512)": _Scheme(b"rsa-sha2-512", "sha512", _RSA_SHA2_512),
+_RSA_256 = _Scheme(b"rsa-sha2-256", "sha256", _RSA_SHA2_256)
+_RSA_512 = _Scheme(b"rsa-sha2-512", "sha512", _RSA_SHA2_512)
+_SCHEMES: Mapping[str, tuple[_Scheme, ...]] = {
+    "ed25519": (_Scheme(b"ssh-ed25519", None),),
+    "pkcs1(rsa,sha256)": (_RSA_256,),
+    "pkcs1(rsa,sha512)": (_RSA_512,),
+    RSA_ANY_DIGEST: (_RSA_256, _RSA_512),
     **{
-        form.format(f"ecdsa-nist-{curve}"): _Scheme(b"ecdsa-sha2-nist" + curve.encode(), digest, 0, blob)
+        form.format(f"ecdsa-nist-{curve}"): (_Scheme(b"ecdsa-sha2-nist" + curve.encode(), digest, 0, blob),)
         for curve, digest in (("p256", "sha256"), ("p384", "sha384"), ("p521", "sha512"))
         for form, blob in (("{}", _of_der), ("x962({})", _of_der), ("p1363({})", _of_halves))
     },
 }
 """By the names of devices' algorithms."""
+
+ALGORITHMS = dict.fromkeys(_SCHEMES, "sign")
+"""What the devices of the agent must be able to do."""
 
 
 @dataclass
@@ -118,14 +124,14 @@ class SshKey:
     """One key, as ssh sees it. blob: the public key in SSH's form; devices: by the flag of a sign request."""
 
     blob: bytes
-    devices: dict[int, DeviceKey] = field(default_factory=dict)
+    devices: dict[int, tuple[DeviceKey, _Scheme]] = field(default_factory=dict)
 
     @property
     def comment(self) -> str:
         """The names of its devices."""
-        return " ".join(key.device for key in self.devices.values())
+        return " ".join(dict.fromkeys(key.device for key, _ in self.devices.values()))
 
-    def choose(self, flags: int) -> DeviceKey | None:
+    def choose(self, flags: int) -> tuple[DeviceKey, _Scheme] | None:
         """The device for a sign request with these flags; None if it asks for a digest that no device has.
 
         An RSA key without a flag would sign with SHA-1, which no verifier should take: it signs with SHA-2 instead.
@@ -145,12 +151,12 @@ class SshAgent:
     def keys(self) -> list[SshKey]:
         """The keys that the agent has now. Errors: OSError if the mount does not answer."""
         found: dict[bytes, SshKey] = {}
-        for key in self._keys.signing():
-            if key.algorithm not in _SCHEMES:
-                continue
+        for key in self._keys.find(ALGORITHMS):
             blob = _public_blob(key.public)
             # The first of several devices that do the same.
-            found.setdefault(blob, SshKey(blob)).devices.setdefault(_SCHEMES[key.algorithm].flag, key)
+            devices = found.setdefault(blob, SshKey(blob)).devices
+            for scheme in _SCHEMES[key.algorithm]:
+                devices.setdefault(scheme.flag, (key, scheme))
         return list(found.values())
 
     def answer(self, message: bytes) -> bytes:
@@ -186,14 +192,18 @@ class SshAgent:
         wanted = next((key for key in self.keys() if key.blob == blob), None)
         if wanted is None:
             raise Refused("no device of this user has the key")
-        key = wanted.choose(flags)
-        if key is None:
+        chosen = wanted.choose(flags)
+        if chosen is None:
             raise Refused(
                 f"{wanted.comment}: no signature with the flags {flags:#x} (2: rsa-sha2-256, 4: rsa-sha2-512)"
             )
-        scheme = _SCHEMES[key.algorithm]
+        key, scheme = chosen
+        if scheme.digest is not None:
+            data = hashlib.new(scheme.digest, data).digest()
+            if key.algorithm == RSA_ANY_DIGEST:
+                data = DESCRIPTIONS[scheme.digest] + data
         with self._keys.open(key) as context:
-            signature = context.sign(data if scheme.digest is None else hashlib.new(scheme.digest, data).digest())
+            signature = context.sign(data)
         return bytes([_SIGN_RESPONSE]) + _string(_string(scheme.name) + _string(scheme.blob(signature)))
 
 

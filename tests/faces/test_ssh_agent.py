@@ -16,8 +16,9 @@ from helpers.other_user import MEMBER, OWNER, as_user, let_in, needs_root
 from helpers.signing import DEVICES, KEYS, openssh, signing_mount
 from helpers.waiting import PATIENCE, wait_until
 
-from cryptofs.cli.ssh_agent import print_variables
+from cryptofs.cli.faces import print_variables
 from cryptofs.faces.keys import DeviceKeys
+from cryptofs.faces.ssh import ALGORITHMS
 
 pytestmark = pytest.mark.mount
 
@@ -52,7 +53,9 @@ def agent(mount: Path, directory: Path, *options: str) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def served(mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of an agent for the devices of this user."""
-    names = [option for name in [*DEVICES, "mute", "checker", "sha1", "curve", "gcm"] for option in ("--device", name)]
+    names = [
+        option for name in [*DEVICES, "raw", "mute", "checker", "sha1", "curve", "gcm"] for option in ("--device", name)
+    ]
     with agent(mount, tmp_path_factory.mktemp("agent"), *names) as path:
         yield path
 
@@ -85,7 +88,9 @@ def test_the_list(served: Path) -> None:
         openssh(KEYS["ed"]): ("ed",),
         openssh(KEYS["p256"]): ("p256",),
         openssh(KEYS["p384"]): ("p384",),
+        openssh(KEYS["p521"]): ("p521",),
         openssh(KEYS["rsa"]): ("rsa-256", "rsa-512"),
+        openssh(KEYS["rsa-raw"]): ("raw",),
         openssh(KEYS["rsa-one"]): ("only-256",),
     }
     assert "256 SHA256:" in tool(served, "ssh-add", "-l")
@@ -97,7 +102,7 @@ def test_signatures(served: Path, key: str) -> None:
     tool(served, "ssh-add", "-T", public_file(served, key))
 
 
-@pytest.mark.parametrize("key", ["ed", "p256", "p384", "rsa"])
+@pytest.mark.parametrize("key", ["ed", "p256", "p384", "p521", "rsa", "rsa-raw"])
 def test_signed_files(served: Path, key: str) -> None:
     """ssh-keygen signs a file by the agent, with rsa-sha2-512 for RSA, and verifies it without."""
     public = public_file(served, key)
@@ -151,11 +156,11 @@ def test_the_list_cannot_be_changed(served: Path, tmp_path: Path, arguments: tup
 def test_devices_of_others(mount: Path) -> None:
     """A user's agent has the devices that this user may open."""
     let_in(mount)
-    code = "print(*(key.device for key in DeviceKeys(Path(sys.argv[1])).signing()))"
+    code = "print(*(key.device for key in DeviceKeys(Path(sys.argv[1])).find({'ed25519': 'sign'})))"
     code = f"import sys\nfrom pathlib import Path\nfrom cryptofs.faces.keys import DeviceKeys\n{code}"
     assert as_user(OWNER, OWNER, [], code, mount) == ["everybody theirs"]
     assert as_user(MEMBER, MEMBER, [], code, mount) == ["everybody"]
-    assert [key.device for key in DeviceKeys(mount, frozenset({"theirs", "ed"})).signing()] == ["ed", "theirs"]
+    assert [key.device for key in DeviceKeys(mount, frozenset({"theirs", "ed"})).find(ALGORITHMS)] == ["ed", "theirs"]
 
 
 # The command
@@ -180,7 +185,7 @@ def test_in_the_background(mount: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     line = [*SSH, "--mount", str(mount), "-s"]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment, timeout=60 * PATIENCE)
-    (path,) = tmp_path.glob("cryptofs-ssh.*/agent.*")
+    (path,) = tmp_path.glob("cryptofs-*/agent.*")
     pid = int(done.stdout.split()[-1].rstrip(";"))
     try:
         assert done.stdout == (
@@ -196,7 +201,7 @@ def test_in_the_background(mount: Path, tmp_path: Path) -> None:
 
 def test_for_csh(capsys: pytest.CaptureFixture[str]) -> None:
     """What csh evaluates."""
-    print_variables(Path("/a b/agent"), 7, csh=True)
+    print_variables({"SSH_AUTH_SOCK": "/a b/agent", "SSH_AGENT_PID": "7"}, csh=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["setenv SSH_AUTH_SOCK '/a b/agent';", "setenv SSH_AGENT_PID 7;"]
 

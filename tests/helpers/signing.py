@@ -16,13 +16,16 @@ KEYS: dict[str, Private] = {
     "ed": ed25519.Ed25519PrivateKey.generate(),
     "p256": ec.generate_private_key(ec.SECP256R1()),
     "p384": ec.generate_private_key(ec.SECP384R1()),
+    "p521": ec.generate_private_key(ec.SECP521R1()),
     "rsa": rsa.generate_private_key(65537, 2048),
+    "rsa-raw": rsa.generate_private_key(65537, 2048),
     "rsa-one": rsa.generate_private_key(65537, 2048),
 }
 DEVICES = {
     "ed": ("ed25519", "ed"),
     "p256": ("x962(ecdsa-nist-p256)", "p256"),
     "p384": ("p1363(ecdsa-nist-p384)", "p384"),
+    "p521": ("ecdsa-nist-p521", "p521"),
     "rsa-256": ("pkcs1(rsa,sha256)", "rsa"),
     "rsa-512": ("pkcs1(rsa,sha512)", "rsa"),
     "only-256": ("pkcs1(rsa,sha256)", "rsa-one"),
@@ -49,6 +52,8 @@ def signing_mount(directory: Path) -> Iterator[Daemon]:
     text += declare("mute", "sig", "ed25519", "{ed}", 'operations = ["sign"]')
     text += declare("checker", "sig", "ed25519", "{ed}", 'operations = ["verify", "public-key"]')
     text += declare("sha1", "sig", "pkcs1(rsa,sha1)", "{rsa}")
+    text += declare("raw", "sig", "pkcs1(rsa,none)", "{rsa-raw}")
+    text += declare("decrypter", "akcipher", "pkcs1pad(rsa)", "{rsa}", 'operations = ["decrypt", "public-key"]')
     text += declare("curve", "kpp", "ecdh-nist-p256", "{p256}")
     text += declare("gcm", "aead", "gcm(aes)", "{aes}")
     if ROOT:

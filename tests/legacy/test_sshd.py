@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -80,21 +81,44 @@ def sshd(packages: Packages, directory: Path) -> Iterator[int]:
         process.wait(30 * PATIENCE)
 
 
+def logged_in(
+    face: str, options: tuple[str, ...], again: tuple[str, ...], mount: Path, directory: Path, port: int
+) -> None:
+    """Log in with what a face of cryptofs gives to ssh, and from there once more."""
+    ssh = [
+        *("ssh", "-F", "none", "-p", str(port), "-l", getpass.getuser(), *options),
+        *(f"-o{word}" for word in ("BatchMode=yes", "StrictHostKeyChecking=yes")),
+        f"-oUserKnownHostsFile={directory}/known",
+    ]
+    there = f"printf 'in '; {shlex.join([*ssh, '127.0.0.1', 'echo again'])}" if again else "echo in again"
+    line = [sys.executable, "-m", "cryptofs", face, "--mount", str(mount), "--", *ssh, *again, "127.0.0.1", there]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=90 * PATIENCE)
+    log = (directory / "sshd.log").read_text()
+    assert (done.stdout, done.returncode) == ("in again\n", 0), log + done.stderr
+
+
 @pytest.mark.parametrize(
     ("key", "options"),
-    [("ed", ()), ("p256", ()), ("p384", ()), ("rsa", ()), ("rsa-one", ("PubkeyAcceptedAlgorithms=rsa-sha2-256",))],
+    [
+        *((key, ()) for key in ("ed", "p256", "p384", "p521", "rsa", "rsa-raw")),
+        ("rsa-one", ("-oPubkeyAcceptedAlgorithms=rsa-sha2-256",)),
+    ],
 )
 def test_login(packages: Packages, mount: Path, tmp_path: Path, key: str, options: tuple[str, ...]) -> None:
-    """ssh logs in with a device's key, and from there once more by the forwarded agent."""
+    """ssh logs in by the agent with a device's key, and from there once more by the forwarded agent."""
     (tmp_path / "key.pub").write_text(openssh(KEYS[key]) + "\n")
     with sshd(packages, tmp_path) as port:
-        ssh = [
-            *("ssh", "-F", "none", "-p", str(port), "-l", getpass.getuser(), "-i", str(tmp_path / "key.pub"), "-A"),
-            *(f"-o{word}" for word in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", *options)),
-            f"-oUserKnownHostsFile={tmp_path}/known",
-        ]
-        script = 'printf "%s " in; exec "$@" 127.0.0.1 echo again'
-        line = [sys.executable, "-m", "cryptofs", "ssh-agent", "--mount", str(mount), "--", *ssh, "127.0.0.1"]
-        there = f"sh -c '{script}' sh {' '.join(ssh)}"
-        done = subprocess.run([*line, there], capture_output=True, text=True, check=False, timeout=90 * PATIENCE)
-        assert (done.stdout, done.returncode) == ("in again\n", 0), (tmp_path / "sshd.log").read_text() + done.stderr
+        logged_in(
+            "ssh-agent", ("-i", f"{tmp_path}/key.pub", "-oIdentitiesOnly=yes", *options), ("-A",), mount, tmp_path, port
+        )
+
+
+@pytest.mark.parametrize("key", ["p256", "rsa"])
+def test_login_by_pkcs11(packages: Packages, mount: Path, tmp_path: Path, key: str) -> None:
+    """ssh logs in with a device's key by p11-kit's client, without an agent."""
+    module = next(Path("/usr/lib").glob("*/pkcs11/p11-kit-client.so"), None)
+    if module is None:
+        pytest.skip("NOT RUN: no p11-kit-client.so (package p11-kit-modules)")
+    with sshd(packages, tmp_path) as port:
+        (tmp_path / "authorized").write_text(openssh(KEYS[key]) + "\n")
+        logged_in("pkcs11-server", ("-I", str(module), "-oIdentityAgent=none"), (), mount, tmp_path, port)

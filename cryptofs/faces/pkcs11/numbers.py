@@ -1,0 +1,102 @@
+"""Numbers of PKCS#11 that the face uses, by their names there without the prefix."""
+
+from enum import IntEnum
+
+
+class Error(IntEnum):
+    """CKR_"""
+
+    GENERAL_ERROR = 0x05
+    FUNCTION_FAILED = 0x06
+    ARGUMENTS_BAD = 0x07
+    SLOT_ID_INVALID = 0x03
+    ATTRIBUTE_SENSITIVE = 0x11
+    ATTRIBUTE_TYPE_INVALID = 0x12
+    DATA_INVALID = 0x20
+    DATA_LEN_RANGE = 0x21
+    DEVICE_ERROR = 0x30
+    DEVICE_REMOVED = 0x32
+    ENCRYPTED_DATA_INVALID = 0x40
+    FUNCTION_NOT_SUPPORTED = 0x54
+    KEY_HANDLE_INVALID = 0x60
+    KEY_TYPE_INCONSISTENT = 0x63
+    KEY_FUNCTION_NOT_PERMITTED = 0x68
+    MECHANISM_INVALID = 0x70
+    MECHANISM_PARAM_INVALID = 0x71
+    OBJECT_HANDLE_INVALID = 0x82
+    OPERATION_ACTIVE = 0x90
+    OPERATION_NOT_INITIALIZED = 0x91
+    SESSION_COUNT = 0xB1
+    SESSION_HANDLE_INVALID = 0xB3
+    BUFFER_TOO_SMALL = 0x150
+
+
+class Attribute(IntEnum):
+    """CKA_"""
+
+    CLASS = 0x000
+    TOKEN = 0x001
+    PRIVATE = 0x002
+    LABEL = 0x003
+    VALUE = 0x011
+    KEY_TYPE = 0x100
+    ID = 0x102
+    SENSITIVE = 0x103
+    ENCRYPT = 0x104
+    DECRYPT = 0x105
+    WRAP = 0x106
+    UNWRAP = 0x107
+    SIGN = 0x108
+    SIGN_RECOVER = 0x109
+    VERIFY = 0x10A
+    VERIFY_RECOVER = 0x10B
+    DERIVE = 0x10C
+    MODULUS = 0x120
+    MODULUS_BITS = 0x121
+    PUBLIC_EXPONENT = 0x122
+    PRIVATE_EXPONENT = 0x123
+    PRIME_1 = 0x124
+    PRIME_2 = 0x125
+    EXPONENT_1 = 0x126
+    EXPONENT_2 = 0x127
+    COEFFICIENT = 0x128
+    EXTRACTABLE = 0x162
+    LOCAL = 0x163
+    NEVER_EXTRACTABLE = 0x164
+    ALWAYS_SENSITIVE = 0x165
+    MODIFIABLE = 0x170
+    EC_PARAMS = 0x180
+    EC_POINT = 0x181
+    ALWAYS_AUTHENTICATE = 0x202
+
+
+class Sign(IntEnum):
+    """CKM_ that sign."""
+
+    RSA_PKCS = 0x001
+    SHA256_RSA_PKCS = 0x040
+    SHA384_RSA_PKCS = 0x041
+    SHA512_RSA_PKCS = 0x042
+    ECDSA = 0x1041
+
+
+PUBLIC_KEY, PRIVATE_KEY = 2, 3
+"""CKO_"""
+RSA, EC = 0, 3
+"""CKK_"""
+CAN_DECRYPT, CAN_SIGN = 0x200, 0x800
+"""CKF_ of a mechanism."""
+UNKNOWN = (1 << 64) - 1
+"""CK_UNAVAILABLE_INFORMATION"""
+
+# How the protocol writes an attribute follows from its number. All others are bytes.
+BOOLEANS = frozenset(
+    {0x001, 0x002, 0x086, *range(0x103, 0x10D), 0x162, 0x163, 0x164, 0x165, 0x170, 0x171, 0x200, 0x202, 0x210}
+    | {0x301, 0x302, 0x405}
+)
+NUMBERS = frozenset(
+    {0x000, 0x080, 0x087, 0x088, 0x100, 0x121, 0x133, 0x134, 0x160, 0x161, 0x166, 0x201, 0x300, *range(0x400, 0x405)}
+    | {0x406, 0x500}
+)
+MECHANISM_LISTS = frozenset({0x40000600})
+TEMPLATES = frozenset({0x40000211, 0x40000212, 0x40000213})
