@@ -55,6 +55,17 @@ class Splice:
     moved: bool = False
 
 
+class Layout(NamedTuple):
+    """Where the parts of a message lie in the memory of its sender. start: what says so there, the message's header and
+    its array of pieces; parts: both, the control messages, and the pieces; size: bytes of all, of which `control` are
+    those of the control messages."""
+
+    start: bytes
+    parts: list[tuple[int, int]]
+    control: int
+    size: int
+
+
 class Endpoint:
     """One open file. A method that a kind does not have is EOPNOTSUPP."""
 
@@ -72,6 +83,8 @@ class Endpoint:
         self.marked = False
         """Whether a packet without bytes lies before the program's end, so that poll finds it readable."""
         self.splice: Splice | None = None
+        self.layout: Layout | None = None
+        """The last message's, because the next one often has the same."""
         if self.starts_readable:
             self.mark()
 
