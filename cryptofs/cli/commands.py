@@ -23,6 +23,7 @@ _COMMANDS = {
     "decompress": "compression.decompress",
     "hash": "hash.hash_",
     "header": "header.header",
+    "key": "key.key",
     "encrypt": "files.encrypt",
     "decrypt": "files.decrypt",
     "seal": "files.seal",

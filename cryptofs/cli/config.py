@@ -13,21 +13,24 @@ from .completing import users
 DEFAULT = Path("/etc/cryptofs/cryptofs.toml")
 
 
-@click.command("check-config")
-@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT)
-@click.option(
+user_option = click.option(
     "--user",
     metavar="NAME",
     shell_complete=users,
     help="As root: the user who serves and may own key files; default: `cryptofs`, if it exists.",
 )
+
+
+@click.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT)
+@user_option
 def check_config(file: Path, user: str | None) -> None:
     """Check a configuration FILE (default: /etc/cryptofs/cryptofs.toml) as a start checks it.
 
     Every error has its file, line and key. The command reads key files, and tries their keys. It lists what only the
     service itself can check as "not checked here". For the service's configuration, run it as root.
     """
-    config, devices = check_devices(file, _serving(user))
+    config, devices = check_devices(file, serving_uid(user))
     for line in devices:
         click.echo(line)
     policy = config.policy.policy()
@@ -38,7 +41,8 @@ def check_config(file: Path, user: str | None) -> None:
     click.echo(f"{shown}: {len(config.devices)} devices, {allowed} for everybody, {rules} rules of users and groups")
 
 
-def _serving(user: str | None) -> int | None:
+def serving_uid(user: str | None) -> int | None:
+    """The uid of the account that will serve, for the option --user; None: this process's."""
     if user is not None:
         return find_account(user).uid
     if os.geteuid() != 0:

@@ -1,6 +1,6 @@
 """Devices: their settings and keys (`device`), a context's view of one (`transform`), and their files (`streams`)."""
 
-from .comparing import same_keys
+from .comparing import fingerprint, same_keys
 from .device import Device, DeviceSettings
 from .nonces import MESSAGES_MAX
 from .streams import StreamTransform
@@ -12,5 +12,6 @@ __all__ = [
     "DeviceSettings",
     "DeviceTransform",
     "StreamTransform",
+    "fingerprint",
     "same_keys",
 ]

@@ -4,17 +4,20 @@ Each answers the same random challenge. That works also for keys that no process
 Nothing that would help to find a key remains: neither challenge nor answer leaves this function.
 """
 
+import hashlib
 import os
 
 from ..algorithms import Type
 from ..engines.base import OUT_SLACK
 from ..errors import CryptofsError, NotPermitted
-from ..records import Operation
+from ..records import Attr, Operation
 from .device import Device
 from .versions import Version
 
 _CHALLENGE = 64
 """Bytes: whole blocks of every cipher."""
+_LABEL = b"cryptofs key fingerprint 1"
+_DIGITS = 16
 _PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
 
 
@@ -64,3 +67,18 @@ def _once(version: Version, operation: Operation, iv: bytes | None, assoclen: in
     out = bytearray(version.transform.room(operation, len(challenge)) + OUT_SLACK)
     written = version.transform.once(operation, iv, assoclen, challenge, memoryview(out))
     return bytes(out[:written])
+
+
+def fingerprint(device: Device, version: Version) -> str:
+    """Digits that tell keys apart and say nothing about a key: also of a key that no process can read.
+
+    Of a key pair: SHA-256 of the public key (DER). Of every other key: the first 64 bits of SHA-256 of what the key
+    makes of a fixed text, under a fixed nonce. It is the same only for the same key and algorithm. Errors:
+    NotPermitted, and others.
+    """
+    if device.settings.type in _PAIRS:
+        public = version.transform.operate(Operation.PUBLIC_KEY, {Attr.KEY_FORMAT: "der"}, b"")[0]
+        return f"SHA256:{hashlib.sha256(public).hexdigest()}"
+    size = device.nonces.size if device.nonces is not None else version.transform.description.iv_size
+    made = answer(device, version, bytes(size), _LABEL.ljust(_CHALLENGE, b"\0"))
+    return hashlib.sha256(_LABEL + made).hexdigest()[:_DIGITS]

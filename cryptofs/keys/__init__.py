@@ -2,7 +2,7 @@
 
 from .base import ByteSource, KeyForbidden, KeyRefused, KeySource
 from .files import CredentialKey, FileKey, versions_in
-from .keyring import KeyringKey
+from .keyring import KeyringKey, add_to_keyring
 from .secret import KEY_MAX
 from .sets import KeySet
 from .token import TokenKey
@@ -18,5 +18,6 @@ __all__ = [
     "KeySource",
     "KeyringKey",
     "TokenKey",
+    "add_to_keyring",
     "versions_in",
 ]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..keyctl import THREAD_KEYRING, keyctl
+from ..keyctl import THREAD_KEYRING, add_key, keyctl
 
 # include/uapi/linux/keyctl.h
 _UNLINK = 9
@@ -32,3 +32,15 @@ def held(kind: str, description: str) -> Iterator[int]:
             # Revoked keys may have been collected in the meantime.
             if error.errno not in (errno.ENOKEY, errno.ENOENT, errno.EKEYREVOKED, errno.EKEYEXPIRED):
                 raise
+
+
+def add(kind: str, description: str, payload: bytearray) -> None:
+    """Put a new key on the user's keyring. Errors: OSError; EEXIST if there is a key of this type and description,
+    which would be replaced."""
+    try:
+        with held(kind, description):
+            raise OSError(errno.EEXIST, "add_key")
+    except OSError as error:
+        if error.errno not in (errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED):
+            raise
+    add_key(kind.encode(), os.fsencode(description), payload, _USER_KEYRING)

@@ -6,13 +6,14 @@ form. OpenSSL needs the bytes, which only keys of the type user give.
 """
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
 from ..engines.keyctl.payload import read
-from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported, symbol
+from ..errors import CryptofsError, InvalidValue, KeyUnavailable, NotSupported, SystemFault, symbol
 from ..wiping import wipe
 from . import keyctl
 from .base import CannotTake, KeySource
@@ -99,3 +100,13 @@ class KeyringKey(KeySource):
         if number == errno.EMSGSIZE:
             return InvalidValue(f"{self.describe()}: more than {KEY_MAX} bytes")
         return self.unavailable(f"{_WHY.get(number, 'keyctl fails')} ({symbol(error.errno)})")
+
+
+def add_to_keyring(kind: str, description: str, key: bytearray) -> None:
+    """Put a new key on the keyring of this process's user. Errors: SystemFault; EEXIST if the key exists."""
+    KeyringKey(description, kind)
+    try:
+        keyctl.add(kind, description, key)
+    except OSError as error:
+        more = "there is such a key already" if error.errno == errno.EEXIST else _WHY.get(error.errno or 0, "")
+        raise SystemFault(f"{kind} key {description!r}: {more or os.strerror(error.errno or 0)}", error.errno) from None

@@ -1,0 +1,177 @@
+"""`cryptofs key new` and `rotate`: random keys, into places that nobody else can read."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from ..algorithms import Type
+from ..config import ConfigError, load
+from ..daemon.declared import check_engines_of
+from ..engines.opening import open_engines
+from ..errors import InvalidValue, NotSupported, SystemFault, printable
+from ..keys import add_to_keyring
+from ..keys.making import new_key
+from ..keys.writing import add_version, write_new
+from ..wiping import wipe
+from . import completing
+from .config import DEFAULT
+from .keys import options
+
+_CREDENTIALS = "systemd-creds"
+_PATIENCE = 120.0
+_TYPES = ("skcipher", "aead", "hash", "akcipher", "sig", "kpp")
+
+_algorithm_options = options(
+    click.option("--type", "type_", type=click.Choice(_TYPES), help="The algorithm's type."),
+    click.option(
+        "-n", "--name", shell_complete=completing.names(*_TYPES), help="The algorithm, in the kernel's terms."
+    ),
+    click.option(
+        "--size", type=click.IntRange(1, 8192), metavar="BYTES", help="Of a symmetric key; default: the largest."
+    ),
+    click.option("--bits", type=click.IntRange(2048, 8192), help="Of an RSA key; default: 3072."),
+    click.option("--hex", "hexadecimal", is_flag=True, help='Write hexadecimal digits (key.encoding = "hex").'),
+)
+
+
+@click.command()
+@_algorithm_options
+@click.option("-o", "--out", "file", metavar="FILE", help="A file that does not exist yet; it gets mode 0600.")
+@click.option("--credential", metavar="NAME", help="With -o: make it an encrypted credential of systemd of this name.")
+@click.option("--keyring", metavar="TEXT", help="Into the keyring of your user, with this description.")
+@click.option(
+    "--key-type",
+    type=click.Choice(["user", "logon"]),
+    default="user",
+    show_default=True,
+    help="With --keyring: nobody can read a logon key, and only AF_ALG can take it.",
+)
+@click.option("--pkcs11", metavar="URI", help="Refused: a token makes its own keys; the error says how.")
+@click.option("--stdout", is_flag=True, help="On standard output, if that is no terminal. Same as `-o -`.")
+def new(
+    type_: str | None,
+    name: str | None,
+    size: int | None,
+    bits: int | None,
+    hexadecimal: bool,
+    file: str | None,
+    credential: str | None,
+    keyring: str | None,
+    key_type: str,
+    pkcs11: str | None,
+    stdout: bool,
+) -> None:
+    """Make a random key for an algorithm, of the size that it takes. A private key is DER (PKCS #8).
+
+    The place is a new file, a credential of systemd or the kernel's keyring. An engine must accept the key first.
+    """
+    if pkcs11 is not None:
+        raise NotSupported("pkcs11: a token makes its own keys: use `pkcs11-tool --keygen` or `--keypairgen`")
+    if type_ is None or name is None:
+        raise click.UsageError("give --type and --name: they say what key to make")
+    path = None if file in (None, "-") else Path(file or "")
+    stdout = stdout or file == "-"
+    if (path is not None) + (keyring is not None) + stdout != 1:
+        raise click.UsageError("give one place for the key: -o FILE, --keyring TEXT or --stdout")
+    if credential is not None and path is None:
+        raise click.UsageError("--credential: with -o FILE")
+    if stdout and os.isatty(1):
+        raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
+    made = _encoded(new_key(open_engines(), Type(type_), name, size, bits), hexadecimal)
+    try:
+        if keyring is not None:
+            add_to_keyring(key_type, keyring, made)
+        elif path is None:
+            sys.stdout.buffer.write(made)
+            sys.stdout.buffer.flush()
+        elif credential is not None:
+            _write_credential(path, credential, made)
+        else:
+            write_new(path, made)
+    finally:
+        wipe(made)
+
+
+@click.command()
+@click.argument("target", metavar="DEVICE|DIRECTORY", shell_complete=completing.devices)
+@_algorithm_options
+@click.option(
+    "--config", type=click.Path(path_type=Path), default=DEFAULT, show_default=True, help="The configuration."
+)
+def rotate(
+    target: str,
+    type_: str | None,
+    name: str | None,
+    size: int | None,
+    bits: int | None,
+    hexadecimal: bool,
+    config: Path,
+) -> None:
+    """Add a new version to the key of a DEVICE that has key.directory, or to a DIRECTORY (written with a slash).
+
+    The file is written whole or not at all. The daemon takes it at the next reload, without a restart. For a directory
+    that the configuration does not name, give --type and --name.
+    """
+    directory = Path(target).absolute() if "/" in target else None
+    if directory is None or type_ is None:
+        if type_ is not None or name is not None:
+            raise click.UsageError(
+                "--type, --name: together, and only for a directory; a device's declaration has them"
+            )
+        directory, type_, name, in_digits = _declared(config, target, directory)
+        hexadecimal = hexadecimal or in_digits
+    if name is None:
+        raise click.UsageError("--type: with --name")
+    made = _encoded(new_key(open_engines(), Type(type_), name, size, bits), hexadecimal)
+    try:
+        version = add_version(directory, made)
+    finally:
+        wipe(made)
+    click.echo(f"{printable(directory)}: version {version}; a reload takes it (`systemctl reload cryptofs`, or SIGHUP)")
+
+
+def _declared(config: Path, target: str, directory: Path | None) -> tuple[Path, str, str, bool]:
+    """The directory of a device's key, type and name of its algorithm, and whether its files have digits."""
+    loaded = load(config)
+    check_engines_of(config, loaded)
+    for device, model in loaded.devices.items():
+        its = None if model.key is None else model.key.directory
+        if device != target if directory is None else its != directory:
+            continue
+        if model.key is None or its is None:
+            raise ConfigError(
+                f"{printable(config)}: the key of device {device} is no directory: move its file to DIRECTORY/1, "
+                "and declare key.directory"
+            )
+        return its, model.type, model.name.rpartition(":")[2], model.key.encoding == "hex"
+    raise InvalidValue(
+        f"{printable(config)}: no device has {printable(target)}; for a directory give --type and --name"
+    )
+
+
+def _encoded(key: bytearray, hexadecimal: bool) -> bytearray:
+    if not hexadecimal:
+        return key
+    digits = bytearray(key.hex().encode() + b"\n")
+    wipe(key)
+    return digits
+
+
+def _write_credential(path: Path, name: str, key: bytearray) -> None:
+    """An encrypted credential. Errors: NotSupported without systemd's program, SystemFault."""
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent) as directory:
+        made = Path(directory) / "credential"
+        command = [_CREDENTIALS, "encrypt", f"--name={name}", "-", str(made)]
+        try:
+            done = subprocess.run(command, input=key, capture_output=True, timeout=_PATIENCE, check=False)
+        except FileNotFoundError:
+            raise NotSupported(f"credential {name!r}: {_CREDENTIALS} is not installed (systemd 250 has it)") from None
+        except subprocess.TimeoutExpired:
+            raise SystemFault(f"credential {name!r}: {_CREDENTIALS} did not end within {_PATIENCE:g} s") from None
+        if done.returncode:
+            raise SystemFault(f"credential {name!r}: {_CREDENTIALS}: {printable(done.stderr.strip()[-200:])}")
+        write_new(path, bytearray(made.read_bytes()))

@@ -1,0 +1,132 @@
+"""New keys: random, and of the form and size that an algorithm takes.
+
+A symmetric key is made in a bytearray, which the caller wipes. The library gives a private key as `bytes`, which cannot
+be wiped: make keys in a process that ends.
+"""
+
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from ..algorithms import Description, Facts, Type, look_up, parse_name
+from ..engines.base import Engine, resolve
+from ..errors import CryptofsError, EngineFault, InvalidValue, NotOffered, NotSupported
+from ..wiping import wipe
+
+RSA_BITS = 3072
+"""Of a new RSA key, if nobody asks for another size."""
+_TRIES = 8
+"""Some ciphers refuse a few weak keys."""
+_PAIRS = (Type.AKCIPHER, Type.SIG, Type.KPP)
+_RTATTR, _KEY_PARAMETERS = 8, 1
+
+
+def new_key(
+    engines: tuple[Engine, ...], type_: Type, name: str, size: int | None = None, bits: int | None = None
+) -> bytearray:
+    """A new key, which an engine has accepted.
+
+    size: bytes of a symmetric key; None: the largest that the algorithm lists, or as many as its digest has. bits: of
+    an RSA key. A private key is DER (PKCS #8). Errors: NotOffered, InvalidValue, NotSupported.
+    """
+    found = resolve(engines, type_, name)
+    if found is None:
+        raise NotOffered(f"{type_} {name!r}: no engine offers it here")
+    engine, description = found
+    if not description.key_sizes.takes_key:
+        raise InvalidValue(f"{type_} {name!r}: it takes no key")
+    pair = type_ in _PAIRS
+    if pair and size is not None:
+        raise InvalidValue(f"size {size}: of {name} the key's size is given in bits, or fixed")
+    if bits is not None and not (pair and "rsa" in name):
+        raise InvalidValue(f"bits {bits}: only RSA keys have a choice")
+    refused: CryptofsError | None = None
+    for _ in range(_TRIES):
+        key = _new_pair(name, bits) if pair else _new_secret(description, size)
+        try:
+            with closing(engine.open(description, None)) as transform:
+                transform.set_key(key)
+        except InvalidValue as error:
+            wipe(key)
+            if pair or size is not None:
+                raise
+            refused = error.again()
+        except BaseException:
+            wipe(key)
+            raise
+        else:
+            return key
+    raise EngineFault(f"{type_} {name!r}: every new key was refused: {refused}")
+
+
+def random_bytes(size: int) -> bytearray:
+    """Random bytes in memory that can be wiped."""
+    made = bytearray(size)
+    with open("/dev/urandom", "rb", buffering=0) as source:
+        filled = source.readinto(memoryview(made))
+    if filled != size:
+        raise EngineFault(f"random bytes: the kernel gave {filled} of {size}")
+    return made
+
+
+def _new_secret(description: Description, size: int | None) -> bytearray:
+    if size is not None:
+        return random_bytes(size)
+    parsed = parse_name(description.name)
+    if parsed.template == "authenc":
+        return _new_authenc(*(str(each) for each in parsed.arguments))
+    return random_bytes(_usual_size(description))
+
+
+def _usual_size(facts: Facts) -> int:
+    sizes = facts.key_sizes
+    if sizes.listed:
+        return max(sizes.listed)
+    return min(sizes.largest, max(sizes.smallest, facts.digest_size or 32))
+
+
+def _new_authenc(mac: str, cipher: str) -> bytearray:
+    """The kernel's form: how long the cipher's key is, the MAC's key, the cipher's key."""
+    facts, digest = look_up(Type.SKCIPHER, cipher), look_up(Type.HASH, mac)
+    if facts is None or digest is None:
+        raise NotSupported(f"authenc({mac},{cipher}): the sizes of its keys are not known; give the size")
+    cipher_size, mac_size = _usual_size(facts), digest.digest_size
+    head = struct.pack("<HH", _RTATTR, _KEY_PARAMETERS) + struct.pack(">I", cipher_size)
+    key = random_bytes(len(head) + mac_size + cipher_size)
+    memoryview(key)[: len(head)] = head
+    return key
+
+
+def _new_pair(name: str, bits: int | None) -> bytearray:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    private = _maker(name, bits)()
+    return bytearray(private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _maker(name: str, bits: int | None) -> Callable[[], Any]:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa, x448, x25519
+
+    parsed = parse_name(name)
+    is_form = parsed.template in ("x962", "p1363", "pkcs1", "pkcs1pad")
+    kind = parsed.arguments[0].template if is_form else parsed.template
+    if kind == "rsa":
+        return lambda: rsa.generate_private_key(65_537, RSA_BITS if bits is None else bits)
+    curves = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+    if kind.startswith(("ecdsa-nist-", "ecdh-nist-")):
+        return lambda: ec.generate_private_key(curves[kind.rpartition("-")[2]])
+    makers: dict[str, Callable[[], Any]] = {
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "ed448": ed448.Ed448PrivateKey.generate,
+        "curve25519": x25519.X25519PrivateKey.generate,
+        "x448": x448.X448PrivateKey.generate,
+        "mldsa44": mldsa.MLDSA44PrivateKey.generate,
+        "mldsa65": mldsa.MLDSA65PrivateKey.generate,
+        "mldsa87": mldsa.MLDSA87PrivateKey.generate,
+        "mlkem768": mlkem.MLKEM768PrivateKey.generate,
+        "mlkem1024": mlkem.MLKEM1024PrivateKey.generate,
+    }
+    if kind not in makers:
+        raise NotSupported(f"{name}: this program makes no keys of this algorithm")
+    return makers[kind]
