@@ -8,15 +8,12 @@ from pathlib import Path
 
 import click
 
-from ..algorithms import Type
-from ..config import ConfigError, load
-from ..daemon.declared import check_engines_of
+from ..daemon.inventory import find_key_set
 from ..engines.opening import open_engines
-from ..errors import InvalidValue, NotSupported, SystemFault, printable
+from ..errors import NotSupported, SystemFault, printable
 from ..keys import add_to_keyring
-from ..keys.making import new_key
+from ..keys.making import made_key
 from ..keys.writing import add_version, write_new
-from ..wiping import wipe
 from . import completing
 from .config import DEFAULT
 from .keys import options
@@ -81,8 +78,7 @@ def new(
         raise click.UsageError("--credential: with -o FILE")
     if stdout and os.isatty(1):
         raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
-    made = _encoded(new_key(open_engines(), Type(type_), name, size, bits), hexadecimal)
-    try:
+    with made_key(open_engines(), type_, name, size, bits, hexadecimal) as made:
         if keyring is not None:
             add_to_keyring(key_type, keyring, made)
         elif path is None:
@@ -92,8 +88,6 @@ def new(
             _write_credential(path, credential, made)
         else:
             write_new(path, made)
-    finally:
-        wipe(made)
 
 
 @click.command()
@@ -122,43 +116,14 @@ def rotate(
             raise click.UsageError(
                 "--type, --name: together, and only for a directory; a device's declaration has them"
             )
-        directory, type_, name, in_digits = _declared(config, target, directory)
-        hexadecimal = hexadecimal or in_digits
+        found = find_key_set(config, target, directory)
+        directory, type_, name = found.directory, found.type, found.name
+        hexadecimal = hexadecimal or found.in_digits
     if name is None:
         raise click.UsageError("--type: with --name")
-    made = _encoded(new_key(open_engines(), Type(type_), name, size, bits), hexadecimal)
-    try:
+    with made_key(open_engines(), type_, name, size, bits, hexadecimal) as made:
         version = add_version(directory, made)
-    finally:
-        wipe(made)
     click.echo(f"{printable(directory)}: version {version}; a reload takes it (`systemctl reload cryptofs`, or SIGHUP)")
-
-
-def _declared(config: Path, target: str, directory: Path | None) -> tuple[Path, str, str, bool]:
-    """The directory of a device's key, type and name of its algorithm, and whether its files have digits."""
-    loaded = load(config)
-    check_engines_of(config, loaded)
-    for device, model in loaded.devices.items():
-        its = None if model.key is None else model.key.directory
-        if device != target if directory is None else its != directory:
-            continue
-        if model.key is None or its is None:
-            raise ConfigError(
-                f"{printable(config)}: the key of device {device} is no directory: move its file to DIRECTORY/1, "
-                "and declare key.directory"
-            )
-        return its, model.type, model.name.rpartition(":")[2], model.key.encoding == "hex"
-    raise InvalidValue(
-        f"{printable(config)}: no device has {printable(target)}; for a directory give --type and --name"
-    )
-
-
-def _encoded(key: bytearray, hexadecimal: bool) -> bytearray:
-    if not hexadecimal:
-        return key
-    digits = bytearray(key.hex().encode() + b"\n")
-    wipe(key)
-    return digits
 
 
 def _write_credential(path: Path, name: str, key: bytearray) -> None:

@@ -303,6 +303,7 @@ class DaemonModel(Table, frozen=True):
 
     engines: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     audit: bool = True
+    state: Path | None = None
 
 
 class Config(Table, frozen=True):

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from ..config import Config, DeviceModel, DeviceName, load
 from ..contexts import ContextTable, Scheduler
-from ..devices import Device, same_keys
+from ..devices import Counts, Device, fingerprint, same_keys
 from ..engines.opening import ENGINES, open_engines
-from ..errors import KeyUnavailable
+from ..errors import CryptofsError, KeyUnavailable
 from ..keys import KeyForbidden
 from ..nodes import Tree
 from ..policy.audit import tell_held_back
 from .declared import Access, check_engines_of, differ_in_versions, key_set, make_device, path_of
 from .service import Handed
+from .state import state_directory
 
 log = logging.getLogger("cryptofs")
 
@@ -66,6 +67,7 @@ class Assembly:
         self.scheduler = Scheduler()
         self.table = ContextTable(opened, self.scheduler)
         self.tree = Tree(self.table)
+        self.counts = Counts(state_directory(loaded.daemon.state if loaded is not None else None, serving))
         if loaded is not None:
             self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
 
@@ -151,6 +153,7 @@ class Assembly:
                 if replaced:
                     source = key_set(self._path, name, model, Access({}, self._serving))
             made = make_device(self._path, name, model, source, self.table.engines)
+            self._count(made)
         except KeyForbidden as error:
             if known is not None and declared_so and not replaced:
                 changes.hidden.append(name)
@@ -176,13 +179,25 @@ class Assembly:
             changes.keys.append(name)
         else:
             changes.declared.append(name)
-        if known is not None:
-            # The bound on messages belongs to the key, even if other settings changed.
-            counts = {each.number: each.messages for each in known.versions.all if same.get(each.number)}
-            for version in made.versions.all:
-                version.messages = counts.get(version.number, 0)
         log.info("device %s: %s from %s", name, made.transform.description.name, source.describe())
         return made
+
+    def _count(self, device: Device) -> None:
+        """Give each key its count. The bound belongs to the key, whatever device or version it is. Errors: those of
+        `Counts.of`; the device is retired then."""
+        if device.nonces is None:
+            return
+        try:
+            for version in device.versions.all:
+                try:
+                    key = fingerprint(device, version)
+                except CryptofsError:
+                    # A key that does not show itself is known by its place.
+                    key = f"{device.settings.name}@{version.number}"
+                version.count = self.counts.of(key, device.messages_max or None)
+        except BaseException:
+            device.retire()
+            raise
 
     def close(self) -> None:
         """Stop the workers and close every context; keys are wiped."""
@@ -190,6 +205,7 @@ class Assembly:
         self.table.close_all()
         for device in self.table.devices.values():
             device.retire()
+        self.counts.close()
         self._handed = {}
         tell_held_back()
 

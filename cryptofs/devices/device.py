@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ..algorithms import Rows, Type, format_rows
 from ..engines.base import Transform
-from ..errors import InvalidValue, NotPermitted, OverQuota
+from ..errors import InvalidValue, NotPermitted
 from ..records import DEVICE_OPERATIONS, Operation
+from .counts import Count
 from .nonces import MESSAGES_MAX, SHORT_NONCE, Nonces
 from .versions import Version, Versions
 
@@ -44,14 +45,12 @@ class Device:
             known = ", ".join(sorted(each.word for each in allowable))
             raise InvalidValue(f"operations of a device of type {settings.type}: of {known}")
         self.settings = settings
-        self.versions = Versions(Version(number, transform) for number, transform in keys.items())
-        """The versions that are kept now."""
-        description = self.transform.description
+        description = keys[max(keys)].description
         for number, transform in keys.items():
-            if not _alike(transform, self.transform):
+            if not _alike(transform, keys[max(keys)]):
                 raise InvalidValue(
-                    f"key version {number} by {transform.description.driver} and version "
-                    f"{self.versions.newest.number} by {description.driver} differ in their sizes: give them one engine"
+                    f"key version {number} by {transform.description.driver} and version {max(keys)} by "
+                    f"{description.driver} differ in their sizes: give them one engine"
                 )
         takes_nonce = bool(description.iv_size)
         try:
@@ -60,6 +59,9 @@ class Device:
             if not settings.caller_nonce:
                 raise
             self.nonces = None
+        counted = self.messages_max or None
+        self.versions = Versions(Version(each, transform, Count(counted)) for each, transform in keys.items())
+        """The versions that are kept now."""
         if settings.type in _CIPHERS and settings.operations != allowable:
             self._check_one_way(takes_nonce)
         self.lags = self._is_blind and description.chains
@@ -76,7 +78,7 @@ class Device:
     @property
     def messages(self) -> int:
         """Messages that the newest version has encrypted."""
-        return self.versions.newest.messages
+        return self.versions.newest.count.used
 
     @property
     def loaded_at(self) -> float:
@@ -135,11 +137,7 @@ class Device:
     def make_nonce(self, version: Version) -> bytes:
         """A nonce for one message. Errors: OverQuota if the key has served its maximum of messages."""
         assert self.nonces is not None
-        if version.messages >= MESSAGES_MAX and self.nonces.size <= SHORT_NONCE:
-            raise OverQuota(
-                f"device {self.settings.name}: {version.messages} messages under one key: at most {MESSAGES_MAX}"
-            )
-        version.messages += 1
+        version.count.take(self.settings.name)
         return self.nonces.make()
 
     def can_take(self, made: "Device") -> bool:

@@ -158,7 +158,7 @@ class DeviceTransform(Transform):
         if nonces.untagged:
             return None
         if operation == ENCRYPT:
-            if version.messages >= MESSAGES_MAX:
+            if version.count.used >= MESSAGES_MAX:
                 return None
             nonce = self.device.make_nonce(version)
             output = version.transform.short(operation, nonces.iv(nonce), data)

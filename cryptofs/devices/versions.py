@@ -7,20 +7,21 @@ from collections.abc import Iterable
 from ..engines.base import Transform
 from ..errors import KeyVersionMissing
 from ..records import Attr, Value
+from .counts import Count
 
 
 class Version:
-    """One version of a device's key: its number, its transform, and the number of messages that it has encrypted.
+    """One version of a device's key: its number, its transform, and the count of messages that it has encrypted.
 
     A message holds its version (`Message.holder`). So a version that is removed keeps its transform until the last
     message that began with it ends, in whichever thread that is, and then the key goes.
     """
 
-    def __init__(self, number: int, transform: Transform) -> None:
+    def __init__(self, number: int, transform: Transform, count: Count) -> None:
         self.number = number
         self.transform = transform
-        self.messages = 0
-        """Messages encrypted with the daemon's nonces."""
+        self.count = count
+        """Of messages encrypted with the daemon's nonces."""
         self.loaded_at = time.time()
         """When the daemon took the key from its source, by Unix time."""
         self.attributes: dict[int, Value] = {Attr.KEY_VERSION: number}

@@ -5,8 +5,8 @@ be wiped: make keys in a process that ends.
 """
 
 import struct
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from ..algorithms import Description, Facts, Type, look_up, parse_name
@@ -58,6 +58,22 @@ def new_key(
         else:
             return key
     raise EngineFault(f"{type_} {name!r}: every new key was refused: {refused}")
+
+
+@contextmanager
+def made_key(
+    engines: tuple[Engine, ...], type_: str, name: str, size: int | None, bits: int | None, in_digits: bool
+) -> Iterator[bytearray]:
+    """`new_key` for one block, and wiped after it. in_digits: hexadecimal, with a newline."""
+    key = new_key(engines, Type(type_), name, size, bits)
+    if in_digits:
+        digits = bytearray(key.hex().encode() + b"\n")
+        wipe(key)
+        key = digits
+    try:
+        yield key
+    finally:
+        wipe(key)
 
 
 def random_bytes(size: int) -> bytearray:

@@ -66,15 +66,21 @@ def kept(assembly: Assembly) -> str:
     return str(assembly.table.devices["d"].versions)
 
 
+def spend(device: Device, messages: int, index: int = 0) -> None:
+    """Use a version, the newest or another one, for so many messages."""
+    for _ in range(messages):
+        device.make_nonce(device.versions.all[index])
+
+
 def test_versions_come_and_go(declared: Declared, assembly: Assembly) -> None:
     """The device stays, and so do the counts of the versions that stay."""
     device = assembly.table.devices["d"]
-    device.versions.newest.messages = 5
+    spend(device, 5)
     declared.add(2, 10)
     assert assembly.reload().endswith("; key versions: d (10, 2, 1)")
     assert assembly.reload() == "configuration: 1 devices, 0 rules of users and groups"
     assert assembly.table.devices["d"] is device
-    assert [each.messages for each in device.versions.all] == [0, 0, 5]
+    assert [each.count.used for each in device.versions.all] == [0, 0, 5]
     (declared.set / "1").unlink()
     assembly.reload()
     assert kept(assembly) == "10, 2"
@@ -90,23 +96,23 @@ def test_a_version_with_another_key_is_a_new_device(declared: Declared, assembly
     declared.add(2)
     assembly.reload()
     device = assembly.table.devices["d"]
-    device.versions.all[1].messages = 7
+    spend(device, 7, 1)
     write_private(declared.set / "2", bytes(32))
     assert assembly.reload().endswith("; new keys: d")
     assert assembly.table.devices["d"] is not device
-    assert [each.messages for each in assembly.table.devices["d"].versions.all] == [0, 7]
+    assert [each.count.used for each in assembly.table.devices["d"].versions.all] == [0, 7]
 
 
 def test_a_list_of_sources(declared: Declared, assembly: Assembly) -> None:
     """Numbered in the configuration: another one is a rotation; from one form to the other the counts go along."""
-    assembly.table.devices["d"].versions.newest.messages = 3
+    spend(assembly.table.devices["d"], 3)
     declared.add(2, 3)
     head = '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\n'
     lines = [f'keys.{each}.file = "{declared.set}/{each}"\n' for each in (1, 2, 3)]
     declared.write(head + "".join(lines[:2]))
     assert "declared again: d" in assembly.reload()
     device = assembly.table.devices["d"]
-    assert [each.messages for each in device.versions.all] == [0, 3]
+    assert [each.count.used for each in device.versions.all] == [0, 3]
     declared.write(head + "".join(lines))
     assert assembly.reload().endswith("; key versions: d (3, 2, 1)")
     declared.write(head + lines[2] + 'mode = "0640"\n')
