@@ -166,7 +166,19 @@ def lines(found: dict[str, Any]) -> list[str]:
         *_table("users", ("user", "contexts", *_COUNTED), found["users"]),
         *_table(
             "devices",
-            ("device", "name", "engine", "contexts", "requests", "failed", "input", "output", "messages", "key age"),
+            (
+                "device",
+                "name",
+                "engine",
+                "contexts",
+                "requests",
+                "failed",
+                "input",
+                "output",
+                "messages",
+                "version",
+                "key age",
+            ),
             [_device_row(device, at) for device in found["devices"]],
         ),
         *_table(
@@ -182,6 +194,7 @@ def _device_row(device: Tags, at: float) -> Tags:
     loaded = datetime.datetime.fromisoformat(device["key-loaded"]).timestamp()
     return {
         **device,
+        "version": device.get("key-version", "1"),
         "input": _amount(int(device["input-bytes"])),
         "output": _amount(int(device["output-bytes"])),
         "key age": _length(at - loaded),

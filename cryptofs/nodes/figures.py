@@ -115,25 +115,35 @@ class Figures:
                 counter.add_metric(label, getattr(tally, field))
             yield counter
         messages = CounterMetricFamily(
-            "cryptofs_device_messages", "Messages encrypted with nonces of the daemon's.", labels=["device"]
+            "cryptofs_device_messages",
+            "Messages that the newest version of the key has encrypted with nonces of the daemon's.",
+            labels=["device"],
         )
         limit = GaugeMetricFamily(
-            "cryptofs_device_messages_limit", "The most messages that its key may encrypt so.", labels=["device"]
+            "cryptofs_device_messages_limit", "The most messages that one version may encrypt so.", labels=["device"]
         )
         contexts = GaugeMetricFamily(
             "cryptofs_device_contexts_open", "Contexts of the device that are open now.", labels=["device"]
         )
         loaded = GaugeMetricFamily(
             "cryptofs_device_key_loaded_timestamp_seconds",
-            "When the daemon took the key from its source, in Unix time.",
+            "When the daemon took the newest version from its source, in Unix time.",
             labels=["device"],
+        )
+        newest = GaugeMetricFamily(
+            "cryptofs_device_key_version", "The number of the newest version of the key.", labels=["device"]
+        )
+        kept = GaugeMetricFamily(
+            "cryptofs_device_key_versions_kept", "Versions of the key that decrypt.", labels=["device"]
         )
         for device in self.devices:
             label = [device.settings.name]
+            newest.add_metric(label, device.versions.newest.number)
+            kept.add_metric(label, len(device.versions.all))
             contexts.add_metric(label, device.users)
             loaded.add_metric(label, device.loaded_at)
             if device.nonces is not None:
                 messages.add_metric(label, device.messages)
             if device.messages_max:
                 limit.add_metric(label, device.messages_max)
-        yield from (messages, limit, contexts, loaded)
+        yield from (messages, limit, contexts, newest, kept, loaded)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import device_mount
-from helpers.configs import declare
+from helpers.configs import declare, write_private
 from helpers.daemons import serving_config
 from helpers.device_mount import DIGEST, KEYS, refused
 from helpers.figures import families, figure
@@ -179,6 +179,21 @@ def test_reload_is_shown(tmp_path: Path) -> None:
         assert not reload("nonsense")
         assert reload('mode = "0640"\n')
         assert counted(mount, "mac") == count
+
+
+def test_versions_of_a_key(tmp_path: Path) -> None:
+    """The newest one's number and messages, and how many are kept."""
+    keys = tmp_path / "keys"
+    keys.mkdir(0o700)
+    for number in (1, 3):
+        write_private(keys / str(number), bytes([number]) * 32)
+    text = f'[devices.set]\ntype = "aead"\nname = "gcm(aes)"\nkey.directory = "{keys}"\nuser = {os.getuid()}\n'
+    with serving_config(tmp_path, text) as daemon:
+        mount = daemon.mountpoint
+        with Context.of_device("set", mount=mount) as context:
+            context.encrypt(b"x")
+        names = ("key_version", "key_versions_kept", "messages_total")
+        assert [figure(mount, f"cryptofs_device_{name}", device="set") for name in names] == [3, 2, 1]
 
 
 def test_others_cannot_write_it(mount: Path) -> None:
