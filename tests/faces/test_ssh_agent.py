@@ -1,5 +1,7 @@
 """The SSH agent, with OpenSSH's own programs and git, and with a client that does not follow the protocol."""
 
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from helpers.waiting import PATIENCE, wait_until
 
 from cryptofs.cli.faces import print_variables
 from cryptofs.faces.keys import DeviceKeys
+from cryptofs.faces.server import CLIENTS_MAX
 from cryptofs.faces.ssh import ALGORITHMS
 
 pytestmark = pytest.mark.mount
@@ -233,8 +237,9 @@ def test_errors(mount: Path, served: Path, tmp_path: Path) -> None:
 def client(served: Path) -> Iterator[socket.socket]:
     """A connection."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(20 * PATIENCE)
+        # Without a deadline, with which it would not wait for room in the socket's backlog.
         connection.connect(str(served))
+        connection.settimeout(20 * PATIENCE)
         yield connection
 
 
@@ -302,6 +307,34 @@ def test_slow_clients(served: Path) -> None:
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_more_clients_than_it_serves(served: Path) -> None:
+    """The 257th connection is closed at once; when others end, there is room again."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(CLIENTS_MAX):
+            stack.enter_context(client(served))
+        refused = stack.enter_context(client(served))
+        assert refused.recv(1) == b""
+    wait_until(lambda: is_served(served))
+    assert f"{CLIENTS_MAX} connections are open" in (served.parent / "agent.log").read_text()
+
+
+def is_served(served: Path) -> bool:
+    """Whether a new connection gets an answer."""
+    with client(served) as connection, contextlib.suppress(OSError):
+        connection.sendall(string(b"\x63"))
+        return connection.recv(100) == FAILURE
+    return False
+
+
+def test_another_key_of_a_device(mount: Path) -> None:
+    """A device that has another key than the program asked for does not sign."""
+    keys = DeviceKeys(mount, frozenset({"ed"}))
+    (key,) = keys.find(ALGORITHMS)
+    with pytest.raises(OSError, match="another key") as caught, keys.open(replace(key, public=b"before a reload")):
+        pass
+    assert caught.value.errno == errno.ENOKEY
 
 
 @needs_root
