@@ -5,7 +5,7 @@ modulus is, so every part is measured against the modulus first. None of this do
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ..records import Buffer
 from . import der
@@ -13,6 +13,8 @@ from .der import below, bits
 
 MODULUS_BITS = (1024, 1536, 2048, 3072, 4096)
 """Sizes of a modulus that the kernel takes, and so the other engines."""
+PUBLIC_BITS = (*MODULUS_BITS, 5120, 6144, 7680, 8192)
+"""Sizes that OpenSSL takes in public keys. With a private one, each operation would keep the interpreter for 50 ms."""
 EXPONENT_BITS = 64
 """The longest public exponent. OpenSSL takes no longer one with a modulus above 3,072 bits; 65537 has 17 bits."""
 _SHARE = 4
@@ -43,8 +45,10 @@ class RsaNumbers:
         return der.enclose(der.SEQUENCE, *version, *numbers)
 
 
-def read(key: Buffer) -> RsaNumbers:
+def read(key: Buffer, public_bits: Collection[int] = MODULUS_BITS) -> RsaNumbers:
     """The numbers of an RSAPrivateKey, RSAPublicKey, PKCS#8 or SubjectPublicKeyInfo in DER, within bounds.
+
+    public_bits: sizes of a modulus that will do in a public key.
 
     The kernel reads numbers as unsigned, and keys for it may lack the 00 that DER puts before a first bit that is set.
     So they are read as unsigned here too. The views point into `key`.
@@ -58,7 +62,7 @@ def read(key: Buffer) -> RsaNumbers:
         found = RsaNumbers(n, e, tuple(private))
     else:
         raise ValueError("no key of two primes")
-    _check_public(found)
+    _check_public(found, public_bits if found.private is None else MODULUS_BITS)
     if found.private is not None:
         _check_private(bits(found.n), found.n, *found.private)
     return found
@@ -119,10 +123,11 @@ def _integers(elements: memoryview) -> Iterator[memoryview]:
         yield der.magnitude(number)
 
 
-def _check_public(key: RsaNumbers) -> None:
+def _check_public(key: RsaNumbers, taken: Collection[int]) -> None:
     size, exponent = bits(key.n), bits(key.e)
-    if size not in MODULUS_BITS:
-        raise WrongPart(f"its modulus has {size} bits: {', '.join(map(str, MODULUS_BITS))} bits would do")
+    if size not in taken:
+        half = "public" if key.private is None else "private"
+        raise WrongPart(f"its modulus has {size} bits: {', '.join(map(str, taken))} bits would do in a {half} key")
     if not key.n[-1] & 1:
         raise WrongPart(f"its modulus of {size} bits is even: it must be odd")
     if not 2 <= exponent <= EXPONENT_BITS:

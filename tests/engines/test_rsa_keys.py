@@ -7,12 +7,12 @@ from math import gcd
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from helpers.public_keys import der_of, opened, rsa_key
+from helpers.public_keys import ENCRYPT, VERIFY, der_of, does, opened, rsa_key
 
 from cryptofs.engines import der, keyctl
 from cryptofs.engines import rsa_key as rsa_keys
 from cryptofs.engines.base import Transform
-from cryptofs.errors import InvalidValue
+from cryptofs.errors import InvalidValue, SignatureMalformed
 
 NAMES = [("akcipher", "rsa"), ("akcipher", "pkcs1pad(rsa)"), ("sig", "pkcs1(rsa,sha256)")]
 PARTS = ("n", "e", "d", "p", "q", "dp", "dq", "inverse")
@@ -39,7 +39,10 @@ def large(bits: int) -> int:
 
 
 LARGE = {
-    "a modulus of another size": ({"n": large(1025)}, "its modulus has 1025 bits: 1024, 1536, 2048, 3072, 4096 bits"),
+    "a modulus of another size": (
+        {"n": large(1025)},
+        "its modulus has 1025 bits: 1024, 1536, 2048, 3072, 4096 bits would",
+    ),
     "an even modulus": ({"n": large(1024) - 1}, "its modulus of 1024 bits is even"),
     "a large exponent": ({"e": large(1000)}, "its public exponent has 1000 bits: 2 to 64"),
     "an exponent of 65 bits": ({"e": large(65)}, "its public exponent has 65 bits: 2 to 64"),
@@ -204,3 +207,22 @@ def test_numbers_are_compared_by_value() -> None:
         assert der.below(*views) == (value < bound)
     assert der.bits(memoryview(b"")) == 0
     assert rsa_keys.EXPONENT_BITS == 64
+
+
+def test_a_large_public_key_verifies_and_encrypts() -> None:
+    """8,192 bits, of which nobody knows the factors, which a power of 3 does not need."""
+    public = rsa.RSAPublicNumbers(3, large(8192)).public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    assert does(opened("akcipher", "rsa", public), ENCRYPT, b"\x09") == (729).to_bytes(1024, "big")
+    assert len(does(opened("akcipher", "pkcs1pad(rsa)", public), ENCRYPT, bytes(1013))) == 1024
+    verifier = opened("sig", "pkcs1(rsa,sha256)", public)
+    with pytest.raises(SignatureMalformed):
+        does(verifier, VERIFY, bytes(32), signature=bytes(1023) + b"\2")
+    with pytest.raises(InvalidValue, match=r"with this key .* has 1024"):
+        does(verifier, VERIFY, bytes(32), signature=bytes(1023))
+
+
+def test_a_large_private_key_is_refused() -> None:
+    """Its operations would take everybody's time."""
+    parts = {part: large(4096) for part in PARTS} | {"n": large(8192), "e": 65_537}
+    with pytest.raises(InvalidValue, match=r"its modulus has 8192 bits: .* 4096 bits would do in a private key"):
+        opened("sig", "pkcs1(rsa,sha256)", encoded(parts))

@@ -8,13 +8,14 @@ from ...algorithms import Description, Name
 from ...errors import InvalidValue
 from ...records import Buffer, Operation
 from ..base import Answer, Operands
+from ..rsa_key import PUBLIC_BITS
 from . import libcrypto, sig
 from .pairs import Pair, export_der
 from .rsa import RsaKeys
 from .transform import PairTransform
 
 _BOTH = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
-_LARGEST = max(RsaKeys.taken) // 8
+_LARGEST = max(PUBLIC_BITS) // 8
 
 
 class Padded(PairTransform):

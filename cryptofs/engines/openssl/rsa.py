@@ -16,7 +16,7 @@ from .pairs import FAILURES, Keys, Pair
 
 
 class RsaKeys(Keys):
-    """RSA keys, of the sizes that the kernel takes.
+    """RSA keys, of the sizes that the kernel takes, and public ones of more.
 
     pyca's own check looks for factors of the primes: 0.16 seconds for 2,048 bits, 1.2 for 4,096, all of it with the
     interpreter locked, so it is left out. What stands here instead takes milliseconds: `rsa_key.read` bounds the parts,
@@ -24,16 +24,15 @@ class RsaKeys(Keys):
     A key that passes and whose primes are none is refused by the last of these.
     """
 
-    taken = rsa_key.MODULUS_BITS
     sizes = (3072, 2048, 4096)
     slow = True
     spelled = (
         "an RSAPrivateKey, RSAPublicKey, PKCS#8 or SubjectPublicKeyInfo in DER with a modulus of "
-        f"{', '.join(map(str, taken))} bits"
+        f"{', '.join(map(str, rsa_key.MODULUS_BITS))} bits, or in a public key up to {rsa_key.PUBLIC_BITS[-1]}"
     )
 
     def load(self, key: bytearray) -> Pair:
-        numbers = rsa_key.read(key)
+        numbers = rsa_key.read(key, rsa_key.PUBLIC_BITS)
         if numbers.private is not None and not _belong_together(numbers):
             raise WrongPart(f"its parts do not belong to its modulus of {8 * len(numbers.n)} bits")
         strict = numbers.encode()
@@ -56,7 +55,7 @@ class RsaKeys(Keys):
         return Pair(loaded, public)
 
     def load_public(self, key: Buffer) -> Any:
-        numbers = rsa_key.read(key)
+        numbers = rsa_key.read(key, rsa_key.PUBLIC_BITS)
         return serialization.load_der_public_key(bytes(RsaNumbers(numbers.n, numbers.e, None).encode()))
 
     def generate(self, bits: int) -> Pair:
