@@ -89,6 +89,7 @@ enum {
 	CRYPTOFS_ATTR_CIPHERTEXT = 34,
 	CRYPTOFS_ATTR_KEY_FORMAT = 35,
 	CRYPTOFS_ATTR_KEY_BITS = 36,
+	CRYPTOFS_ATTR_SIGNATURE_CONTEXT = 37,
 };
 
 /* CRYPTOFS_CALL(size): one record at the start of a buffer of `size` bytes (at most CRYPTOFS_CALL_MAX) goes in, its

@@ -10,14 +10,18 @@ from .wire import Requester
 class PublicKeyCalls(Requester):
     """The operations of a public key type, besides encrypt and decrypt. Errors: RequestError."""
 
-    def sign(self, data: Buffer) -> bytes:
-        """The signature of a digest, or of a message if the algorithm hashes it itself."""
-        return bytes(self._operate(Operation.SIGN, {}, data).payload)
+    def sign(self, data: Buffer, signature_context: Buffer = b"") -> bytes:
+        """The signature of a digest, or of a message if the algorithm hashes it itself.
 
-    def verify(self, signature: Buffer, data: Buffer) -> bool:
+        signature_context: for ML-DSA, at most 255 bytes that verify must get, too.
+        """
+        return bytes(self._operate(Operation.SIGN, _for_context(signature_context), data).payload)
+
+    def verify(self, signature: Buffer, data: Buffer, signature_context: Buffer = b"") -> bool:
         """Whether the signature matches a digest or message under this context's key."""
+        attributes = _for_context(signature_context) | {Attr.SIGNATURE: octets(signature, "signature")}
         try:
-            self._operate(Operation.VERIFY, {Attr.SIGNATURE: octets(signature, "signature")}, data)
+            self._operate(Operation.VERIFY, attributes, data)
         except RequestError as error:
             # EBADMSG: malformed, so no message has this signature under this key.
             if error.errno in (errno.EKEYREJECTED, errno.EBADMSG):
@@ -62,3 +66,8 @@ class PublicKeyCalls(Requester):
 
     def _operate(self, operation: Operation, attributes: dict[int, Value], data: Buffer = b"") -> Record:
         return self.request(Record(operation, 0, self.new_id(), 0, attributes, octets(data)))
+
+
+def _for_context(signature_context: Buffer) -> dict[int, Value]:
+    given = octets(signature_context, "signature_context")
+    return {Attr.SIGNATURE_CONTEXT: given} if len(given) else {}

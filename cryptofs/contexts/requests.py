@@ -41,6 +41,7 @@ from .work import Task, engine_fault
 
 _RESPONSE = int(Flag.RESPONSE)
 _IV, _ASSOCLEN, _LENGTH, _KEY_VERSION = (int(each) for each in (Attr.IV, Attr.ASSOCLEN, Attr.LENGTH, Attr.KEY_VERSION))
+_SIGNATURE_CONTEXT = int(Attr.SIGNATURE_CONTEXT)
 _GENERATE = Operation.GENERATE
 _NO_FRAME = memoryview(bytearray(HEADER_SIZE))
 _LAVISH = 65_536
@@ -317,6 +318,8 @@ def _prepare(context: Context, transform: Transform, job: Job) -> Request:
         record.operation.check(attributes, len(record.payload), record.flags)
         if _LENGTH in attributes:
             raise InvalidValue("length: of a message in one record only; the output of parts comes part by part")
+        if _SIGNATURE_CONTEXT in attributes:
+            raise InvalidValue("signature-context: of a message in one record only")
         if (version := attributes.get(_KEY_VERSION)) is not None:
             transform = transform.of_version(version)
         context.exchange.open_lane()

@@ -38,6 +38,8 @@ class PublicKeyTransform(WholeTransform):
 
     operations: frozenset[Operation] = frozenset()
     streamed: frozenset[Operation] = frozenset()
+    takes_context = False
+    """Whether its signatures are for a context, which `signature-context` names."""
     costs: dict[Operation, float]
 
     def __init__(self, description: Description) -> None:
@@ -89,6 +91,8 @@ class PublicKeyTransform(WholeTransform):
         if len(data) and not operation.row.payload:
             # a stream's, which has no record that was checked
             raise InvalidValue(f"payload of {len(data)} bytes: {operation.word} takes none")
+        if Attr.SIGNATURE_CONTEXT in operands and not self.takes_context:
+            raise InvalidValue(f"signature-context: {self.description.name} takes none")
         began = time.perf_counter_ns()
         if operation.row.makes_key:
             answer = self._generate_once(operands, data)

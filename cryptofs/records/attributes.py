@@ -43,6 +43,7 @@ class Attr(IntEnum):
     CIPHERTEXT = 34, Kind.BYTES, 2048
     KEY_FORMAT = 35, Kind.TEXT, 31
     KEY_BITS = 36, Kind.U32, 4
+    SIGNATURE_CONTEXT = 37, Kind.BYTES, 255
 
     def __new__(cls, number: int, kind: Kind, largest: int, secret: bool = False) -> "Attr":
         self = int.__new__(cls, number)

@@ -68,6 +68,7 @@ _CONFIGURE = frozenset({Attr.KEY, Attr.AUTHSIZE, Attr.ENGINE, Attr.DRIVER, Attr.
 _LENGTH = frozenset({Attr.LENGTH})
 _KEY_FORMAT = frozenset({Attr.KEY_FORMAT})
 _PEER_KEY = frozenset({Attr.PEER_KEY})
+_SIGNATURE_CONTEXT = frozenset({Attr.SIGNATURE_CONTEXT})
 
 
 def _short(types: frozenset[Type]) -> Row:
@@ -106,13 +107,25 @@ class Operation(IntEnum):
     GENERATE = 19, Row(types=_GENERATORS, required=_LENGTH, stream=True)
     COMPRESS = 20, Row(types=_COMPRESSIONS, payload=True, parts=True, expands=True, stream=True)
     DECOMPRESS = 21, Row(types=_COMPRESSIONS, optional=_LENGTH, payload=True, parts=True, expands=True, stream=True)
-    SIGN = 24, Row(types=_SIGNERS, payload=True, parts=True, operands=True, stream=True, device=True, device_file=True)
+    SIGN = (
+        24,
+        Row(
+            types=_SIGNERS,
+            optional=_SIGNATURE_CONTEXT,
+            payload=True,
+            parts=True,
+            operands=True,
+            stream=True,
+            device=True,
+            device_file=True,
+        ),
+    )
     VERIFY = (
         25,
         Row(
             types=_SIGNERS,
             required=frozenset({Attr.SIGNATURE}),
-            optional=_KEY_VERSION,
+            optional=_KEY_VERSION | _SIGNATURE_CONTEXT,
             payload=True,
             operands=True,
             device=True,

@@ -41,10 +41,11 @@ NAMES = [(type_, name) for type_, listed in PUBLIC_NAMES.items() for name in lis
 ENCAPSULATE, DECAPSULATE = Operation.ENCAPSULATE, Operation.DECAPSULATE
 
 
-def verdict(transform: PublicKeyTransform, data: bytes, signature: bytes) -> bool:
+def verdict(transform: PublicKeyTransform, data: bytes, signature: bytes, context: bytes = b"") -> bool:
     """Whether a signature is accepted. There are three ways to refuse one."""
+    operands = {"signature": signature} | ({"signature_context": context} if context else {})
     try:
-        assert does(transform, VERIFY, data, signature=signature) == b""
+        assert does(transform, VERIFY, data, **operands) == b""
     except (KeyRejected, SignatureMalformed, InvalidValue):
         return False
     return True
@@ -181,20 +182,21 @@ def test_wycheproof_eddsa(name: str) -> None:
 
 @pytest.mark.parametrize("size", [44, 65, 87])
 def test_wycheproof_mldsa(size: int) -> None:
-    """Post-quantum signatures without a context, and public keys of wrong sizes."""
-    count = 0
+    """Post-quantum signatures with and without a context, and public keys of wrong sizes."""
+    count = contexts = 0
     for group, case in wycheproof("Signature", f"mldsa_{size}_verify"):
-        if case.get("ctx"):
-            continue
+        context = bytes.fromhex(case.get("ctx", ""))
+        contexts += bool(context)
         try:
             transform = opened("sig", f"mldsa{size}", bytes.fromhex(group["publicKey"]))
         except InvalidValue:
             accepted = False
         else:
-            accepted = verdict(transform, bytes.fromhex(case["msg"]), bytes.fromhex(case["sig"]))
+            accepted = verdict(transform, bytes.fromhex(case["msg"]), bytes.fromhex(case["sig"]), context)
         assert agrees_with(case, accepted), case["tcId"]
         count += 1
     assert count > 100
+    assert contexts
 
 
 @pytest.mark.parametrize("size", [44, 65, 87])
@@ -637,9 +639,9 @@ def test_keys_of_another_curve_or_size() -> None:
     for scalar in (bytes(32), b"\xff" * 32):
         with pytest.raises(InvalidValue):
             opened("kpp", "ecdh-nist-p256", scalar)
-    for size in (512, 1025, 2047, 8192):
+    for size in (512, 1025, 2047, 8191, 8448):
         public = rsa.RSAPublicNumbers(65537, (1 << (size - 1)) + 1).public_key()
-        with pytest.raises(InvalidValue, match="4096 bits"):
+        with pytest.raises(InvalidValue, match="8192 bits would do in a public key"):
             opened("sig", "pkcs1(rsa,sha256)", public.public_bytes(Encoding.DER, PublicFormat.PKCS1))
 
 

@@ -17,7 +17,7 @@ from cryptofs.engines import der
 from cryptofs.engines.openssl import malformed
 from cryptofs.engines.public import PublicKeyTransform
 from cryptofs.errors import CryptofsError, InvalidValue, TooLarge
-from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Operation, Record, build
+from cryptofs.records import PAYLOAD_MAX, RECORD_MAX, Attr, Flag, Operation, Record, build
 
 DIGEST = hashlib.sha256(b"message").digest()
 
@@ -235,6 +235,23 @@ def test_any_bytes_as_a_signature(name: str, data: st.DataObject) -> None:
 _SIGNERS: dict[str, PublicKeyTransform] = {}
 
 
+def test_contexts_of_mldsa() -> None:
+    """A signature is for one context; a verify record has room for it beside the message; others take none."""
+    transform = opened("sig", "mldsa87", bytes(32))
+    for context in (b"c", bytes(255)):
+        signature = does(transform, SIGN, b"message", signature_context=context)
+        assert does(transform, VERIFY, b"message", signature=signature, signature_context=context) == b""
+        assert answer(transform, signature, b"message") == "EKEYREJECTED"
+        around = len(build(Record(VERIFY, 0, 1, 0, {Attr.SIGNATURE: signature, Attr.SIGNATURE_CONTEXT: context})))
+        with pytest.raises(TooLarge, match=f"at most {RECORD_MAX - around}"):
+            does(transform, SIGN, bytes(RECORD_MAX - around + 1), signature_context=context)
+    for name in ("ed25519", "ed448", "x962(ecdsa-nist-p256)"):
+        other = opened("sig", name)
+        does(other, Operation.GENERATE_KEY)
+        with pytest.raises(InvalidValue, match=r"signature-context: .* takes none"):
+            does(other, SIGN, DIGEST, signature_context=b"c")
+
+
 # What can be signed can be verified
 
 
@@ -270,6 +287,12 @@ def test_through_the_mount(mount: Path) -> None:
         assert message.update(data[:300_000]) + message.update(data[300_000:900_000]) == b""
         parts = message.finish(data[900_000:])
         assert context.verify(parts, data)
+        bound = context.sign(b"text", signature_context=b"login")
+        assert context.verify(bound, b"text", signature_context=b"login")
+        assert context.verify(bound, b"text") is False
+        record = Record(SIGN, Flag.MORE, context.new_id(), 0, {Attr.SIGNATURE_CONTEXT: b"login"}, b"te")
+        with pytest.raises(RequestError, match="signature-context: of a message in one record only"):
+            context.request(record)
         with pytest.raises(RequestError, match=f"at most {largest}"):
             context.sign(data + b"x")
         assert context.verify(signature, data[:-1]) is False

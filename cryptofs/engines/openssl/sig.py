@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 
 from ...algorithms import Description, Name
 from ...errors import InvalidValue, KeyRejected, SignatureMalformed, TooLarge
-from ...records import PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Operation, Record
+from ...records import PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Operation, Record, Value
 from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
@@ -29,18 +29,22 @@ _BY_SIZE = {DIGESTS[name].digest_size: DIGESTS[name] for name in ("sha1", "sha22
 
 
 class Scheme(ABC):
-    """How a kind of key signs. largest: bytes of data that can be signed, and verified as well. trial: some data that
-    would do."""
+    """How a kind of key signs. trial: some data that would do. takes_context: whether a signature is for a context, by
+    default the empty one."""
 
-    largest = PAYLOAD_MAX
     trial = bytes(32)
+    takes_context = False
+
+    def largest(self, context: bytes) -> int:
+        """Bytes of data that can be signed, and verified as well."""
+        return PAYLOAD_MAX
 
     @abstractmethod
     def check(self, data: Buffer) -> str | None:
         """Which data would do, in words, if these do not."""
 
     @abstractmethod
-    def sign(self, private: Any, data: Buffer) -> bytes:
+    def sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
         """The signature of a digest or message."""
 
     @abstractmethod
@@ -48,7 +52,7 @@ class Scheme(ABC):
         """Bytes of every signature; 0 where they differ, or where another size is a fault of its form."""
 
     @abstractmethod
-    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+    def verify(self, public: Any, signature: bytes, data: Buffer, context: bytes) -> None:
         """Errors: InvalidSignature, or ValueError where it has no form."""
 
     def malformed(self, public: Any, signature: bytes) -> str | None:
@@ -70,7 +74,7 @@ class Pkcs1(Scheme):
             return None if len(data) else "at least 1 byte"
         return None if len(data) == self._size else f"a digest of {self._size} bytes"
 
-    def sign(self, private: Any, data: Buffer) -> bytes:
+    def sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
         largest = self.signature_size(private) - 11
         if len(data) > largest:
             raise InvalidValue(f"message of {len(data)} bytes: with this key at most {largest}")
@@ -79,7 +83,7 @@ class Pkcs1(Scheme):
     def signature_size(self, public: Any) -> int:
         return int(public.key_size + 7) // 8
 
-    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+    def verify(self, public: Any, signature: bytes, data: Buffer, context: bytes) -> None:
         public.verify(signature, self._described + bytes(data), padding.PKCS1v15(), NoDigestInfo())
 
     def malformed(self, public: Any, signature: bytes) -> str | None:
@@ -95,7 +99,7 @@ class Ecdsa(Scheme):
     def check(self, data: Buffer) -> str | None:
         return None if len(data) in _BY_SIZE else f"a digest of {', '.join(map(str, _BY_SIZE))} bytes"
 
-    def sign(self, private: Any, data: Buffer) -> bytes:
+    def sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
         signature: bytes = private.sign(bytes(data), ec.ECDSA(Prehashed(_BY_SIZE[len(data)])))
         if not self._size:
             return signature
@@ -104,7 +108,7 @@ class Ecdsa(Scheme):
     def signature_size(self, public: Any) -> int:
         return 2 * self._size
 
-    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+    def verify(self, public: Any, signature: bytes, data: Buffer, context: bytes) -> None:
         if self._size:
             signature = encode_dss_signature(*self._parts(signature))
         public.verify(signature, bytes(data), ec.ECDSA(Prehashed(_BY_SIZE[len(data)])))
@@ -125,25 +129,37 @@ class Pure(Scheme):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # A verify request has the signature in the same record.
-        around = len(build_record(Record(Operation.VERIFY, 0, 0, 0, {Attr.SIGNATURE: bytes(size)})))
-        self.largest = min(PAYLOAD_MAX, RECORD_MAX - around)
+
+    def largest(self, context: bytes) -> int:
+        # A verify request has the signature and the context in the same record.
+        attributes: dict[int, Value] = {Attr.SIGNATURE: bytes(self._size)}
+        if context:
+            attributes[Attr.SIGNATURE_CONTEXT] = context
+        return min(PAYLOAD_MAX, RECORD_MAX - len(build_record(Record(Operation.VERIFY, 0, 0, 0, attributes))))
 
     def check(self, data: Buffer) -> str | None:
         return None
 
-    def sign(self, private: Any, data: Buffer) -> bytes:
+    def sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
         return bytes(private.sign(data))
 
     def signature_size(self, public: Any) -> int:
         return self._size
 
-    def verify(self, public: Any, signature: bytes, data: Buffer) -> None:
+    def verify(self, public: Any, signature: bytes, data: Buffer, context: bytes) -> None:
         public.verify(signature, data)
 
 
 class MlDsa(Pure):
-    """Signatures whose size, as in the kernel, is a part of their form."""
+    """Signatures for a context, whose size, as in the kernel, is a part of their form."""
+
+    takes_context = True
+
+    def sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
+        return bytes(private.sign(data, context))
+
+    def verify(self, public: Any, signature: bytes, data: Buffer, context: bytes) -> None:
+        public.verify(signature, data, context)
 
     def signature_size(self, public: Any) -> int:
         return 0
@@ -158,11 +174,15 @@ class Signing(PairTransform):
     def __init__(self, description: Description, keys: Keys, scheme: Scheme, quick: bool) -> None:
         super().__init__(description, keys, frozenset({Operation.SIGN, Operation.VERIFY}), quick)
         self.scheme = scheme
+        self.takes_context = scheme.takes_context
         # what hashing a long message takes, nanoseconds a byte
         self.pace = 3.0
 
     def compute(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
-        largest = self.scheme.largest
+        context = operands.get(Attr.SIGNATURE_CONTEXT, b"")
+        assert not isinstance(context, int | str)
+        context = bytes(context)
+        largest = self.scheme.largest(context)
         if len(data) > largest:
             does = f"{self.description.name} signs and verifies at most {largest}"
             raise TooLarge(f"message of {len(data)} bytes: {does}")
@@ -170,13 +190,13 @@ class Signing(PairTransform):
         if takes is not None:
             raise InvalidValue(f"payload of {len(data)} bytes: {self.description.name} takes {takes}")
         if operation is Operation.SIGN:
-            return self._sign(self.private(operation), data), {}
+            return self._sign(self.private(operation), data, context), {}
         signature = operand(operation, operands, Attr.SIGNATURE)
         size = self.scheme.signature_size(self.public)
         if size and len(signature) != size:
             raise InvalidValue(f"signature of {len(signature)} bytes: with this key {self.description.name} has {size}")
         try:
-            self.scheme.verify(self.public, signature, data)
+            self.scheme.verify(self.public, signature, data, context)
         except (InvalidSignature, ValueError):
             wrong = self.scheme.malformed(self.public, signature)
             if wrong is not None:
@@ -184,9 +204,9 @@ class Signing(PairTransform):
             raise KeyRejected("the signature is not that of this message under this key") from None
         return b"", {}
 
-    def _sign(self, private: Any, data: Buffer) -> bytes:
+    def _sign(self, private: Any, data: Buffer, context: bytes) -> bytes:
         try:
-            return self.scheme.sign(private, data)
+            return self.scheme.sign(private, data, context)
         except (ValueError, UnsupportedAlgorithm):
             raise InvalidValue(f"sign: the key is too small for {self.description.name}") from None
 
