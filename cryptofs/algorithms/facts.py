@@ -121,7 +121,8 @@ _ESP: Mapping[str, Any] = {"assoclens": (16, 20)}
 _BY_TEMPLATE: Mapping[str, Mapping[str, Any]] = {
     "cbc": {"iv_after": IvAfter.CIPHERTEXT},
     "cfb": {"iv_after": IvAfter.CIPHERTEXT},
-    "essiv": {"iv_after": IvAfter.CIPHERTEXT},
+    # Its AEADs put the IV, encrypted, into the end of the associated data.
+    "essiv": {"iv_after": IvAfter.CIPHERTEXT, "assoclens": range(16, 1 << 32)},
     "ctr": {"iv_after": IvAfter.COUNTER},
     "ofb": {"iv_after": IvAfter.MIXED},
     "pcbc": {"iv_after": IvAfter.MIXED},
@@ -138,6 +139,8 @@ _BY_TEMPLATE: Mapping[str, Mapping[str, Any]] = {
     "rfc4309": _ESP,
     "rfc4543": _ESP,
     "rfc7539esp": {"assoclens": range(8, 1 << 32)},
+    "rfc3394": {"assoclens": (0,)},
+    "kwp": {"assoclens": (0,)},
 }
 
 
@@ -192,6 +195,12 @@ class Description(Facts):
         sizes = self.authsizes
         takes = " ".join(map(str, sizes)) if len(sizes) <= 8 else f"{sizes[0]}..{sizes[-1]}"
         return InvalidValue(f"authsize {authsize}: {self.name} takes {takes + ' bytes' if sizes else 'no tag'}")
+
+    def refuse_assoclen(self, assoclen: int) -> InvalidValue:
+        """The error for an impossible size of the associated data."""
+        sizes = self.assoclens
+        takes = f"at least {sizes[0]}" if isinstance(sizes, range) else " or ".join(map(str, sizes))
+        return InvalidValue(f"assoclen {assoclen}: {self.name} takes {takes}")
 
     @cached_property
     def identity(self) -> Rows:

@@ -88,7 +88,8 @@ class Device:
     def _check_one_way(self, takes_nonce: bool) -> None:
         """Errors: InvalidValue if the one allowed operation could do the work of the other."""
         name, type_ = self.transform.description.name, self.settings.type
-        if self.transform.description.block_size != 1:
+        # an AEAD that wants no nonce does not undo itself, either
+        if self.transform.description.block_size != 1 or (type_ is Type.AEAD and not takes_nonce):
             return
         if Operation.ENCRYPT in self.settings.operations and (self.settings.caller_nonce or not takes_nonce):
             raise InvalidValue(
@@ -120,7 +121,9 @@ class Device:
     def has_streams(self) -> bool:
         """Whether it has stream files: their segments have any length, and the daemon's nonces."""
         description = self.transform.description
-        if description.type is Type.AEAD and description.block_size > 1:
+        # a segment's associated data are longer than the few sizes that some want
+        takes_segments = description.block_size == 1 and isinstance(description.assoclens, range)
+        if description.type is Type.AEAD and not takes_segments:
             return False
         return self.nonces is not None or not description.iv_size
 

@@ -183,6 +183,8 @@ class AeadTransform(WholeTransform):
     def crypt(self, operation: Operation, iv: Buffer | None, assoclen: int, data: Buffer, out: memoryview) -> int:
         if assoclen > len(data):
             raise InvalidValue(f"assoclen {assoclen}: the message has {len(data)} bytes")
+        if assoclen not in self.description.assoclens:
+            raise self.description.refuse_assoclen(assoclen)
         if operation is Operation.ENCRYPT:
             return self.seal(iv or b"", assoclen, data, out)
         if len(data) < assoclen + self.authsize:

@@ -245,6 +245,7 @@ STREAMED = [
     if type_ is Type.SKCIPHER
     and (description := OPENSSL[0].describe(type_, name)) is not None
     and description.chunk_size
+    and description.key_sizes.takes_key
 ]
 
 

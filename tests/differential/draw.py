@@ -18,6 +18,8 @@ _ZEROS = bytes(4096)
 _NEAR = (8, 16, 32, 48, 64, 72, 104, 128, 136, 144, 256, 4096)
 _FAR = (32_768 - 24, 32_768, 65_536, 131_072, 212_979, 212_992, 262_144, 425_984)
 _ASSOC_FAR = (0xFEFF, 0xFF00, 0xFF01, 65_536)
+_CIPHER_KEYS = {"des3_ede": (24,), "cbc(des)": (8,), "rfc3686": (20, 28, 36), "cipher_null": (0,)}
+"""Bytes of the cipher's key in an authenc blob, where they are not those of AES."""
 _WRONG_AUTHSIZES = (0, 1, 2, 3, 5, 7, 9, 11, 13, 17, 32, 33, 63, 64, 65, 1 << 31, (1 << 32) - 1)
 
 
@@ -95,7 +97,7 @@ class Drawn:
     def any_key(self) -> bytes:
         """A key, mostly of a right size."""
         name, sizes, rng = self.description.name, self.description.key_sizes, self.rng
-        if name.startswith("authenc("):
+        if "authenc(" in name:
             return self._authenc_key()
         if self.chance(0.05):
             size = rng.choice((0, 1, 4, 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 100, rng.randrange(KEY_MAX + 1)))
@@ -112,7 +114,7 @@ class Drawn:
     def _authenc_key(self) -> bytes:
         rng = self.rng
         name = self.description.name
-        sizes = (24,) if "des3_ede" in name else (20, 28, 36) if "rfc3686" in name else (16, 24, 32)
+        sizes = next((sizes for part, sizes in _CIPHER_KEYS.items() if part in name), (16, 24, 32))
         cipher = self.bytes_of(rng.choice(sizes) if not self.chance(0.05) else rng.randrange(40))
         mac = self.bytes_of(rng.choice((0, 1, 20, 32, 63, 64, 65, 127, 128, 129, rng.randrange(300))))
         length, kind, claimed = 8, 1, len(cipher)
@@ -161,6 +163,8 @@ class Drawn:
             return rng.choice((total + 1, 1 << 31, (1 << 32) - 1, total + 4096))
         if self.description.name.startswith("rfc4") and not self.chance(0.05):
             return min(rng.choice((16, 20)), total)
+        if self.description.assoclens == (0,) and not self.chance(0.05):
+            return 0
         if total > _ASSOC_FAR[-1] and self.chance(0.3):
             return rng.choice(_ASSOC_FAR)
         return min(rng.choice((0, 0, 8, 12, 13, 16, 20, 32, 33, rng.randrange(300), total)), total)

@@ -48,6 +48,11 @@ def _small_optmem(difference: Difference) -> bool:
     return int(Path("/proc/sys/net/core/optmem_max").read_text()) < OPTMEM_ENOUGH
 
 
+def _long_wrap(difference: Difference) -> bool:
+    # in parts, the last one alone says nothing of the size
+    return difference.name == "kw(aes)" and _statuses(difference)[1] == errno.EMSGSIZE
+
+
 def _poly1305_clone(difference: Difference) -> bool:
     request = difference.request
     cloned = request is not None and request.operation is Operation.CLONE
@@ -75,6 +80,14 @@ KNOWN = (
         "done",
         "AF_ALG needs the whole message in a socket's buffer: net.core.wmem_max, rmem_max and optmem_max bound it.",
         _small_optmem,
+    ),
+    Known(
+        "kw(aes)",
+        "more than 16,384 bytes",
+        "done",
+        "EMSGSIZE",
+        "Wrapping is slow and meant for keys: a megabyte would take the interpreter 0.1 s. Only Linux 6.1 has it.",
+        _long_wrap,
     ),
     Known(
         "poly1305",

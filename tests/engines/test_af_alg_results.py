@@ -61,7 +61,8 @@ def test_catalogue_is_right(engine: AfAlgEngine, type_: Type, name: str) -> None
         entry = proc_crypto.find(proc_crypto.read(), type_, name)
         assert entry is not None
         assert description.driver == entry.driver
-        if type_ is not Type.RNG:
+        # what kernels say of the block of cbcmac differs
+        if type_ is not Type.RNG and not name.startswith("cbcmac("):
             assert facts.block_size == entry.block_size
         assert facts.iv_size == entry.iv_size
         assert facts.digest_size == entry.digest_size
@@ -72,12 +73,14 @@ def test_catalogue_is_right(engine: AfAlgEngine, type_: Type, name: str) -> None
             assert (facts.key_sizes.listed or (facts.key_sizes.largest,))[-1] == entry.max_key
         accepted = [size for size in range(65) if sockets.set_key(bound, bytes(range(size)), name)]
         expected = [size for size in range(65) if facts.key_sizes.takes_key and facts.key_sizes.admits(size)]
-        if name.startswith("authenc("):
+        if "authenc(" in name:
             assert not accepted  # only a blob does
         elif name.startswith("blake2b-"):
             assert accepted in (expected, [0, *expected])  # to newer kernels an empty key is none
         elif name == "xcbc(aes)":
             assert accepted in ([16], [16, 24, 32])  # RFC 3566 has AES-128 alone, and so have newer kernels
+        elif name == "ecb(cipher_null)":
+            assert accepted == [0]  # which is none
         elif name == "xts(aes)":
             assert accepted == [32, 48, 64]  # no standard has XTS with AES-192
         else:

@@ -143,9 +143,11 @@ def test_names_without_a_reference(engine: AfAlgEngine) -> None:
             continue  # its keys are nothing that can be guessed: structures, or 1,072 bytes
         key = os.urandom(sizes.listed[-1] if sizes.listed else min(sizes.largest, 64)) if sizes.takes_key else None
         iv = b"\3" + os.urandom(description.iv_size - 1) if description.iv_size else None
-        if name.startswith("authenc("):
-            key = authenc_key(os.urandom(20), os.urandom(24 if "des3_ede" in name else 20 if "rfc3686" in name else 16))
-        assoclen = 16 if name.startswith("rfc") and type_ is Type.AEAD else 0
+        if "authenc(" in name:
+            sizes_of = {"des3_ede": 24, "cbc(des)": 8, "rfc3686": 20, "cipher_null": 0}
+            size = next((size for part, size in sizes_of.items() if part in name), 16)
+            key = authenc_key(os.urandom(20), os.urandom(size))
+        assoclen = 16 if name.startswith(("rfc", "essiv")) and type_ is Type.AEAD else 0
         assoc = BIG[:assoclen]
         with open_(engine, type_, name, key) as transform:
             tried.append(name)

@@ -23,11 +23,21 @@ SECRET = bytes(0xA0 ^ byte for byte in range(64))
 def key_for(type_: Type, name: str) -> bytes | None:
     """Some key that the algorithm takes."""
     sizes = look_up(type_, name).key_sizes
-    if name.startswith("authenc("):
-        return bytes(pack_keys(KEY[:20], SECRET[: 24 if "des3_ede" in name else 36 if "rfc3686" in name else 32]))
+    if "authenc(" in name:
+        size = next((size for part, size in _CIPHER_KEYS.items() if part in name), 32)
+        return bytes(pack_keys(KEY[:20], SECRET[:size]))
     if not sizes.takes_key:
         return None
     return SECRET[: sizes.listed[-1] if sizes.listed else min(sizes.largest, 24)]
+
+
+_CIPHER_KEYS = {"des3_ede": 24, "cbc(des)": 8, "rfc3686": 36, "cipher_null": 0}
+"""Bytes of the cipher's key in an authenc blob, where they are not 32."""
+
+
+def assoclen_for(type_: Type, name: str) -> int:
+    """How much associated data the algorithm takes: 16 bytes, or none."""
+    return 16 if type_ is Type.AEAD and 16 in look_up(type_, name).assoclens else 0
 
 
 def opened(type_: Type, name: str, key: bytes | None = None, authsize: int | None = None) -> Transform:

@@ -8,10 +8,12 @@ from pathlib import Path
 from cryptofs.algorithms import Type, look_up
 from cryptofs.records import Operation
 
-from .case import Case, Item, Loader
+from .case import Case, Item, Loader, Skip
 from .rsp import Entry, entries
 
 _NAMES = {"gcm(aes)": "gcm", "gcm(sm4)": "gcm", "rfc7539(chacha20,poly1305)": "rfc7539"}
+_OWN = ("gcm-siv(aes)", "rfc5297(siv(aes))", "rfc7539(xchacha20,poly1305)")
+"""Names that no kernel has."""
 
 
 def beyond(name: str, iv: bytes, tag: bytes) -> str:
@@ -20,6 +22,8 @@ def beyond(name: str, iv: bytes, tag: bytes) -> str:
     short = _NAMES.get(name, name)
     if facts is None:
         return ""
+    if len(iv) != facts.iv_size and name in _OWN:
+        return f"{name} takes IVs of {facts.iv_size} bytes alone: refused with EINVAL"
     if len(iv) != facts.iv_size:
         return f"the kernel's {short} takes IVs of {facts.iv_size} bytes alone: refused with EINVAL"
     if len(tag) not in facts.authsizes:
@@ -76,10 +80,25 @@ def gcm(path: Path) -> Iterator[Item]:
         yield _of(entry, "gcm(aes)", plain, "Decrypt" in path.name, ("iv", "aad", "ct"))
 
 
-def gcm_sm4(path: Path) -> Iterator[Item]:
-    """RFC 8998's example."""
+def of(name: str) -> Loader:
+    """The loader of valid messages of one algorithm (RFC 8998's example, OpenSSL's files)."""
+    return partial(_valid, name)
+
+
+def _valid(name: str, path: Path) -> Iterator[Item]:
     for entry in entries(path):
-        yield _of(entry, "gcm(sm4)", entry.hex("plaintext"), False, ("iv", "aad", "ciphertext"))
+        yield _of(entry, name, entry.hex("plaintext"), False, ("iv", "aad", "ciphertext"))
+
+
+def siv(path: Path) -> Iterator[Item]:
+    """RFC 5297's examples, as OpenSSL has them: the tag is in a field of its own, and comes first here."""
+    for entry in entries(path):
+        if "aad2" in entry or "aad" not in entry:
+            yield Skip("siv(aes) takes associated data as one string")
+            continue
+        sealed = entry.hex("tag") + entry.hex("ciphertext")
+        key, assoc, plain = (entry.hex(field) for field in ("key", "aad", "plaintext"))
+        yield make(entry.file, entry.number, "siv(aes)", key, b"", assoc, plain, sealed[:-16], sealed[-16:])
 
 
 def ccm_iv(nonce: bytes) -> bytes:

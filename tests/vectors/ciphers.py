@@ -1,7 +1,8 @@
 """Vectors of the ciphers without authentication."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -118,33 +119,44 @@ def arc4(path: Path) -> Iterator[Item]:
 
 
 def key_wrap(path: Path) -> Iterator[Item]:
-    """kw(aes): the wrapped key's first 8 bytes are the IV, which decides whether it is whole.
+    """Each case of AES-KW twice: as the kernel's cipher and as the AEAD."""
+    return _wraps((kernel_wrapped, partial(wrapped, "rfc3394(kw(aes))")), ("k", "p", "c"), path)
+
+
+def padded_wrap(key: str, plain: str, sealed: str) -> Loader:
+    """The loader for files of AES-KWP that call the fields so."""
+    return partial(_wraps, (partial(wrapped, "kwp(aes)"),), (key, plain, sealed))
+
+
+def _wraps(makers: tuple[Callable[..., Case], ...], fields: tuple[str, str, str], path: Path) -> Iterator[Item]:
+    key, plain, sealed = fields
+    for entry in entries(path):
+        expected = entry.hex(plain) if plain in entry else None
+        for make in makers:
+            case = make(entry.file, entry.number, entry.hex(key), entry.hex(sealed), expected)
+            inverse = case.inverse()
+            yield inverse if inverse is not None and "_AE_" in path.name else case
+
+
+def wrapped(
+    name: str, file: str, number: int, key: bytes, sealed: bytes, plain: bytes | None, failure: int = errno.EBADMSG
+) -> Case:
+    """A case of unwrapping; plain None: it must be refused with `failure`."""
+    refused = failure if plain is None else 0
+    return Case(
+        Type.AEAD, name, Operation.DECRYPT, key, None, b"", sealed, plain or b"", 8, file, number, errno=refused
+    )  # fmt: skip
+
+
+def kernel_wrapped(
+    file: str, number: int, key: bytes, sealed: bytes, plain: bytes | None, failure: int = errno.EBADMSG
+) -> Case:
+    """The same for the kernel's kw(aes): the first 8 bytes are the IV, which decides whether the key is whole.
 
     To wrap takes an IV too and does not look at it; the one that it makes is left in the kernel.
     """
-    for entry in entries(path):
-        key, sealed = entry.hex("k"), entry.hex("c")
-        case = wrapped(entry.file, entry.number, key, sealed, entry.hex("p") if "p" in entry else None)
-        inverse = case.inverse()
-        yield inverse if inverse is not None and "_AE_" in path.name else case
-
-
-def wrapped(file: str, number: int, key: bytes, sealed: bytes, plain: bytes | None, failure: int = 0) -> Case:
-    """A case of unwrapping; plain None: it must be refused with `failure`, or EBADMSG."""
-    return Case(
-        Type.SKCIPHER,
-        "kw(aes)",
-        Operation.DECRYPT,
-        key,
-        sealed[:8],
-        b"",
-        sealed[8:],
-        plain or b"",
-        0,
-        file,
-        number,
-        errno=(failure or errno.EBADMSG) if plain is None else 0,
-    )
+    case = wrapped("kw(aes)", file, number, key, sealed, plain, failure)
+    return replace(case, type=Type.SKCIPHER, iv=sealed[:8], data=sealed[8:], authsize=0)
 
 
 # Monte Carlo

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from cryptofs.algorithms import Type
+from cryptofs.algorithms import Type, look_up
 from cryptofs.records import Operation
 
 from .case import Case, Chain, Item, Loader, Opener, Skip
@@ -13,7 +13,10 @@ from .ciphers import BITWISE, key_of
 from .packages import short
 from .rsp import entries
 
-OTHER_SIZE = "the kernel's blake2b has digests of 20, 32, 48 and 64 bytes"
+OTHER_SIZES = {
+    "blake2b": "the kernel's blake2b has digests of 20, 32, 48 and 64 bytes",
+    "blake2s": "the kernel's blake2s has digests of 16, 20, 28 and 32 bytes",
+}
 
 
 def make(file: str, number: int, name: str, key: bytes | None, message: bytes, expected: bytes) -> Case:
@@ -54,12 +57,36 @@ def poly1305(path: Path) -> Iterator[Item]:
         yield make(entry.file, entry.number, "poly1305", None, message, entry.hex("tag"))
 
 
-def blake2b(path: Path) -> Iterator[Item]:
-    """The designers' keyed vectors: fields in:, key: and hash:."""
+def shake(name: str) -> Loader:
+    """Outputs of any size, which are the digest and what would follow, or its beginning."""
+    return partial(_shake, name)
+
+
+def _shake(name: str, path: Path) -> Iterator[Item]:
+    facts = look_up(Type.HASH, name)
+    assert facts is not None
+    variable = "VariableOut" in path.name
+    for entry in entries(path, start="count" if variable else "len"):
+        bits = entry.integer("input length" if variable else "len")
+        if bits % 8:
+            yield Skip(BITWISE)
+            continue
+        output = entry.hex("md" if "md" in entry else "output")
+        yield make(
+            entry.file, entry.number, name, None, entry.hex("msg")[: bits // 8], output[: facts.digest_size]
+        )  # fmt: skip
+
+
+def blake2(name: str) -> Loader:
+    """The designers' keyed vectors of the largest digest: fields in:, key: and hash:."""
+    return partial(_blake2, name)
+
+
+def _blake2(name: str, path: Path) -> Iterator[Item]:
     for entry in entries(path, start="in", mark=":"):
-        # the last line of the file ends with the word ok
-        digest = bytes.fromhex(entry.text("hash")[:128])
-        yield make(entry.file, entry.number, "blake2b-512", entry.hex("key"), entry.hex("in"), digest)
+        # the last line of the file for blake2b ends with the word ok
+        digest = bytes.fromhex(entry.text("hash").split()[0].removesuffix("ok"))
+        yield make(entry.file, entry.number, name, entry.hex("key"), entry.hex("in"), digest)
 
 
 # Chains
@@ -105,15 +132,19 @@ def _monte_carlo_steps(name: str, path: Path) -> Iterator[Item]:
 _GROWING = re.compile(r"^digest(?:\((\d+)\))?: ([0-9a-f]+)$", re.MULTILINE)
 
 
-def growing(path: Path) -> Iterator[Item]:
+def growing(family: str) -> Loader:
     """The hundredth digest, each of all those before it, the last one first; with keys of A in the keyed file."""
+    return partial(_growing, family)
+
+
+def _growing(family: str, path: Path) -> Iterator[Item]:
     for length, digest in _GROWING.findall(path.read_text()):
         size = len(digest) // 2
-        if size not in (20, 32, 48, 64):
-            yield Skip(OTHER_SIZE)
+        if look_up(Type.HASH, f"{family}-{size * 8}") is None:
+            yield Skip(OTHER_SIZES[family])
             continue
         key = b"A" * int(length) if length else None
-        yield Chain(Type.HASH, f"blake2b-{size * 8}", short(path), (bytes.fromhex(digest),), _growing_links, key)
+        yield Chain(Type.HASH, f"{family}-{size * 8}", short(path), (bytes.fromhex(digest),), _growing_links, key)
 
 
 def _growing_links(chain: Chain, opener: Opener) -> Iterator[bytes]:

@@ -27,6 +27,7 @@ _ERRNOS = {
     "InsecureTagSize": errno.EINVAL,
     "InvalidKeySize": errno.EINVAL,
     "ModifiedIv": errno.EBADMSG,
+    "ModifiedPadding": errno.EBADMSG,
     "WrongDataSize": errno.EINVAL,
     "InvalidWrappingSize": errno.EINVAL,
     "EmptyKey": errno.EINVAL,
@@ -64,6 +65,10 @@ def aead(name: str) -> Loader:
                     yield Skip(NO_IV)
                     continue
                 iv = aeads.ccm_iv(iv)
+            if name == "rfc5297(siv(aes))":
+                # the standard's order: the tag is in front
+                sealed = tag + cipher
+                cipher, tag = sealed[: len(cipher)], sealed[len(cipher) :]
             failure = _errno(test)
             text = None if failure else plain
             yield aeads.make(
@@ -91,15 +96,43 @@ def mac(name: str) -> Loader:
 
 
 def key_wrap(path: Path) -> Iterator[Item]:
-    """kw(aes), which unwraps; see ciphers.key_wrap."""
-    for _, test in tests(path):
-        key, plain, sealed = (bytes.fromhex(test[field]) for field in ("key", "msg", "ct"))
+    """AES-KW, which unwraps; see ciphers.key_wrap."""
+    for file, number, key, sealed, plain, failure, acceptable in _wraps(path):
+        case = ciphers.wrapped("rfc3394(kw(aes))", file, number, key, sealed, plain, failure)
+        yield replace(case, acceptable=acceptable)
         if len(sealed) < 8:
             yield Skip("shorter than the IV of kw(aes)")
             continue
+        case = ciphers.kernel_wrapped(file, number, key, sealed, plain, failure)
+        yield replace(case, acceptable=acceptable)
+
+
+def padded_wrap(path: Path) -> Iterator[Item]:
+    """AES-KWP, which unwraps. The file says of a single half of a block that its padding is wrong."""
+    for file, number, key, sealed, plain, failure, acceptable in _wraps(path):
+        refused = errno.EINVAL if len(sealed) < 16 else failure
+        case = ciphers.wrapped("kwp(aes)", file, number, key, sealed, plain, refused)
+        yield replace(case, acceptable=acceptable)
+
+
+def _wraps(path: Path) -> Iterator[tuple[str, int, bytes, bytes, bytes | None, int, bool]]:
+    for _, test in tests(path):
+        key, plain, sealed = (bytes.fromhex(test[field]) for field in ("key", "msg", "ct"))
         failure = _errno(test)
-        case = ciphers.wrapped(short(path), test["tcId"], key, sealed, None if failure else plain, failure)
-        yield replace(case, acceptable=test["result"] == "acceptable")
+        yield (
+            *(short(path), test["tcId"], key, sealed),
+            *(None if failure else plain, failure, test["result"] == "acceptable"),
+        )
+
+
+def siv(path: Path) -> Iterator[Item]:
+    """AES-SIV without a nonce, with the tag in front; these files have no flags, and nothing is wrong but the tag."""
+    for _, test in tests(path):
+        key, assoc, plain, sealed = (bytes.fromhex(test[field]) for field in ("key", "aad", "msg", "ct"))
+        text = plain if test["result"] == "valid" else None
+        yield aeads.make(
+            short(path), test["tcId"], "siv(aes)", key, b"", assoc, text, sealed[:-16], sealed[-16:]
+        )  # fmt: skip
 
 
 def chacha20_counter(path: Path) -> Iterator[Item]:

@@ -119,15 +119,14 @@ class AfAlgEngine(Engine):
                     # nothing tells how long its IV, digest or tag is
                     return None
                 facts = Facts(
-                    key_sizes=probe.key_sizes(bound, type_, name, entry), authsizes=range(1, entry.max_authsize + 1)
+                    max(entry.block_size, 1),
+                    key_sizes=probe.key_sizes(bound, type_, name, entry),
+                    authsizes=range(1, entry.max_authsize + 1),
                 )
         if entry is not None:
-            facts = replace(
-                facts,
-                block_size=max(entry.block_size, 1),
-                iv_size=entry.iv_size,
-                digest_size=entry.digest_size,
-            )
+            # a digest's block binds nobody, and what kernels say of the one of cbcmac differs
+            block_size = facts.block_size if type_ is Type.HASH else max(entry.block_size, 1)
+            facts = replace(facts, block_size=block_size, iv_size=entry.iv_size, digest_size=entry.digest_size)
         driver = entry.driver if entry is not None else name
         return KernelDescription.of(type_, canonical, self.name, driver, facts, bind_name=name)
 

@@ -16,7 +16,7 @@ from ...algorithms import Description, Type, driver_name, look_up, names, parse_
 from ...errors import CryptofsError
 from ...records import Operation
 from ..base import Engine, Transform
-from . import aead, authenc, groups, hash, libcrypto, skcipher
+from . import aead, authenc, groups, hash, libcrypto, skcipher, wrapping
 from .rng import OsRandom
 
 
@@ -63,6 +63,8 @@ def _build(description: Description, authsize: int) -> Transform:
             return skcipher.build(description, name)
         case Type.AEAD if name.template == "authenc":
             return authenc.build(description, name, authsize)
+        case Type.AEAD if description.name in wrapping.BUILDERS:
+            return wrapping.BUILDERS[description.name](description, authsize)
         case Type.AEAD:
             return aead.build(description, name, authsize)
         case Type.RNG:
@@ -94,7 +96,7 @@ def _works(description: Description) -> bool:
         from .keypairs import works
 
         return works(description)
-    assoclen = 16 if description.type is Type.AEAD else 0
+    assoclen = 16 if 16 in description.assoclens and description.type is Type.AEAD else 0
     data = b"" if description.type is Type.RNG else bytes(32)
     iv = b"\1" * description.iv_size or None  # 1 is a first byte that ccm accepts.
     out = memoryview(bytearray(128))

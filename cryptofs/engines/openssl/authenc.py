@@ -19,19 +19,21 @@ from .aead import OpensslAead
 from .cbc import Cbc
 from .composed import Rfc3686, whole_blocks
 from .hash import FinalState, keyed_hmac
-from .keys import Keyed, keep
-from .modes import Ctr, WholeMode
+from .keys import Keyed, keep, wipe
+from .modes import Ctr, Cts, Null, WholeMode
 
 _AES_KEYS = (16, 24, 32)
 
 
 class _Cipher(NamedTuple):
-    """A cipher of authenc: the sizes of its key, the size of the nonce in it, and the function that makes the
-    cipher."""
+    """A cipher of authenc: the sizes of its key, the function that makes the cipher, what a text is a multiple of, the
+    size of the nonce in the key, and how many copies of the key the cipher needs."""
 
     key_sizes: tuple[int, ...]
-    nonce_size: int
     make: Callable[..., WholeMode]
+    unit: int = 1
+    nonce_size: int = 0
+    copies: int = 1
 
 
 def _cbc(cipher: Any) -> Callable[..., WholeMode]:
@@ -39,11 +41,14 @@ def _cbc(cipher: Any) -> Callable[..., WholeMode]:
 
 
 _CIPHERS = {
-    "cbc(aes)": _Cipher(_AES_KEYS, 0, _cbc(AES)),
-    "cbc(camellia)": _Cipher(_AES_KEYS, 0, _cbc(Camellia)),
-    "cbc(des3_ede)": _Cipher((24,), 0, _cbc(TripleDES)),
-    "ctr(aes)": _Cipher(_AES_KEYS, 0, lambda secret: Ctr(AES(secret))),
-    "rfc3686(ctr(aes))": _Cipher((20, 28, 36), 4, lambda secret, nonce: Rfc3686(Ctr(AES(secret)), nonce)),
+    "cbc(aes)": _Cipher(_AES_KEYS, _cbc(AES), 16),
+    "cbc(camellia)": _Cipher(_AES_KEYS, _cbc(Camellia), 16),
+    "cbc(des)": _Cipher((8,), _cbc(TripleDES), 8, copies=3),
+    "cbc(des3_ede)": _Cipher((24,), _cbc(TripleDES), 8),
+    "cts(cbc(aes))": _Cipher(_AES_KEYS, lambda secret: Cts(AES(secret))),
+    "ctr(aes)": _Cipher(_AES_KEYS, lambda secret: Ctr(AES(secret))),
+    "ecb(cipher_null)": _Cipher((0,), lambda _secret: Null()),
+    "rfc3686(ctr(aes))": _Cipher((20, 28, 36), lambda secret, nonce: Rfc3686(Ctr(AES(secret)), nonce), nonce_size=4),
 }
 
 # struct rtattr in the machine's byte order; its value is the size of the cipher key, big-endian.
@@ -94,7 +99,9 @@ class Authenc(Keyed[Pair], OpensslAead):
         cut = size - cipher_size
         view = memoryview(key)
         nonce_at = size - self._cipher.nonce_size
-        parts = keep(view[PREFIX:cut]), keep(view[cut:nonce_at])
+        secret = keep(view[cut:nonce_at])
+        parts = keep(view[PREFIX:cut]), secret * self._cipher.copies
+        wipe(secret)
         return (*parts, keep(view[nonce_at:])) if nonce_at < size else parts
 
     def make_core(self, *parts: bytearray) -> Pair:
@@ -103,7 +110,7 @@ class Authenc(Keyed[Pair], OpensslAead):
     def seal(self, iv: Buffer, assoclen: int, data: Buffer, out: memoryview) -> int:
         view = memoryview(data)
         size = len(view) - assoclen
-        whole_blocks(size, self.description.block_size)
+        whole_blocks(size, self._cipher.unit)
         self._core.cipher.encrypt(iv, view[assoclen:], out)
         end = size + self.authsize
         out[size:end] = self._tag(view[:assoclen], out[:size])
@@ -115,7 +122,7 @@ class Authenc(Keyed[Pair], OpensslAead):
         # The tag comes first, as in the kernel: a forged message of a wrong length is EBADMSG, not EINVAL.
         if not hmac.compare_digest(self._tag(view[:assoclen], view[assoclen:cut]), view[cut:]):
             raise self.bad_tag()
-        whole_blocks(cut - assoclen, self.description.block_size)
+        whole_blocks(cut - assoclen, self._cipher.unit)
         return self._core.cipher.decrypt(iv, view[assoclen:cut], out)
 
     def _tag(self, assoc: memoryview, ciphertext: memoryview) -> bytes:

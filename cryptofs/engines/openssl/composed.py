@@ -36,8 +36,15 @@ class Counter:
         return CounterRun(self._ecb, self._block, _int(iv))
 
 
+class Xctr(Counter):
+    """XCTR: the number of the block, from 1 and little-endian, is xored into the IV."""
+
+    def start(self, iv: Buffer, encrypt: bool) -> "CounterRun":
+        return XctrRun(self._ecb, self._block, int.from_bytes(iv, "little"))
+
+
 class CounterRun:
-    """A message in parts, each of whole blocks except the last."""
+    """A message in parts, each of whole blocks except the last. counter: the first block's."""
 
     def __init__(self, ecb: Ecb, block: int, counter: int) -> None:
         self._ecb = ecb
@@ -47,21 +54,35 @@ class CounterRun:
     def update(self, data: Buffer, last: bool, out: memoryview) -> int:
         view = memoryview(data)
         block = self._block
-        mask = (1 << 8 * block) - 1
         for begin in range(0, len(view), _STEP):
             piece = view[begin : begin + _STEP]
             size = len(piece)
             count = -(-size // block)
-            first = self._counter
-            counters = b"".join([(number & mask).to_bytes(block) for number in range(first, first + count)])
-            self._counter = first + count
             stream = memoryview(bytearray(count * block + len(_SLACK)))
-            self._ecb.encrypt(b"", counters, stream)
+            self._ecb.encrypt(b"", self._next(count), stream)
             out[begin : begin + size] = (_int(piece) ^ _int(stream[:size])).to_bytes(size)
         return len(view)
 
+    def _next(self, count: int) -> bytes:
+        """The next counter blocks."""
+        first, block = self._counter, self._block
+        mask = (1 << 8 * block) - 1
+        self._counter = first + count
+        return b"".join([(number & mask).to_bytes(block) for number in range(first, first + count)])
+
     def close(self) -> None:
         return
+
+
+class XctrRun(CounterRun):
+    """The same for XCTR. counter: the IV."""
+
+    _done = 0
+
+    def _next(self, count: int) -> bytes:
+        first, iv, block = self._done + 1, self._counter, self._block
+        self._done += count
+        return b"".join([(iv ^ number).to_bytes(block, "little") for number in range(first, first + count)])
 
 
 class Rfc3686:
@@ -92,11 +113,11 @@ def essiv_salt(key: Buffer) -> bytearray:
 
 
 class Essiv:
-    """essiv(cbc(aes),sha256): the IV is encrypted under the digest of the key; then it is CBC."""
+    """essiv(cbc(…),sha256): the IV is encrypted under the digest of the key; then it is CBC."""
 
-    def __init__(self, secret: bytearray, salt: bytearray) -> None:
-        self._cbc = Cbc(AES(secret))
-        self._ivs = Ecb(AES(salt))
+    def __init__(self, algorithm: BlockCipherAlgorithm, salted: BlockCipherAlgorithm) -> None:
+        self._cbc = Cbc(algorithm)
+        self._ivs = Ecb(salted)
 
     def _seal(self, iv: Buffer) -> memoryview:
         out = memoryview(bytearray(16 + len(_SLACK)))
@@ -142,10 +163,7 @@ _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
 
 
 class Xchacha:
-    """XChaCha20 with the kernel's IV: 24 bytes of nonce, then a 64-bit block count, little-endian.
-
-    HChaCha20 is the ChaCha20 block function without its last addition, which is subtracted here.
-    """
+    """XChaCha20 with the kernel's IV: 24 bytes of nonce, then a 64-bit block count, little-endian."""
 
     def __init__(self, secret: bytearray) -> None:
         self._chacha = Chacha(secret)
@@ -160,22 +178,25 @@ class Xchacha:
     decrypt = encrypt
 
     def start(self, iv: Buffer, encrypt: bool) -> ChachaRun:
-        subkey = self._subkey(bytes(iv[:16]))
+        subkey = derive_subkey(self._chacha, bytes(iv[:16]))
         try:
             # Its context has its own key and belongs to this message.
             return Chacha(subkey).start(bytes(iv[24:32]) + bytes(iv[16:24]), encrypt)
         finally:
             wipe(subkey)
 
-    def _subkey(self, nonce: bytes) -> bytearray:
-        block = bytearray(64 + len(_SLACK))
-        self._chacha.encrypt(nonce, bytes(64), memoryview(block))
-        words = _WORDS.unpack_from(block)
-        inputs = (*_CONSTANTS, *struct.unpack("<4I", nonce))
-        subkey = bytearray(32)
-        outputs = (*words[:4], *words[12:])
-        struct.pack_into(
-            "<8I", subkey, 0, *(word - given & 0xFFFF_FFFF for word, given in zip(outputs, inputs, strict=True))
-        )
-        wipe(block)
-        return subkey
+
+def derive_subkey(chacha: Chacha, nonce: bytes) -> bytearray:
+    """HChaCha20, the key of a message of XChaCha20 by the first 16 bytes of its nonce: the block function of ChaCha20
+    without its last addition, which is subtracted here."""
+    block = bytearray(64 + len(_SLACK))
+    chacha.encrypt(nonce, bytes(64), memoryview(block))
+    words = _WORDS.unpack_from(block)
+    inputs = (*_CONSTANTS, *struct.unpack("<4I", nonce))
+    subkey = bytearray(32)
+    outputs = (*words[:4], *words[12:])
+    struct.pack_into(
+        "<8I", subkey, 0, *(word - given & 0xFFFF_FFFF for word, given in zip(outputs, inputs, strict=True))
+    )
+    wipe(block)
+    return subkey

@@ -12,14 +12,14 @@ from typing import Any, NoReturn, Protocol, Self
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
 from cryptography.hazmat.primitives import cmac, hashes, hmac
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
 
 from ...algorithms import Description, Name
 from ...errors import KeyMissing
 from ...records import Buffer, Operation
 from ..kinds import HashTransform, RunningHash
 from .keys import keep, wipe
-from .macs import MACS, Poly, Xcbc
+from .macs import MACS
 
 _DIGEST = Operation.DIGEST
 
@@ -63,7 +63,7 @@ class Checksum:
 
 
 class NestedHmac:
-    """HMAC of a digest that pyca's HMAC does not know (the shorter BLAKE2b), RFC 2104."""
+    """HMAC of a digest that pyca's HMAC does not know (the shorter ones of BLAKE2), RFC 2104."""
 
     def __init__(self, inner: State, outer: State) -> None:
         self._inner = inner
@@ -116,8 +116,15 @@ _HASHLIB: dict[str, Callable[[], State]] = {
         *("sha3-224", "sha3-256", "sha3-384", "sha3-512"),
     )
 }
-_HASHLIB["rmd160"] = partial(hashlib.new, "ripemd160", usedforsecurity=False)
-_BLAKE2B: dict[str, int] = {f"blake2b-{8 * size}": size for size in (20, 32, 48, 64)}
+_HASHLIB |= {
+    name: partial(hashlib.new, other, usedforsecurity=False)
+    for name, other in {"rmd160": "ripemd160", "sha512-224": "sha512_224", "sha512-256": "sha512_256"}.items()
+}
+# By name: the function, the size of the digest. Any: two classes with the same arguments.
+_BLAKE2: dict[str, tuple[Any, int]] = {
+    **{f"blake2b-{8 * size}": (hashlib.blake2b, size) for size in (20, 32, 48, 64)},
+    **{f"blake2s-{8 * size}": (hashlib.blake2s, size) for size in (16, 20, 28, 32)},
+}
 DIGESTS: dict[str, hashes.HashAlgorithm] = {
     "md5": hashes.MD5(),
     "sha1": hashes.SHA1(),
@@ -125,16 +132,24 @@ DIGESTS: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
+    "sha512-224": hashes.SHA512_224(),
+    "sha512-256": hashes.SHA512_256(),
     "sha3-224": hashes.SHA3_224(),
     "sha3-256": hashes.SHA3_256(),
     "sha3-384": hashes.SHA3_384(),
     "sha3-512": hashes.SHA3_512(),
     "blake2b-512": hashes.BLAKE2b(64),
+    "blake2s-256": hashes.BLAKE2s(32),
     "sm3": hashes.SM3(),
 }
-_BLAKE2B_BLOCK = 128
+_PYCA: dict[str, hashes.HashAlgorithm] = {
+    "sm3": hashes.SM3(),
+    "shake128": hashes.SHAKE128(32),
+    "shake256": hashes.SHAKE256(64),
+}
+"""Those that hashlib has not everywhere, or whose digest it wants a size for."""
 # Any: their annotations want bytes, but they take any buffer.
-_CMAC: dict[str, Any] = {"aes": AES, "camellia": Camellia, "des3_ede": TripleDES}
+_CMAC: dict[str, Any] = {"aes": AES, "camellia": Camellia, "des3_ede": TripleDES, "sm4": SM4}
 
 
 def keyed_hmac(digest: str, key: Buffer) -> FinalState:
@@ -207,8 +222,9 @@ class _Run:
         return
 
 
-def _new_blake2b(size: int, key: Buffer | None) -> State:
-    return hashlib.blake2b(digest_size=size, key=key or b"", usedforsecurity=False)
+def _new_blake2(function: Any, size: int, key: Buffer | None) -> State:
+    state: State = function(digest_size=size, key=key or b"", usedforsecurity=False)
+    return state
 
 
 def _new_cmac(cipher: Any, key: Buffer | None) -> FinalState:
@@ -219,7 +235,7 @@ def _new_cmac(cipher: Any, key: Buffer | None) -> FinalState:
     return kept
 
 
-def build(description: Description, name: Name) -> OpensslHash | Xcbc | Poly:
+def build(description: Description, name: Name) -> HashTransform:
     """A transform for a parsed generic name. Errors: KeyError if the name is not served."""
     if description.name in MACS:
         return MACS[description.name](description)
@@ -227,21 +243,19 @@ def build(description: Description, name: Name) -> OpensslHash | Xcbc | Poly:
     match name.template:
         case "hmac" if inner in DIGESTS:
             return OpensslHash(description, lambda key: keyed_hmac(inner, key or b""), "finalize")
-        case "hmac" if inner == "rmd160":
-            return OpensslHash(description, lambda key: NestedHmac.of(_HASHLIB[inner], 64, key or b""))
         case "hmac":
-            unkeyed = partial(_new_blake2b, _BLAKE2B[inner], None)
-            return OpensslHash(description, lambda key: NestedHmac.of(unkeyed, _BLAKE2B_BLOCK, key or b""))
+            plain = partial(_new_blake2, *_BLAKE2[inner], None) if inner in _BLAKE2 else _HASHLIB[inner]
+            return OpensslHash(description, lambda key: NestedHmac.of(plain, description.block_size, key or b""))
         case "cmac":
             return OpensslHash(description, partial(_new_cmac, _CMAC[inner]), "finalize")
-        case "sm3":
-            return OpensslHash(description, lambda _key: hashes.Hash(hashes.SM3()), "finalize")
+        case template if template in _PYCA:
+            return OpensslHash(description, lambda _key: hashes.Hash(_PYCA[template]), "finalize")
         case "crc32":
             return OpensslHash(description, _new_crc32)
         case "crc32c":
             return OpensslHash(description, _new_crc32c)
-        case template if template in _BLAKE2B:
-            return OpensslHash(description, partial(_new_blake2b, _BLAKE2B[template]))
+        case template if template in _BLAKE2:
+            return OpensslHash(description, partial(_new_blake2, *_BLAKE2[template]))
         case template:
             new = _HASHLIB[template]
             return OpensslHash(description, lambda _key: new())

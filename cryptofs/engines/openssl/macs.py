@@ -1,10 +1,17 @@
-"""MACs that neither pyca nor hashlib has in the kernel's form: XCBC of AES, and Poly1305 keyed by its message."""
+"""MACs that neither pyca nor hashlib has in the kernel's form: chains of CBC, and Poly1305 keyed by its message."""
 
-from typing import NamedTuple
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Self
 
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
+from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
+from ...algorithms import Description
 from ...errors import KeyMissing, NotSupported
 from ...records import Buffer
 from ..kinds import HashTransform, RunningHash
@@ -14,6 +21,7 @@ from .modes import Ecb
 
 _BLOCK = 16
 _STEP = 65_536
+_Cipher = Callable[[Any], BlockCipherAlgorithm]
 
 
 class XcbcKeys(NamedTuple):
@@ -24,13 +32,14 @@ class XcbcKeys(NamedTuple):
     padded: bytearray
 
 
-class XcbcRun:
-    """AES-XCBC-MAC, RFC 3566: a CBC whose last block is different, so up to one block is held back."""
+class ChainRun(ABC):
+    """A CBC of which only the last block counts. What is done to the last block is for `digest` to say, so up to one
+    block is held back."""
 
-    def __init__(self, keys: XcbcKeys, chain: bytes = bytes(_BLOCK), held: bytes = b"") -> None:
-        self._keys = keys
-        self._chain = chain
-        self._held = held
+    def __init__(self, cbc: Cbc) -> None:
+        self._cbc = cbc
+        self._chain = bytes(_BLOCK)
+        self._held = b""
 
     def update(self, data: Buffer, /) -> None:
         view = memoryview(data)
@@ -50,8 +59,50 @@ class XcbcRun:
     def _advance(self, blocks: memoryview) -> None:
         size = len(blocks)
         out = memoryview(bytearray(size + _BLOCK))
-        self._keys.cbc.encrypt(self._chain, blocks, out)
+        self._cbc.encrypt(self._chain, blocks, out)
         self._chain = bytes(out[size - _BLOCK : size])
+
+    @abstractmethod
+    def digest(self) -> bytes:
+        """The digest of what came so far."""
+
+    def copy(self) -> Self:
+        return copy.copy(self)
+
+    def close(self) -> None:
+        return
+
+
+class CbcmacRun(ChainRun):
+    """CBC-MAC: zeros fill the last block, and an empty message is not encrypted."""
+
+    def digest(self) -> bytes:
+        if self._held:
+            self._advance(memoryview(self._held.ljust(_BLOCK, b"\0")))
+            self._held = b""
+        return self._chain
+
+
+class Cbcmac(Keyed[Cbc], HashTransform):
+    """cbcmac of a cipher."""
+
+    def __init__(self, description: Description, cipher: _Cipher) -> None:
+        super().__init__(description)
+        self._cipher = cipher
+
+    def make_core(self, *parts: bytearray) -> Cbc:
+        return Cbc(self._cipher(parts[0]))
+
+    def begin_hash(self) -> RunningHash:
+        return CbcmacRun(self._core)
+
+
+class XcbcRun(ChainRun):
+    """XCBC-MAC, RFC 3566: a value is added to the last block."""
+
+    def __init__(self, keys: XcbcKeys) -> None:
+        super().__init__(keys.cbc)
+        self._keys = keys
 
     def digest(self) -> bytes:
         last, mask = self._held, self._keys.whole
@@ -59,22 +110,20 @@ class XcbcRun:
             last, mask = (last + b"\x80").ljust(_BLOCK, b"\0"), self._keys.padded
         mixed = int.from_bytes(last) ^ int.from_bytes(mask)
         out = memoryview(bytearray(2 * _BLOCK))
-        self._keys.cbc.encrypt(self._chain, mixed.to_bytes(_BLOCK), out)
+        self._cbc.encrypt(self._chain, mixed.to_bytes(_BLOCK), out)
         return bytes(out[:_BLOCK])
-
-    def copy(self) -> "XcbcRun":
-        return XcbcRun(self._keys, self._chain, self._held)
-
-    def close(self) -> None:
-        return
 
 
 class Xcbc(Keyed[XcbcKeys], HashTransform):
-    """xcbc(aes)."""
+    """xcbc of a cipher."""
+
+    def __init__(self, description: Description, cipher: _Cipher) -> None:
+        super().__init__(description)
+        self._cipher = cipher
 
     def split(self, key: Buffer) -> tuple[bytearray, ...]:
         secret = keep(key)
-        derive = Ecb(AES(secret))
+        derive = Ecb(self._cipher(secret))
         parts = []
         for number in (1, 2, 3):
             out = bytearray(2 * _BLOCK)
@@ -85,7 +134,7 @@ class Xcbc(Keyed[XcbcKeys], HashTransform):
         return tuple(parts)
 
     def make_core(self, *parts: bytearray) -> XcbcKeys:
-        return XcbcKeys(Cbc(AES(parts[0])), parts[1], parts[2])
+        return XcbcKeys(Cbc(self._cipher(parts[0])), parts[1], parts[2])
 
     def begin_hash(self) -> RunningHash:
         return XcbcRun(self._core)
@@ -133,4 +182,36 @@ class Poly(HashTransform):
         return PolyRun()
 
 
-MACS: dict[str, type[Xcbc | Poly]] = {"xcbc(aes)": Xcbc, "poly1305": Poly}
+class NullRun:
+    """A hash without a digest."""
+
+    def update(self, data: Buffer, /) -> None:
+        return
+
+    def digest(self) -> bytes:
+        return b""
+
+    def copy(self) -> "NullRun":
+        return self
+
+    def close(self) -> None:
+        return
+
+
+class Null(HashTransform):
+    """digest_null, for which any key will do."""
+
+    def replace_key(self, key: Buffer) -> None:
+        return
+
+    def begin_hash(self) -> RunningHash:
+        return NullRun()
+
+
+_CIPHERS: dict[str, _Cipher] = {"aes": AES, "camellia": Camellia, "sm4": SM4}
+MACS: dict[str, Callable[[Description], HashTransform]] = {
+    **{f"xcbc({name})": partial(Xcbc, cipher=cipher) for name, cipher in _CIPHERS.items()},
+    **{f"cbcmac({name})": partial(Cbcmac, cipher=cipher) for name, cipher in _CIPHERS.items()},
+    "poly1305": Poly,
+    "digest_null": Null,
+}

@@ -14,9 +14,10 @@ from ...errors import InvalidValue
 from ...records import Buffer, Operation
 from ..kinds import CipherTransform, RunningCipher, WholeTransform
 from .cbc import Cbc
-from .composed import Counter, Essiv, Pcbc, Rfc3686, Xchacha, essiv_salt
+from .composed import Counter, Essiv, Pcbc, Rfc3686, Xchacha, Xctr, essiv_salt
 from .keys import Keyed, keep, wipe
-from .modes import Chacha, Ctr, Cts, Ecb, Fresh, StreamMode, WholeMode, Xts
+from .modes import Chacha, Ctr, Cts, Ecb, Fresh, Null, StreamMode, WholeMode, Xts
+from .wrapping import KernelWrap
 
 _ENCRYPT = Operation.ENCRYPT
 _DECRYPT = Operation.DECRYPT
@@ -89,6 +90,14 @@ class CbcCipher(StreamedCipher):
         return self._core.short(False, iv, data) if operation == _DECRYPT else None
 
 
+class NullCipher(StreamedCipher):
+    """ecb(cipher_null), which takes no key."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description, lambda _secret: Null())
+        self._core = Null()
+
+
 class WholeCipher(Keyed[WholeMode], WholeTransform):
     """A cipher that takes whole messages."""
 
@@ -139,13 +148,25 @@ def _make_ctr(cipher: str, secret: bytearray) -> StreamMode:
 
 _WHOLE: dict[str, tuple[type[WholeCipher], Callable[..., WholeMode]]] = {
     "xts(aes)": (WholeCipher, _make_xts),
-    "cts(cbc(aes))": (WholeCipher, lambda secret: Cts(_CIPHERS["aes"](secret))),
-    "cts(cbc(camellia))": (WholeCipher, lambda secret: Cts(_CIPHERS["camellia"](secret))),
-    "essiv(cbc(aes),sha256)": (EssivCipher, Essiv),
+    "essiv(cbc(aes),sha256)": (EssivCipher, lambda secret, salt: Essiv(AES(secret), AES(salt))),
+    "essiv(cbc(camellia),sha256)": (EssivCipher, lambda secret, salt: Essiv(Camellia(secret), Camellia(salt))),
+    "xctr(aes)": (WholeCipher, lambda secret: Xctr(AES(secret))),
     "pcbc(aes)": (WholeCipher, Pcbc),
-    "rfc3686(ctr(aes))": (SaltedCipher, lambda secret, nonce: Rfc3686(_make_ctr("aes", secret), nonce)),
-    "rfc3686(ctr(camellia))": (SaltedCipher, lambda secret, nonce: Rfc3686(_make_ctr("camellia", secret), nonce)),
+    "kw(aes)": (WholeCipher, KernelWrap),
 }
+
+
+def _of_cipher(cipher: str) -> dict[str, tuple[type[WholeCipher], Callable[..., WholeMode]]]:
+    """What is the same for every cipher with blocks of 16 bytes."""
+    make = _CIPHERS[cipher]
+    return {
+        f"cts(cbc({cipher}))": (WholeCipher, lambda secret: Cts(make(secret))),
+        f"rfc3686(ctr({cipher}))": (SaltedCipher, lambda secret, nonce: Rfc3686(_make_ctr(cipher, secret), nonce)),
+    }
+
+
+for _cipher in ("aes", "camellia", "sm4"):
+    _WHOLE |= _of_cipher(_cipher)
 _STREAMED: dict[str, Callable[[bytearray], StreamMode]] = {"chacha20": Chacha, "xchacha20": Xchacha}
 
 
@@ -154,6 +175,8 @@ def build(description: Description, name: Name) -> StreamedCipher | WholeCipher:
     if description.name in _WHOLE:
         kind, make = _WHOLE[description.name]
         return kind(description, make)
+    if description.name == "ecb(cipher_null)":
+        return NullCipher(description)
     if description.name in _STREAMED:
         return StreamedCipher(description, _STREAMED[description.name])
     if len(name.arguments) != 1:
