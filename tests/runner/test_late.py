@@ -22,6 +22,10 @@ def is_loaded():
 """Whether the program's parent, the supervisor, has loaded what computes. Only root may look into it."""
 
 
+LINE = 'os.write(1, operation.recv(32).hex().encode() + b"\\n")'
+"""Prints as a whole, whatever other threads print."""
+
+
 def test_a_start_imports_little() -> None:
     """All that runs before the program does, which the supervisor is forked from."""
     code = "import cryptofs.cli.commands, cryptofs.cli.run, sys; print(*sys.modules)"
@@ -78,7 +82,7 @@ def test_many_begin_at_once() -> None:
     """Threads and processes whose first calls wait for the same load all get their answers."""
     program = (
         "def digest():\n"
-        + indent(DIGEST, "    ")
+        + indent(DIGEST.replace("print(operation.recv(32).hex(), flush=True)", LINE), "    ")
         + """
 import os, threading
 for _ in range(3):
