@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,17 @@ class Memory:
     def take_descriptor(self, number: int) -> int:
         """A duplicate of a descriptor."""
         return take_descriptor(self.tid, number)
+
+    def take_pipe(self, number: int) -> int:
+        """A descriptor to read from a pipe: a duplicate or, where that is not allowed, the pipe opened again."""
+        try:
+            return self.take_descriptor(number)
+        except SystemFault as error:
+            path = f"/proc/{self.tid}/fd/{number}"
+            # Other files have a position, which a second opening does not share.
+            if error.errno != errno.EPERM or not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def pieces(self, address: int, count: int) -> list[tuple[int, int]]:
         """An array of struct iovec. Errors: TooLarge for more than a call takes; InvalidValue for a negative size."""
@@ -133,6 +145,9 @@ class GuardedMemory(Memory):
             os.close(descriptor)
             raise
         return descriptor
+
+    def take_pipe(self, number: int) -> int:
+        return self.take_descriptor(number)
 
 
 def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

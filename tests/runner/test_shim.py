@@ -1,5 +1,6 @@
 """The shim: programs in a container whose filter refuses AF_ALG with an errno."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -116,6 +117,28 @@ def test_pidfd_getfd_is_refused(program: Path, section: str) -> None:
     """Docker's profile does so, unless the container has a capability."""
     done = contained(program, section, refused=["pidfd_getfd"])
     assert (done.stdout, done.stderr, done.returncode) == (SECTIONS[section], "", 0)
+
+
+SPLICED = """
+import os, socket
+with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as bound:
+    bound.bind(("hash", "sha256"))
+    with bound.accept()[0] as operation:
+        source, sink = os.pipe()
+        os.write(sink, b"abc")
+        print(os.splice(source, operation.fileno(), 2, flags=4), os.splice(source, operation.fileno(), 1))
+        print(operation.recv(32).hex())
+        try:
+            os.dup(operation.fileno())
+        except OSError as error:
+            print(error.errno)
+"""
+
+
+def test_pipes_without_pidfd_getfd() -> None:
+    """libkcapi and OpenSSL send by splice(2): that works all the same. A copy of a socket does not, and says so."""
+    done = contained(sys.executable, "-c", SPLICED, refused=["pidfd_getfd"])
+    assert (done.stdout, done.stderr, done.returncode) == (f"2 1\n{ABC}\n{errno.EPERM}\n", "", 0)
 
 
 OTHER = """

@@ -60,7 +60,7 @@ def _splice_out(endpoint: Endpoint, call: Call) -> None:
 def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     source, size, flags = call.arguments[0], *call.arguments[4:6]
     more = bool(flags & _MORE)
-    pipe = call.memory.take_descriptor(source & 0xFFFFFFFF)
+    pipe = call.memory.take_pipe(source & 0xFFFFFFFF)
     try:
         if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
             raise InvalidValue("splice: the source is no pipe")
