@@ -70,8 +70,10 @@ def test_strongswan(packages: Packages, tmp_path: Path) -> None:
 def test_a_static_program_in_go(packages: Packages, tmp_path: Path) -> None:
     """Go calls the kernel by itself, from threads that it moves its tasks between."""
     packages.need("golang-go")
-    go = (packages.root / "usr" / "lib" / "go").resolve()
-    if not (go / "bin" / "go").exists():
+    # in the packages, unless the machine has it
+    places = [(root / "usr" / "lib" / "go").resolve() for root in (packages.root, Path("/"))]
+    go = next((place for place in places if (place / "bin" / "go").exists()), None)
+    if go is None:
         pytest.skip("NOT RUN: Go: not where Debian has it")
     variables = {"GOROOT": str(go), "HOME": str(tmp_path), "CGO_ENABLED": "0", "GO111MODULE": "off", "GOFLAGS": "-p=1"}
     build = [go / "bin" / "go", "build", "-o", tmp_path / "digests", TESTS / "clients" / "digests.go"]
