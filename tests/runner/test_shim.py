@@ -199,6 +199,8 @@ def test_no_compiler_is_needed(tmp_path: Path) -> None:
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TESTS.parent / name, copy)
+    for name in ("docs", "scripts/system"):
+        shutil.copytree(TESTS.parent / name, copy / name)
     shutil.copytree(TESTS.parent / "cryptofs", copy / "cryptofs", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     line = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     environment = {**os.environ, "CC": "false", "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_CRYPTOFS": "1"}
