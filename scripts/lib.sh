@@ -6,6 +6,7 @@
 #   need_packages PKG…   Debian packages
 #   need_venv            the project and its locked requirements in $VENV
 #   need_fuse            a usable /dev/fuse
+#   locked_requirements PYTHON NAME…   the lock's part for these: `.` is what running needs, `.EXTRA` an extra of the project
 #   private_apt DIR      a configuration of apt in DIR/apt.conf that changes nothing of the machine's
 #   debian_mirror DIR    the Debian mirror of this machine; DIR is of private_apt
 
@@ -108,6 +109,44 @@ need_venv() {
     printf '%s\n' "$stamp" >"$VENV/stamp"
   fi
   exec {lock}<&-
+}
+
+# What a requirement needs is found by the lock's own "via" notes.
+locked_requirements() {
+  "$1" - "$ROOT" "${@:2}" <<'PYTHON'
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+root = Path(sys.argv[1])
+project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
+
+
+wanted = set()
+for given in sys.argv[2:]:
+    extra = given.removeprefix(".")
+    listed = project["dependencies"] if given == "." else project["optional-dependencies"][extra] if extra != given else [given]
+    wanted |= {name_of(text) for text in listed}
+blocks = {}
+for block in re.split(r"\n(?=[A-Za-z0-9])", (root / "requirements.lock").read_text()):
+    if "==" in block:
+        via = re.search(r"# via(.*)", block, re.DOTALL)
+        blocks[name_of(block)] = (block, set(re.findall(r"[A-Za-z0-9._-]+", via[1] if via else "")))
+while True:
+    more = {name for name, (_, via) in blocks.items() if via & wanted} - wanted
+    if not more:
+        break
+    wanted |= more
+missing = wanted - set(blocks)
+if missing:
+    sys.exit(f"requirements.lock lacks {', '.join(sorted(missing))}")
+print("\n".join(blocks[name][0] for name in sorted(wanted)))
+PYTHON
 }
 
 need_fuse() {

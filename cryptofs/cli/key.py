@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ..daemon.inventory import inventory
+from . import completing
 from .config import DEFAULT, serving_uid, user_option
 from .key_making import new, rotate
 from .key_rewrap import rewrap
@@ -25,7 +26,7 @@ _config_option = click.option(
 
 
 @key.command("list")
-@click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+@click.argument("devices", metavar="[DEVICE]...", nargs=-1, shell_complete=completing.devices)
 @_config_option
 @user_option
 def list_(devices: tuple[str, ...], config: Path, user: str | None) -> None:
@@ -39,7 +40,7 @@ def list_(devices: tuple[str, ...], config: Path, user: str | None) -> None:
 
 
 @key.command()
-@click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+@click.argument("devices", metavar="[DEVICE]...", nargs=-1, shell_complete=completing.devices)
 @_config_option
 @user_option
 def check(devices: tuple[str, ...], config: Path, user: str | None) -> int:

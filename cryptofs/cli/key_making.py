@@ -37,7 +37,14 @@ _algorithm_options = options(
 
 @click.command()
 @_algorithm_options
-@click.option("-o", "--out", "file", metavar="FILE", help="A file that does not exist yet; it gets mode 0600.")
+@click.option(
+    "-o",
+    "--out",
+    "file",
+    metavar="FILE",
+    shell_complete=completing.files,
+    help="A file that does not exist yet; it gets mode 0600.",
+)
 @click.option("--credential", metavar="NAME", help="With -o: make it an encrypted credential of systemd of this name.")
 @click.option("--keyring", metavar="TEXT", help="Into the keyring of your user, with this description.")
 @click.option(

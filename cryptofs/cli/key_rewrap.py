@@ -17,7 +17,7 @@ from .streams import Stream
 
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, shell_complete=completing.files)
 @click.option(
     "--device", required=True, metavar="NAME", shell_complete=completing.devices, help="The device that sealed them."
 )

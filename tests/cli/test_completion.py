@@ -32,7 +32,18 @@ _SETUP = {
         "unsetopt zle_bracketed_paste; autoload -Uz compinit; compinit -u; . =(cryptofs completion zsh)",
     ),
 }
-_FREE = {"--iv", "--level", "--mode", "--commit", "--only", "-o", "cuse --name"}
+_FREE = {
+    "--credential",
+    "--keyring",
+    "--pkcs11",
+    "--iv",
+    "--level",
+    "--mode",
+    "--commit",
+    "--only",
+    "-o",
+    "cuse --name",
+}
 """Parameters whose text no list has."""
 
 

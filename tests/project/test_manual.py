@@ -21,7 +21,7 @@ def shown(page: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", sorted(MANUAL.glob("*.[17]")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(MANUAL.glob("*.[178]")), ids=lambda page: page.name)
 def test_man_shows_each_page(page: Path) -> None:
     """With its name, and no backquote or escape that was meant for roff."""
     text = shown(page)

@@ -182,3 +182,17 @@ def test_an_editable_installation_follows_the_checkout(checkout: Path) -> None:
     assert version_in(checkout) == f"0.1.dev1+g{head[:9]}"
     other = commit(checkout)
     assert version_in(checkout) == f"0.1.dev1+g{other[:9]}"
+
+
+def test_a_tag_is_the_version(checkout: Path) -> None:
+    """A release has its tag's version, and a commit after it begins the next one."""
+
+    def version() -> str:
+        command = [sys.executable, "-m", "setuptools_scm"]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.strip()
+
+    git(checkout, "tag", "-a", "v0.1.0", "-m", "0.1.0")
+    assert version() == "0.1.0"
+    later = commit(checkout)
+    assert re.fullmatch(rf"0\.1\.1\.dev1\+g{later[:7]}\w*", version())
