@@ -114,6 +114,9 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         at_end.callback(leave)
         transport = Transport(device, assembly.tree, assembly.scheduler, _only(settings))
         at_end.callback(transport.close)
+        if account is not None:
+            # The account may not be able to read the interpreter's library, where this comes from.
+            preload()
         _become(account)
         _init(transport, assembly, settings)
         # After the last fork and the last step that may fail.

@@ -1,7 +1,7 @@
 """`stats`: figures in Prometheus' text format.
 
 prometheus_client makes the text (`figures`). It loads in 40 ms, which no start and no client should wait for, so a
-thread loads it when the mount is there.
+thread loads it when the mount is there. A daemon that becomes another user loads it before.
 """
 
 import os

@@ -201,6 +201,8 @@ def test_a_shed_group_is_still_known(reachable: Path, tmp_path: Path) -> None:
             (STRANGER, [], wide),
         ):
             assert as_user(who, STRANGER, groups, AS_MEMBER, reachable) == expected, (who, groups)
+        # what makes it was loaded before the daemon became another user
+        assert "cryptofs_build_info" in (reachable / "stats").read_text()
 
 
 def test_members_come_from_the_user_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

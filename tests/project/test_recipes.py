@@ -27,8 +27,8 @@ RECIPES = (DOCS / "contributing.md").read_text().partition("\n## Recipes\n")[2].
 
 
 def test_every_file_of_a_recipe_exists() -> None:
-    """Paths from the root of the project, and there are six recipes."""
-    assert len(re.findall(r"^### ", RECIPES, re.MULTILINE)) == 6
+    """Paths from the root of the project, and there are eight recipes."""
+    assert len(re.findall(r"^### ", RECIPES, re.MULTILINE)) == 8
     paths = re.findall(r"`((?:cryptofs|tests|scripts|docs)/[^` *]*)`", RECIPES)
     assert len(paths) >= 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
