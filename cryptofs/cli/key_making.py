@@ -11,8 +11,8 @@ import click
 from ..daemon.inventory import find_key_set
 from ..engines.opening import open_engines
 from ..errors import NotSupported, SystemFault, printable
-from ..keys import add_to_keyring
-from ..keys.making import made_key
+from ..keys import ByteSource, CredentialKey, FileKey, add_to_keyring
+from ..keys.making import Form, made_key
 from ..keys.writing import add_version, write_new
 from . import completing
 from .config import DEFAULT
@@ -32,6 +32,15 @@ _algorithm_options = options(
     ),
     click.option("--bits", type=click.IntRange(2048, 8192), help="Of an RSA key; default: 3072."),
     click.option("--hex", "hexadecimal", is_flag=True, help='Write hexadecimal digits (key.encoding = "hex").'),
+    click.option("--passphrase", "asks", is_flag=True, help="Ask for a passphrase that protects the file."),
+    click.option(
+        "--passphrase-file",
+        metavar="FILE",
+        type=Path,
+        shell_complete=completing.files,
+        help="A file with that passphrase.",
+    ),
+    click.option("--passphrase-credential", metavar="NAME", help="A credential of systemd with it."),
 )
 
 
@@ -62,6 +71,9 @@ def new(
     size: int | None,
     bits: int | None,
     hexadecimal: bool,
+    asks: bool,
+    passphrase_file: Path | None,
+    passphrase_credential: str | None,
     file: str | None,
     credential: str | None,
     keyring: str | None,
@@ -83,9 +95,12 @@ def new(
         raise click.UsageError("give one place for the key: -o FILE, --keyring TEXT or --stdout")
     if credential is not None and path is None:
         raise click.UsageError("--credential: with -o FILE")
+    form = _form(hexadecimal, asks, passphrase_file, passphrase_credential)
+    if form.passphrase is not None and keyring is not None:
+        raise click.UsageError("--passphrase…: for a file; nothing could use a protected key of a keyring")
     if stdout and os.isatty(1):
         raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
-    with made_key(open_engines(), type_, name, size, bits, hexadecimal) as made:
+    with made_key(open_engines(), type_, name, size, bits, form) as made:
         if keyring is not None:
             add_to_keyring(key_type, keyring, made)
         elif path is None:
@@ -110,6 +125,9 @@ def rotate(
     size: int | None,
     bits: int | None,
     hexadecimal: bool,
+    asks: bool,
+    passphrase_file: Path | None,
+    passphrase_credential: str | None,
     config: Path,
 ) -> None:
     """Add a new version to the key of a DEVICE that has key.directory, or to a DIRECTORY (written with a slash).
@@ -118,6 +136,7 @@ def rotate(
     that the configuration does not name, give --type and --name.
     """
     directory = Path(target).absolute() if "/" in target else None
+    form = _form(hexadecimal, asks, passphrase_file, passphrase_credential)
     if directory is None or type_ is None:
         if type_ is not None or name is not None:
             raise click.UsageError(
@@ -125,12 +144,40 @@ def rotate(
             )
         found = find_key_set(config, target, directory)
         directory, type_, name = found.directory, found.type, found.name
-        hexadecimal = hexadecimal or found.in_digits
+        if form != Form():
+            raise click.UsageError("--hex, --passphrase…: a device's declaration says how its keys are written")
+        form = found.form
     if name is None:
         raise click.UsageError("--type: with --name")
-    with made_key(open_engines(), type_, name, size, bits, hexadecimal) as made:
+    with made_key(open_engines(), type_, name, size, bits, form) as made:
         version = add_version(directory, made)
     click.echo(f"{printable(directory)}: version {version}; a reload takes it (`systemctl reload cryptofs`, or SIGHUP)")
+
+
+class _Asked(ByteSource):
+    """A passphrase that the user types twice, at the terminal."""
+
+    def describe(self) -> str:
+        return "the passphrase that was typed"
+
+    def unchecked(self) -> str:
+        return ""
+
+    def read(self) -> bytearray:
+        if not sys.stdin.isatty():
+            raise click.UsageError("--passphrase: there is no terminal to ask at: use --passphrase-file")
+        return bytearray(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode())
+
+
+def _form(hexadecimal: bool, asks: bool, file: Path | None, credential: str | None) -> Form:
+    if asks + (file is not None) + (credential is not None) > 1:
+        raise click.UsageError("give one of --passphrase, --passphrase-file and --passphrase-credential")
+    passphrase: ByteSource | None = _Asked() if asks else None
+    if file is not None:
+        passphrase = FileKey(file.absolute())
+    elif credential is not None:
+        passphrase = CredentialKey(credential)
+    return Form(hexadecimal, passphrase)
 
 
 def _write_credential(path: Path, name: str, key: bytearray) -> None:

@@ -23,6 +23,7 @@ from ..daemon.service import (
     CONTROL,
     FUSE,
     KEY_PREFIX,
+    PASSPHRASE_PREFIX,
     PIN_PREFIX,
     VERSION_MARK,
     Handed,
@@ -34,6 +35,8 @@ from ..daemon.service import (
 )
 from ..errors import CryptofsError, InvalidValue, printable
 from ..keyfiles import list_versions, open_key_file, why_not, why_unopened
+
+_FILES = ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"), (PASSPHRASE_PREFIX, "passphrase-file"))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -124,12 +127,7 @@ def key_files(config: Path, serving: int) -> dict[str, Path]:
                 *((VERSION_MARK + version, key) for version, key in device.get("keys", {}).items()),
             )
         }
-        files = {
-            prefix + name: Path(key[what])
-            for name, key in keys.items()
-            for prefix, what in ((KEY_PREFIX, "file"), (PIN_PREFIX, "pin-file"))
-            if what in key
-        }
+        files = {prefix + name: Path(key[what]) for name, key in keys.items() for prefix, what in _FILES if what in key}
         for name, key in keys.items():
             if "directory" in key:
                 files |= _versions(name, Path(key["directory"]), serving)

@@ -200,9 +200,9 @@ def _members(gid: int) -> frozenset[int]:
 
 
 _SOURCES = {
-    "file": {"encoding"},
-    "directory": {"encoding"},
-    "credential": {"encoding"},
+    "file": {"encoding", "passphrase_file", "passphrase_credential"},
+    "directory": {"encoding", "passphrase_file", "passphrase_credential"},
+    "credential": {"encoding", "passphrase_file", "passphrase_credential"},
     "keyring": {"type"},
     "pkcs11": {"module", "token", "pin_file", "pin_credential"},
 }
@@ -223,6 +223,8 @@ class KeyModel(Table, frozen=True):
     token: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
     pin_file: Path | None = None
     pin_credential: Credential | None = None
+    passphrase_file: Path | None = None
+    passphrase_credential: Credential | None = None
 
     def __post_init__(self) -> None:
         given = {name for name in self.__struct_fields__ if getattr(self, name) is not None}
@@ -233,6 +235,11 @@ class KeyModel(Table, frozen=True):
         extra = sorted(given - {source} - _SOURCES[source])
         if extra:
             raise ValueError(f"{extra[0].replace('_', '-')} does not belong to a key from {source}")
+        protected = [each for each in (self.passphrase_file, self.passphrase_credential) if each is not None]
+        if len(protected) > 1:
+            raise ValueError("one of passphrase-file and passphrase-credential")
+        if protected and self.encoding == "hex":
+            raise ValueError("encoding: a key that a passphrase protects is raw")
         if self.pkcs11 is not None:
             self._check_token(self.pkcs11)
 

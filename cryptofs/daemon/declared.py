@@ -14,9 +14,9 @@ from ..devices import Device, DeviceSettings
 from ..engines.base import Engine, resolve
 from ..engines.opening import ENGINES, open_engines
 from ..errors import CryptofsError, KeyUnavailable, NotOffered
-from ..keys import CredentialKey, FileKey, KeyRefused, KeyringKey, KeySet, KeySource, TokenKey, versions_in
+from ..keys import ByteSource, CredentialKey, FileKey, KeyRefused, KeyringKey, KeySet, KeySource, TokenKey, versions_in
 from ..records import DEVICE_OPERATIONS
-from .service import KEY_PREFIX, PIN_PREFIX, VERSION_MARK, Handed
+from .service import KEY_PREFIX, PASSPHRASE_PREFIX, PIN_PREFIX, VERSION_MARK, Handed
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,19 @@ class Access:
     handed: Mapping[str, Handed]
     serving: int | None = None
 
-    def file(self, stored: str, path: Path, hexadecimal: bool = False) -> FileKey:
+    def file(self, stored: str, path: Path, hexadecimal: bool = False, passphrase: ByteSource | None = None) -> FileKey:
         """The source for a file: the one that was passed on as `stored`, if it was opened by this path."""
         handed = self.handed.get(stored)
         # The descriptor belongs to the file that had the name at that time. The name may now mean another file.
         if handed is None or handed.path != path:
-            return FileKey(path, hexadecimal, None, self.serving)
-        return FileKey(path, hexadecimal, handed.descriptor, self.serving, handed.keeper)
+            return FileKey(path, hexadecimal, None, self.serving, passphrase=passphrase)
+        return FileKey(path, hexadecimal, handed.descriptor, self.serving, handed.keeper, passphrase)
+
+    def passphrase(self, name: str, key: KeyModel) -> ByteSource | None:
+        """The source of the passphrase that protects a key; None for a plain one."""
+        if key.passphrase_file is not None:
+            return self.file(PASSPHRASE_PREFIX + name, key.passphrase_file)
+        return None if key.passphrase_credential is None else CredentialKey(key.passphrase_credential)
 
     def files_in(self, stored: str, directory: Path) -> dict[int, Path]:
         """The files of a key set by version: those that were passed on as `stored`, else those in the directory.
@@ -48,7 +54,7 @@ class Access:
 
 def path_of(config: Config, stored: str) -> Path | None:
     """The path of a file that is passed on under this name; None for one that the configuration does not have."""
-    for prefix in (KEY_PREFIX, PIN_PREFIX):
+    for prefix in (KEY_PREFIX, PIN_PREFIX, PASSPHRASE_PREFIX):
         if not stored.startswith(prefix):
             continue
         name, mark, version = stored.removeprefix(prefix).partition(VERSION_MARK)
@@ -60,6 +66,8 @@ def path_of(config: Config, stored: str) -> Path | None:
             return None
         if prefix == PIN_PREFIX:
             return key.pin_path
+        if prefix == PASSPHRASE_PREFIX:
+            return key.passphrase_file
         return key.directory / version if key.directory is not None and mark else key.file
     return None
 
@@ -94,7 +102,11 @@ def key_set(path: Path, name: str, model: DeviceModel, access: Access) -> KeySet
         files = access.files_in(stored, key.directory)
     except CryptofsError as error:
         raise _placed(path, error, "devices", name, "key", "directory") from None
-    sources = {each: access.file(f"{stored}{VERSION_MARK}{each}", file, hexadecimal) for each, file in files.items()}
+    passphrase = access.passphrase(name, key)
+    sources = {
+        each: access.file(f"{stored}{VERSION_MARK}{each}", file, hexadecimal, passphrase)
+        for each, file in files.items()
+    }
     return KeySet(sources, key.directory)
 
 
@@ -110,9 +122,9 @@ def _source(name: str, key: KeyModel, access: Access) -> KeySource:
     """The source of one key. name: under which its files are passed on."""
     hexadecimal = key.encoding == "hex"
     if key.file is not None:
-        return access.file(KEY_PREFIX + name, key.file, hexadecimal)
+        return access.file(KEY_PREFIX + name, key.file, hexadecimal, access.passphrase(name, key))
     if key.credential is not None:
-        return CredentialKey(key.credential, hexadecimal)
+        return CredentialKey(key.credential, hexadecimal, access.passphrase(name, key))
     if key.keyring is not None:
         return KeyringKey(key.keyring, key.type or "user")
     module, wanted = key.token_object

@@ -10,6 +10,7 @@ from ..devices import fingerprint
 from ..engines.base import Engine
 from ..errors import CryptofsError, InvalidValue, NotPermitted, printable
 from ..keys import FileKey, KeySet, KeySource
+from ..keys.making import Form
 from .declared import Access, check_engines_of, key_set, make_device
 
 _DAY = 86_400
@@ -98,12 +99,12 @@ def _days(source: KeySource) -> int | None:
 
 @dataclass(frozen=True)
 class Rotated:
-    """A key set that a configuration names. in_digits: whether its files are hexadecimal."""
+    """A key set that a configuration names. form: how its files are written."""
 
     directory: Path
     type: str
     name: str
-    in_digits: bool
+    form: Form
 
 
 def find_key_set(path: Path, device: str | None, directory: Path | None) -> Rotated:
@@ -118,6 +119,7 @@ def find_key_set(path: Path, device: str | None, directory: Path | None) -> Rota
                 f"{printable(path)}: the key of device {name} is no directory: move its file to DIRECTORY/1, "
                 "and declare key.directory"
             )
-        return Rotated(its, model.type, model.name.rpartition(":")[2], model.key.encoding == "hex")
+        form = Form(model.key.encoding == "hex", Access({}).passphrase(name, model.key))
+        return Rotated(its, model.type, model.name.rpartition(":")[2], form)
     wanted = device if directory is None else directory
     raise InvalidValue(f"{printable(path)}: no device has {printable(wanted or '')}; give --type and --name")

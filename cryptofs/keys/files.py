@@ -10,7 +10,8 @@ from ..errors import CryptofsError, KeyUnavailable
 from ..keyfiles import GROUP_AND_OTHERS, list_versions, open_key_file, why_not, why_unopened
 from ..wiping import wipe
 from .base import ByteSource, KeyForbidden
-from .secret import KEY_MAX, from_hexadecimal, read_whole
+from .protected import unprotect
+from .secret import KEY_MAX, PROTECTED, from_hexadecimal, read_whole, without_newline
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """The environment variable in which systemd names the directory of a service's credentials."""
@@ -24,6 +25,7 @@ class _FileSource(ByteSource):
     """A secret in a file that only root and the process's user can access."""
 
     hexadecimal: bool
+    passphrase: ByteSource | None
 
     def _read_path(self, path: Path, forbidden: int) -> bytearray:
         """The secret in a file whose mode has none of the `forbidden` bits."""
@@ -49,7 +51,29 @@ class _FileSource(ByteSource):
             secret = read_whole(descriptor, largest, self.describe())
         except OSError as error:
             raise self._failed(error) from None
-        return from_hexadecimal(secret, self.describe()) if self.hexadecimal else secret
+        return self._opened(secret)
+
+    def _opened(self, secret: bytearray) -> bytearray:
+        """The key that a file's content is; the content is wiped, if it is not the key itself."""
+        if self.hexadecimal:
+            return from_hexadecimal(secret, self.describe())
+        if self.passphrase is None and not secret.startswith(PROTECTED):
+            return secret
+        try:
+            if self.passphrase is None:
+                raise self.unavailable("a passphrase protects it: declare key.passphrase-file or passphrase-credential")
+            return self._unprotected(secret, self.passphrase)
+        finally:
+            wipe(secret)
+
+    def _unprotected(self, secret: bytearray, source: ByteSource) -> bytearray:
+        passphrase = without_newline(source.read())
+        try:
+            return unprotect(secret, passphrase)
+        except CryptofsError as error:
+            raise type(error)(f"{self.describe()}: {error.message}") from None
+        finally:
+            wipe(passphrase)
 
     def _owners(self) -> set[int]:
         """Uids that may own the file, besides root and the process's own."""
@@ -74,7 +98,7 @@ class FileKey(_FileSource):
 
     descriptor: the file, opened by a starter with more rights; it stays open and is read from its start each time.
     serving: the uid of the account that will serve, which may also own the file while root still reads it. keeper: an
-    object that keeps the descriptor open as long as it exists.
+    object that keeps the descriptor open as long as it exists. passphrase: what protects the key, None for a plain one.
     """
 
     path: Path
@@ -82,6 +106,7 @@ class FileKey(_FileSource):
     descriptor: int | None = None
     serving: int | None = None
     keeper: object = field(default=None, compare=False, repr=False)
+    passphrase: ByteSource | None = None
 
     def describe(self) -> str:
         return f"file {self.path}"
@@ -112,6 +137,7 @@ class CredentialKey(_FileSource):
 
     name: str
     hexadecimal: bool = False
+    passphrase: ByteSource | None = None
 
     def describe(self) -> str:
         return f"credential {self.name!r}"

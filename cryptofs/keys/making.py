@@ -7,12 +7,16 @@ be wiped: make keys in a process that ends.
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..algorithms import Description, Facts, Type, look_up, parse_name
 from ..engines.base import Engine, resolve
 from ..errors import CryptofsError, EngineFault, InvalidValue, NotOffered, NotSupported
 from ..wiping import wipe
+from .base import ByteSource
+from .protected import protect
+from .secret import without_newline
 
 RSA_BITS = 3072
 """Of a new RSA key, if nobody asks for another size."""
@@ -60,20 +64,44 @@ def new_key(
     raise EngineFault(f"{type_} {name!r}: every new key was refused: {refused}")
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a key is written. in_digits: hexadecimal, with a newline; passphrase: what protects it, if anything."""
+
+    in_digits: bool = False
+    passphrase: ByteSource | None = None
+
+    def __post_init__(self) -> None:
+        """Errors: InvalidValue."""
+        if self.in_digits and self.passphrase is not None:
+            raise InvalidValue("hexadecimal digits: a key that a passphrase protects is raw")
+
+    def of(self, key: bytearray) -> bytearray:
+        """The content of a file for a key, which is wiped unless it is that. Errors: InvalidValue, KeyUnavailable."""
+        if not self.in_digits and self.passphrase is None:
+            return key
+        try:
+            if self.passphrase is None:
+                return bytearray(key.hex().encode() + b"\n")
+            passphrase = without_newline(self.passphrase.read())
+            try:
+                return protect(key, passphrase)
+            finally:
+                wipe(passphrase)
+        finally:
+            wipe(key)
+
+
 @contextmanager
 def made_key(
-    engines: tuple[Engine, ...], type_: str, name: str, size: int | None, bits: int | None, in_digits: bool
+    engines: tuple[Engine, ...], type_: str, name: str, size: int | None, bits: int | None, form: Form
 ) -> Iterator[bytearray]:
-    """`new_key` for one block, and wiped after it. in_digits: hexadecimal, with a newline."""
-    key = new_key(engines, Type(type_), name, size, bits)
-    if in_digits:
-        digits = bytearray(key.hex().encode() + b"\n")
-        wipe(key)
-        key = digits
+    """The content of a file for a `new_key`, wiped after the block."""
+    content = form.of(new_key(engines, Type(type_), name, size, bits))
     try:
-        yield key
+        yield content
     finally:
-        wipe(key)
+        wipe(content)
 
 
 def random_bytes(size: int) -> bytearray:

@@ -14,6 +14,8 @@ from ..wiping import wipe
 KEY_MAX = 8192
 """Largest key, bytes."""
 
+PROTECTED = b"cryptofs key 1\n"
+"""How a key begins that a passphrase protects."""
 _NEWLINE = 0x0A
 
 

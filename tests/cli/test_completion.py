@@ -43,6 +43,7 @@ _FREE = {
     "--only",
     "-o",
     "cuse --name",
+    "--passphrase-credential",
 }
 """Parameters whose text no list has."""
 
