@@ -83,7 +83,7 @@ def list_versions(directory: Path, owners: Collection[int]) -> dict[int, Path]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         why = _why_not_held(os.fstat(descriptor), owners, GROUP_AND_OTHERS)
-        names = [name for name in os.listdir(descriptor) if not name.startswith(".")]
+        names = [entry for entry in os.listdir(descriptor) if not entry.startswith(".")]
     finally:
         os.close(descriptor)
     shown = f"directory {printable(directory)}"

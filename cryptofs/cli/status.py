@@ -101,10 +101,10 @@ def _figures(text: str) -> dict[str, tuple[float, Tags]]:
     found: dict[str, tuple[float, Tags]] = {}
     for line in text.splitlines():
         if not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            name, _, labels = name.partition("{")
+            sample, _, value = line.rpartition(" ")
+            metric, _, labels = sample.partition("{")
             pairs = (pair.split('="') for pair in labels.rstrip("}").split('",') if pair)
-            found[name] = float(value), {key: label.rstrip('"') for key, label in pairs}
+            found[metric] = float(value), {key: label.rstrip('"') for key, label in pairs}
     return found
 
 

@@ -46,9 +46,9 @@ class Access:
 
         Errors: KeyUnavailable, InvalidValue.
         """
-        passed = [name for name, handed in self.handed.items() if handed.path.parent == directory]
+        passed = [each for each, handed in self.handed.items() if handed.path.parent == directory]
         mark = stored + VERSION_MARK
-        numbers = [int(name.removeprefix(mark)) for name in passed if name.startswith(mark)]
+        numbers = [int(each.removeprefix(mark)) for each in passed if each.startswith(mark)]
         return {number: directory / str(number) for number in numbers} or versions_in(directory, self.serving)
 
 

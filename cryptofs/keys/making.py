@@ -43,7 +43,7 @@ def new_key(
     pair = type_ in _PAIRS
     if pair and size is not None:
         raise InvalidValue(f"size {size}: of {name} the key's size is given in bits, or fixed")
-    if bits is not None and not (pair and "rsa" in name):
+    if bits is not None and not (pair and _kind_of_pair(name) == "rsa"):
         raise InvalidValue(f"bits {bits}: only RSA keys have a choice")
     refused: CryptofsError | None = None
     for _ in range(_TRIES):
@@ -149,12 +149,17 @@ def _new_pair(name: str, bits: int | None) -> bytearray:
     return bytearray(private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
 
 
+def _kind_of_pair(name: str) -> str:
+    """What the keys of a name are for, without the form of its signatures: `rsa`, `ed25519`."""
+    parsed = parse_name(name)
+    in_form = parsed.template in ("x962", "p1363", "pkcs1", "pkcs1pad")
+    return parsed.arguments[0].template if in_form else parsed.template
+
+
 def _maker(name: str, bits: int | None) -> Callable[[], Any]:
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa, x448, x25519
 
-    parsed = parse_name(name)
-    is_form = parsed.template in ("x962", "p1363", "pkcs1", "pkcs1pad")
-    kind = parsed.arguments[0].template if is_form else parsed.template
+    kind = _kind_of_pair(name)
     if kind == "rsa":
         return lambda: rsa.generate_private_key(65_537, RSA_BITS if bits is None else bits)
     curves = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
