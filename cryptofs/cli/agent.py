@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..daemon.service import tell
 from ..errors import InvalidValue, printable
 from ..runner.agent import Settings, serve
 from ..runner.answers import open_backend
@@ -43,7 +44,7 @@ def agent(
         click.echo(json.dumps(made, indent=2))
         return
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: agent: %(message)s")
-    serve(Settings(path, open_backend(*computing.chosen()), interruptible))
+    serve(Settings(path, open_backend(*computing.chosen()), interruptible), lambda: tell("READY"))
 
 
 def _read(base: Path) -> dict[str, Any]:

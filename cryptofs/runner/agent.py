@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class Container:
     listener: int
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Containers that are served then get errors.
+def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Containers that are served then get errors. ready: called when it serves.
 
     Errors: SystemFault (EADDRINUSE if another agent has the socket).
     """
@@ -72,6 +73,7 @@ def serve(settings: Settings) -> None:
         with listening(settings.path) as server:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             libc.forbid_looking_in()
+            ready()
             log.info("%s: ready", printable(settings.path))
             poll = select.poll()
             poll.register(server, select.POLLIN)
