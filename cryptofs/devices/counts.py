@@ -15,7 +15,7 @@ import os
 import threading
 from pathlib import Path
 
-from ..errors import InvalidValue, OverQuota, SystemFault
+from ..errors import InvalidValue, OverQuota, SystemFault, printable
 
 log = logging.getLogger("cryptofs")
 
@@ -145,7 +145,7 @@ def read_count(path: Path) -> int:
         raise SystemFault.of(error, path) from None
     digits = text.removeprefix(_HEAD).removesuffix("\n")
     if text != f"{_HEAD}{digits}\n" or not digits.isdecimal():
-        raise InvalidValue(f"{path}: no count of messages: without it the key counts from 0")
+        raise InvalidValue(f"{printable(path)}: no count of messages: without it the key counts from 0")
     return int(digits)
 
 

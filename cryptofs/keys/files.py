@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import CryptofsError, KeyUnavailable
+from ..errors import CryptofsError, KeyUnavailable, printable
 from ..keyfiles import GROUP_AND_OTHERS, list_versions, open_key_file, why_not, why_unopened
 from ..wiping import wipe
 from .base import ByteSource, KeyForbidden
@@ -109,7 +109,7 @@ class FileKey(_FileSource):
     passphrase: ByteSource | None = None
 
     def describe(self) -> str:
-        return f"file {self.path}"
+        return f"file {printable(self.path)}"
 
     def read(self) -> bytearray:
         if self.descriptor is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
-from ..errors import KeyUnavailable
+from ..errors import KeyUnavailable, printable
 from .base import KeyForbidden, KeySource
 from .files import FileKey, versions_in
 
@@ -22,7 +22,7 @@ class KeySet:
         """The sources in a few words; never a key."""
         numbers = ", ".join(str(number) for number in sorted(self.sources, reverse=True))
         if self.directory is not None:
-            return f"directory {self.directory} (versions {numbers})"
+            return f"directory {printable(self.directory)} (versions {numbers})"
         if list(self.sources) == [1]:
             return self.sources[1].describe()
         return "; ".join(f"version {number}: {self.sources[number].describe()}" for number in sorted(self.sources))

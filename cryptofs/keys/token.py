@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..algorithms import Type
 from ..engines.base import Engine, Transform
-from ..errors import InvalidValue, KeyUnavailable, NotOffered
+from ..errors import InvalidValue, KeyUnavailable, NotOffered, printable
 from ..formats.token_uri import TokenObject
 from ..keyfiles import why_unopened
 from ..wiping import wipe
@@ -31,7 +31,7 @@ class TokenKey(KeySource):
     pin: ByteSource | None = None
 
     def describe(self) -> str:
-        return f"{self.wanted.key} in the {self.wanted.place} of {self.module}"
+        return f"{self.wanted.key} in the {self.wanted.place} of {printable(self.module)}"
 
     def unchecked(self) -> str:
         self._check_module()
