@@ -333,7 +333,7 @@ def test_what_a_worker_has_of_a_stream_is_counted() -> None:
         return True
 
     transform = context.require_transform()
-    stream = Stream(transform, context.exchange.queue, offload, lambda: None, STREAM_BUFFER)
+    stream = Stream(transform, context.exchange.queue, context.exchange.tally, offload, lambda: None, STREAM_BUFFER)
     stream.set_parameters(None, bytes(12), None)
     transform.pace = 1e6
     user = stream.attach(True, True)
@@ -362,7 +362,7 @@ def test_steps_that_were_dropped_are_let_go() -> None:
 
     transform = context.require_transform()
     transform.pace = 1e6
-    stream = Stream(transform, context.exchange.queue, offload, lambda: None, STREAM_BUFFER)
+    stream = Stream(transform, context.exchange.queue, context.exchange.tally, offload, lambda: None, STREAM_BUFFER)
     for count in range(20):
         user = stream.attach(True, True)
         stream.set_parameters(None, count.to_bytes(12), None)

@@ -266,7 +266,7 @@ def test_a_reader_waits_for_the_worker() -> None:
         given.append((task, done))
         return True
 
-    stream = Stream(transform, context.queue, offload, lambda: None, STREAM_BUFFER)
+    stream = Stream(transform, context.queue, context.exchange.tally, offload, lambda: None, STREAM_BUFFER)
     user = stream.attach(True, True)
     stream.feed_nowait(user, b"text")
     while given:
