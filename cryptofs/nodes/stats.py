@@ -4,6 +4,7 @@ prometheus_client makes the text (`figures`). It loads in 40 ms, which no start 
 thread loads it when the mount is there. A daemon that becomes another user loads it before.
 """
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -30,8 +31,9 @@ class LastReload:
 
 
 def preload() -> None:
-    """Load what the first reading needs."""
-    from .figures import Figures  # noqa: F401
+    """Load what the first reading needs. If that fails, as without a free descriptor, the first reading tries again."""
+    with contextlib.suppress(OSError, ImportError):
+        from .figures import Figures  # noqa: F401
 
 
 def may_see(device: Device, caller: Caller) -> bool:

@@ -22,8 +22,7 @@ def test_the_folders_are_the_packages() -> None:
     runs programs of others, in `legacy`."""
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     folders = {path.relative_to(TESTS).parts[0] for path in FILES if path.name.startswith("test_")}
-    # the formats are tested where they are spoken: by devices and the command line
-    assert folders == packages - {"formats"} | {"project", "legacy"}
+    assert folders == packages | {"project", "legacy"}
 
 
 def test_the_names_tell_them_apart() -> None:

@@ -93,9 +93,10 @@ def sequences(draw: st.DrawFn) -> list[Step]:
     )  # fmt: skip
     plain = st.tuples(st.just("send"), WHICH, SIZES, st.sampled_from([0, 1]), st.none(), st.none(), st.none())
     receive = st.tuples(st.just("receive"), WHICH, SIZES)
+    # 17 and not 7: whether a skcipher forgets its key for one that is too short depends on the kernel's driver
     other = st.one_of(
         st.tuples(st.just("accept")), st.tuples(st.sampled_from(["clone", "drop"]), WHICH),
-        st.tuples(st.just("key"), st.sampled_from([16, 32, 7])),
+        st.tuples(st.just("key"), st.sampled_from([16, 32, 17])),
         st.tuples(st.just("tag"), st.sampled_from([16, 8, 3])),
     )  # fmt: skip
     more = draw(st.lists(st.one_of(send, receive, plain, receive, send, receive, other), max_size=25))
