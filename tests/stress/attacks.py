@@ -28,9 +28,12 @@ DELAY_MEDIAN, DELAY_WORST = 0.020, 0.250
 MIB = 1 << 20
 CONTEXTS, HANDLES, QUEUE_BYTES = 1024, 8192, 16 * MIB
 """What the rule gives the attacker."""
-GROWTH_MAX = QUEUE_BYTES + CONTEXTS * 8192 + HANDLES * 1024 + 32 * MIB
-"""Bytes that the daemon may grow by: what the rule lets wait, 8 KiB a context, 1 KiB a handle, and 32 MiB for the
-daemon's own buffers and what the allocator keeps."""
+WAITING = 16 * 4000
+"""Requests that the attack by small records has waiting at once."""
+GROWTH_MAX = QUEUE_BYTES + CONTEXTS * 8192 + HANDLES * 1024 + WAITING * 512 + 32 * MIB
+"""Bytes that the daemon may grow by: what the rule lets wait, 8 KiB a context, 1 KiB a handle, half a KiB beside its
+bytes for each request that waits, and 32 MiB for the daemon's own buffers and what the allocator keeps. A run of 20
+seconds instead of 2.5 grows no further."""
 SECONDS = 2.5
 SHORT = ("descriptors", "large records", "polls", "device signatures", "right keys", "small records", "random streams")
 _ATTACKER, _GOOD, _ECHO = 65_101, 65_102, 65_103
