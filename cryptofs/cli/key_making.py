@@ -1,10 +1,14 @@
 """`cryptofs key new` and `rotate`: random keys, into places that nobody else can read."""
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +26,19 @@ _CREDENTIALS = "systemd-creds"
 _PATIENCE = 120.0
 _TYPES = ("skcipher", "aead", "hash", "akcipher", "sig", "kpp")
 
-_algorithm_options = options(
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What key the options name, and how its file is written."""
+
+    type: str | None
+    name: str | None
+    size: int | None
+    bits: int | None
+    form: Form
+
+
+_options = options(
     click.option("--type", "type_", type=click.Choice(_TYPES), help="The algorithm's type."),
     click.option(
         "-n", "--name", shell_complete=completing.names(*_TYPES), help="The algorithm, in the kernel's terms."
@@ -44,8 +60,30 @@ _algorithm_options = options(
 )
 
 
+def _key_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what key; it gets a _Wanted as its first argument."""
+
+    @_options
+    @functools.wraps(command)
+    def checked(
+        type_: str | None,
+        name: str | None,
+        size: int | None,
+        bits: int | None,
+        hexadecimal: bool,
+        asks: bool,
+        passphrase_file: Path | None,
+        passphrase_credential: str | None,
+        **others: Any,
+    ) -> None:
+        form = _form(hexadecimal, asks, passphrase_file, passphrase_credential)
+        command(_Wanted(type_, name, size, bits, form), **others)
+
+    return checked
+
+
 @click.command()
-@_algorithm_options
+@_key_options
 @click.option(
     "-o",
     "--out",
@@ -66,14 +104,7 @@ _algorithm_options = options(
 @click.option("--pkcs11", metavar="URI", help="Refused: a token makes its own keys; the error says how.")
 @click.option("--stdout", is_flag=True, help="On standard output, if that is no terminal. Same as `-o -`.")
 def new(
-    type_: str | None,
-    name: str | None,
-    size: int | None,
-    bits: int | None,
-    hexadecimal: bool,
-    asks: bool,
-    passphrase_file: Path | None,
-    passphrase_credential: str | None,
+    wanted: _Wanted,
     file: str | None,
     credential: str | None,
     keyring: str | None,
@@ -87,7 +118,7 @@ def new(
     """
     if pkcs11 is not None:
         raise NotSupported("pkcs11: a token makes its own keys: use `pkcs11-tool --keygen` or `--keypairgen`")
-    if type_ is None or name is None:
+    if wanted.type is None or wanted.name is None:
         raise click.UsageError("give --type and --name: they say what key to make")
     path = None if file in (None, "-") else Path(file or "")
     stdout = stdout or file == "-"
@@ -95,12 +126,11 @@ def new(
         raise click.UsageError("give one place for the key: -o FILE, --keyring TEXT or --stdout")
     if credential is not None and path is None:
         raise click.UsageError("--credential: with -o FILE")
-    form = _form(hexadecimal, asks, passphrase_file, passphrase_credential)
-    if form.passphrase is not None and keyring is not None:
+    if wanted.form.passphrase is not None and keyring is not None:
         raise click.UsageError("--passphrase…: for a file; nothing could use a protected key of a keyring")
     if stdout and os.isatty(1):
         raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
-    with made_key(open_engines(), type_, name, size, bits, form) as made:
+    with made_key(open_engines(), wanted.type, wanted.name, wanted.size, wanted.bits, wanted.form) as made:
         if keyring is not None:
             add_to_keyring(key_type, keyring, made)
         elif path is None:
@@ -114,20 +144,13 @@ def new(
 
 @click.command()
 @click.argument("target", metavar="DEVICE|DIRECTORY", shell_complete=completing.devices)
-@_algorithm_options
+@_key_options
 @click.option(
     "--config", type=click.Path(path_type=Path), default=DEFAULT, show_default=True, help="The configuration."
 )
 def rotate(
+    wanted: _Wanted,
     target: str,
-    type_: str | None,
-    name: str | None,
-    size: int | None,
-    bits: int | None,
-    hexadecimal: bool,
-    asks: bool,
-    passphrase_file: Path | None,
-    passphrase_credential: str | None,
     config: Path,
 ) -> None:
     """Add a new version to the key of a DEVICE that has key.directory, or to a DIRECTORY (written with a slash).
@@ -136,7 +159,7 @@ def rotate(
     that the configuration does not name, give --type and --name.
     """
     directory = Path(target).absolute() if "/" in target else None
-    form = _form(hexadecimal, asks, passphrase_file, passphrase_credential)
+    type_, name, form = wanted.type, wanted.name, wanted.form
     if directory is None or type_ is None:
         if type_ is not None or name is not None:
             raise click.UsageError(
@@ -149,7 +172,7 @@ def rotate(
         form = found.form
     if name is None:
         raise click.UsageError("--type: with --name")
-    with made_key(open_engines(), type_, name, size, bits, form) as made:
+    with made_key(open_engines(), type_, name, wanted.size, wanted.bits, form) as made:
         version = add_version(directory, made)
     click.echo(f"{printable(directory)}: version {version}; a reload takes it (`systemctl reload cryptofs`, or SIGHUP)")
 
