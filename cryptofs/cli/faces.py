@@ -70,7 +70,7 @@ def ssh_agent(where: Path | None, devices: tuple[str, ...], verbose: bool, **how
     """
     keys = _begin(where, devices, verbose)
     keys.find(ssh.ALGORITHMS)
-    client = functools.partial(ssh.serve_client, ssh.SshAgent(keys))
+    client = functools.partial(ssh.serve_client, keys)
     _Face("ssh-agent", client, "SSH_AUTH_SOCK", "SSH_AGENT_PID", str).run(**how)
 
 

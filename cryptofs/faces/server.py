@@ -124,5 +124,8 @@ class _Clients:
                 await self._serve(stream)
             except (Closed, trio.BrokenResourceError):
                 log.debug("process %d has closed its connection", pid)
+            except Exception:
+                # One client's fault, or one in serving it, ends neither the others nor what runs beside them.
+                log.exception("process %d: its connection is closed", pid)
             finally:
                 self._count -= 1

@@ -24,9 +24,12 @@ MESSAGE_MAX = 256 * 1024
 """Bytes of a message, in both directions, as in OpenSSH."""
 
 # Numbers of the protocol. To every other message the answer is SSH_AGENT_FAILURE.
-_FAILURE = 5
+_FAILURE, _SUCCESS = 5, 6
 _REQUEST_IDENTITIES, _IDENTITIES_ANSWER = 11, 12
 _SIGN_REQUEST, _SIGN_RESPONSE = 13, 14
+_EXTENSION = 27
+_BIND = b"session-bind@openssh.com"
+"""The extension by which ssh says what a connection is for, before others may use it."""
 _RSA_SHA2_256, _RSA_SHA2_512 = 2, 4
 """Flags of a sign request. Other keys take none."""
 
@@ -61,6 +64,9 @@ class _Reader:
     def string(self) -> bytes:
         return bytes(self._take(self.number()))
 
+    def byte(self) -> int:
+        return self._take(1)[0]
+
     def end(self) -> None:
         if len(self._left):
             raise Malformed(f"{len(self._left)} bytes after the end of a message")
@@ -70,6 +76,34 @@ class _Reader:
             raise Malformed(f"{size} bytes expected, {len(self._left)} left")
         taken, self._left = self._left[:size], self._left[size:]
         return taken
+
+
+# What SSH signs
+
+_LOGIN = 50
+"""SSH_MSG_USERAUTH_REQUEST"""
+_SIGNED_DATA = b"SSHSIG"
+
+
+def _is_of_ssh(data: bytes, key: bytes) -> bool:
+    """Whether these data are a login with this key (RFC 4252, section 7), or what `ssh-keygen -Y sign` signs."""
+    try:
+        if data.startswith(_SIGNED_DATA):
+            reader = _Reader(data[len(_SIGNED_DATA) :])
+            for _part in ("namespace", "reserved", "digest's name", "digest"):
+                reader.string()
+            reader.end()
+            return True
+        reader = _Reader(data)
+        _session, number = reader.string(), reader.byte()
+        _user, service, method = reader.string(), reader.string(), reader.string()
+        signs, _algorithm, blob = reader.byte(), reader.string(), reader.string()
+        if method == b"publickey-hostbound-v00@openssh.com":
+            reader.string()
+        reader.end()
+    except Malformed:
+        return False
+    return (number, service, signs, blob) == (_LOGIN, b"ssh-connection", 1, key) and method.startswith(b"publickey")
 
 
 # Signatures
@@ -143,10 +177,11 @@ class SshKey:
 
 
 class SshAgent:
-    """Answers the messages of one user's programs. Any number of threads may use it."""
+    """Answers the messages of one connection. For one thread at a time."""
 
     def __init__(self, keys: DeviceKeys) -> None:
         self._keys = keys
+        self._is_forwarded = False
 
     def keys(self) -> list[SshKey]:
         """The keys that the agent has now. Errors: OSError if the mount does not answer."""
@@ -166,6 +201,8 @@ class SshAgent:
                 return self._list()
             if message[0] == _SIGN_REQUEST:
                 return self._sign(_Reader(message[1:]))
+            if message[0] == _EXTENSION and message.startswith(_string(_BIND), 1):
+                return self._bind(_Reader(message[1:]))
             log.info(
                 "ssh-agent: message %d: it lists keys and signs; the mount's configuration has the keys", message[0]
             )
@@ -186,9 +223,19 @@ class SshAgent:
             count += 1
         return bytes([_IDENTITIES_ANSWER]) + count.to_bytes(4, "big") + answer
 
+    def _bind(self, reader: _Reader) -> bytes:
+        """What ssh says before it forwards a connection to a host: from then on, others speak."""
+        _name, _host_key, _session, _signature = (reader.string() for _ in range(4))
+        # Never back: the host speaks on the same connection.
+        self._is_forwarded |= bool(reader.byte())
+        reader.end()
+        return bytes([_SUCCESS])
+
     def _sign(self, reader: _Reader) -> bytes:
         blob, data, flags = reader.string(), reader.string(), reader.number()
         reader.end()
+        if self._is_forwarded and not _is_of_ssh(data, blob):
+            raise Refused("a forwarded connection: it signs logins and what ssh-keygen -Y sign makes, nothing else")
         wanted = next((key for key in self.keys() if key.blob == blob), None)
         if wanted is None:
             raise Refused("no device of this user has the key")
@@ -212,8 +259,9 @@ def _public_blob(public: bytes) -> bytes:
     return base64.b64decode(line.split()[1])
 
 
-async def serve_client(agent: SshAgent, stream: trio.SocketStream) -> None:
+async def serve_client(keys: DeviceKeys, stream: trio.SocketStream) -> None:
     """Answer a client's messages until it goes, or sends one that is not of the protocol. Errors: Closed."""
+    agent = SshAgent(keys)
     while True:
         size = int.from_bytes(await receive(stream, 4), "big")
         if not 0 < size <= MESSAGE_MAX:

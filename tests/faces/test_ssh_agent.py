@@ -1,5 +1,6 @@
 """The SSH agent, with OpenSSH's own programs and git, and with a client that does not follow the protocol."""
 
+import base64
 import contextlib
 import errno
 import os
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from helpers.daemons import Daemon
 from helpers.other_user import MEMBER, OWNER, as_user, let_in, needs_root
 from helpers.signing import DEVICES, KEYS, openssh, signing_mount
@@ -21,7 +23,7 @@ from helpers.waiting import PATIENCE, wait_until
 
 from cryptofs.cli.faces import print_variables
 from cryptofs.faces.keys import DeviceKeys
-from cryptofs.faces.server import CLIENTS_MAX
+from cryptofs.faces.server import CLIENTS_MAX, serve_command
 from cryptofs.faces.ssh import ALGORITHMS
 
 pytestmark = pytest.mark.mount
@@ -252,7 +254,7 @@ def string(data: bytes) -> bytes:
 def test_other_messages(served: Path, number: int) -> None:
     """Old versions, changes of the list, locks, extensions and unknown numbers: a failure, and the connection stays."""
     with client(served) as connection:
-        connection.sendall(string(bytes([number]) + string(b"session-bind@openssh.com")))
+        connection.sendall(string(bytes([number]) + string(b"restrict-destination-v00@openssh.com")))
         assert connection.recv(100) == FAILURE
         connection.sendall(string(b"\x0b"))
         assert connection.recv(100)[4] == 12
@@ -268,6 +270,8 @@ def test_other_messages(served: Path, number: int) -> None:
         string(b"\x0d" + string(b"key")[:-1]),
         string(b"\x0d" + b"\xff\xff\xff\xff" + b"x"),
         string(b"\x0d" + string(b"key") + string(b"data") + bytes(5)),
+        string(b"\x1b" + string(b"session-bind@openssh.com")),
+        string(b"\x1b" + string(b"session-bind@openssh.com") + 3 * string(b"") + b"\1\1"),
     ],
 )
 def test_malformed_messages(served: Path, message: bytes) -> None:
@@ -286,6 +290,57 @@ def test_an_unknown_key(served: Path) -> None:
         large = b"\x0d" + string(b"key") + string(bytes(256 * 1024 - 1 - 4 - 3 - 4 - 4)) + bytes(4)
         connection.sendall(string(large))
         assert connection.recv(100) == FAILURE
+
+
+# Connections that ssh forwards to another host
+
+
+def ask(connection: socket.socket, message: bytes) -> bytes:
+    """The answer to a message, with its size."""
+    connection.sendall(string(message))
+    answer = connection.recv(4, socket.MSG_WAITALL)
+    return answer + connection.recv(int.from_bytes(answer, "big"), socket.MSG_WAITALL)
+
+
+def bind(forwards: bool) -> bytes:
+    """What ssh says before others use a connection: here of an RSA host."""
+    parts = (b"session-bind@openssh.com", openssh(KEYS["rsa"]).encode(), bytes(32), bytes(256))
+    return b"\x1b" + b"".join(map(string, parts)) + bytes([forwards])
+
+
+def login(blob: bytes, *, number: int = 50, method: bytes = b"publickey", end: bytes = b"") -> bytes:
+    """What a client signs to log in with a key."""
+    head = string(bytes(32)) + bytes([number]) + string(b"me") + string(b"ssh-connection")
+    return head + string(method) + b"\1" + string(b"ssh-ed25519") + string(blob) + end
+
+
+SIGNED_FILE = b"SSHSIG" + string(b"file") + string(b"") + string(b"sha512") + string(bytes(64))
+
+
+def test_what_a_forwarded_connection_signs(served: Path) -> None:
+    """Logins with the key, and signatures of ssh-keygen; nothing that has a meaning elsewhere, such as in TLS."""
+    blob = base64.b64decode(openssh(KEYS["ed"]).split()[1])
+    bound = b"publickey-hostbound-v00@openssh.com"
+    signed = (login(blob), login(blob, method=bound, end=string(b"host")), SIGNED_FILE)
+    refused = (
+        *(os.urandom(1024), b"", bytes(32), b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)),
+        *(login(blob[::-1]), login(blob, number=51), login(blob, method=b"password"), login(blob) + b"\0"),
+        *(login(blob, method=bound), SIGNED_FILE + b"x", SIGNED_FILE[:-1]),
+    )
+    with client(served) as connection:
+        assert ask(connection, bind(forwards=False)) == b"\0\0\0\1\6"
+        for data in (*signed, *refused):
+            answer = ask(connection, b"\x0d" + string(blob) + string(data) + bytes(4))
+            assert answer[4] == 14
+            name, signature = answer[13:24], answer[28:]
+            assert name == b"ssh-ed25519"
+            KEYS["ed"].public_key().verify(signature, data)
+        assert ask(connection, bind(forwards=True)) == b"\0\0\0\1\6"
+        # Nobody takes it back.
+        assert ask(connection, bind(forwards=False)) == b"\0\0\0\1\6"
+        for data in (*signed, *refused):
+            answer = ask(connection, b"\x0d" + string(blob) + string(data) + bytes(4))
+            assert answer[4] == (14 if data in signed else 5), data
 
 
 def test_slow_clients(served: Path) -> None:
@@ -326,6 +381,29 @@ def is_served(served: Path) -> bool:
         connection.sendall(string(b"\x63"))
         return connection.recv(100) == FAILURE
     return False
+
+
+def test_a_fault_in_serving_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong for one client, the others and the command beside them go on."""
+    path = tmp_path / "socket"
+
+    async def fail(stream: trio.SocketStream) -> None:
+        if await stream.receive_some(1) == b"x":
+            raise KeyError("a mistake")
+        await stream.send_all(b"served")
+
+    code = """
+import socket, sys
+for sent, got in ((b"x", b""), (b"y", b"served")):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(sys.argv[1])
+        client.sendall(sent)
+        assert client.recv(10) == got
+sys.exit(7)
+"""
+    with caplog.at_level("ERROR", "cryptofs"):
+        assert serve_command(path, fail, [sys.executable, "-c", code, str(path)], {}) == 7
+    assert "its connection is closed" in caplog.text
 
 
 def test_another_key_of_a_device(mount: Path) -> None:
