@@ -1,6 +1,7 @@
 """Private Unix sockets."""
 
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cryptofs import listening as module
 from cryptofs.errors import SystemFault
 from cryptofs.listening import listening
 
@@ -41,6 +43,34 @@ def test_stale_and_live(tmp_path: Path) -> None:
     with pytest.raises(SystemFault) as caught, listening(path):
         pass
     assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_a_live_one_that_accepts_nobody(tmp_path: Path) -> None:
+    """A program that was stopped, whose backlog is full, is left alone, and nobody waits for it."""
+    path = tmp_path / "socket"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stopped,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting,
+    ):
+        stopped.bind(str(path))
+        stopped.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(SystemFault) as caught, listening(path):
+            pass
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_a_locked_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody who may read a directory can lock it: a start does not wait for them without end."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(SystemFault, match="has locked") as caught, listening(tmp_path / "socket"):
+            pass
+    finally:
+        os.close(descriptor)
+    assert caught.value.errno == errno.ETIMEDOUT
 
 
 @pytest.mark.parametrize(("name", "number"), [("none/socket", errno.ENOENT), ("x" * 120, errno.ENAMETOOLONG)])
