@@ -17,7 +17,7 @@ from ..keys import DeviceKeys
 from ..server import receive
 from .numbers import CAN_DECRYPT, CAN_SIGN, PRIVATE_KEY, UNKNOWN, Error, Sign
 from .objects import DIGESTS, OBJECT_KINDS, KeyPair, Refusal, error_of, is_secret, pairs
-from .wire import MESSAGE_MAX, OPTIONS_MAX, Malformed, Mechanism, OnlySize, Reader, Text, build, size_of
+from .wire import MESSAGE_MAX, OPTIONS_MAX, Malformed, OnlySize, Reader, Text, build, size_of
 
 log = logging.getLogger("cryptofs")
 
@@ -229,15 +229,15 @@ class Calls:
 
     # Signing and decrypting
 
-    def begin_sign(self, handle: int, mechanism: Mechanism | None, number: int) -> list[Any]:
+    def begin_sign(self, handle: int, mechanism: int | None, number: int) -> list[Any]:
         session = self._session(handle)
         if mechanism is None:
             session.signing = session.answer = None
             return []
         if session.signing is not None:
             raise Refusal(Error.OPERATION_ACTIVE, "a signature")
+        how = _mechanism(mechanism)
         pair = self._private(number)
-        how = _mechanism(mechanism.number)
         pair.check_sign(how)
         session.signing = _Signing(pair, how, hashlib.new(DIGESTS[how]) if how in DIGESTS else bytearray())
         session.answer = None
@@ -276,7 +276,7 @@ class Calls:
         signing.update(data)
         return [signing.pair.sign(self._keys, signing.mechanism, signing.result())]
 
-    def begin_decrypt(self, handle: int, mechanism: Mechanism | None, number: int) -> list[Any]:
+    def begin_decrypt(self, handle: int, mechanism: int | None, number: int) -> list[Any]:
         session = self._session(handle)
         session.answer = None
         if mechanism is None:
@@ -284,8 +284,8 @@ class Calls:
             return []
         if session.decrypting is not None:
             raise Refusal(Error.OPERATION_ACTIVE, "a decryption")
-        if _mechanism(mechanism.number) is not Sign.RSA_PKCS:
-            raise Refusal(Error.MECHANISM_INVALID, f"{mechanism.number:#x}")
+        if _mechanism(mechanism) is not Sign.RSA_PKCS:
+            raise Refusal(Error.MECHANISM_INVALID, f"{mechanism:#x}")
         pair = self._private(number)
         pair.check_decrypt()
         session.decrypting = pair

@@ -3,11 +3,14 @@
 A message has a call's number, the signature of its values, and the values. A signature has a letter for each value:
 `u` a CK_ULONG, `y` a byte, `v` a version, `s` a text of fixed size, `M` a mechanism, `ay`, `au` and `aA` arrays of
 bytes, numbers and attributes. `fy`, `fu` and `fA` describe the buffers in which the program wants such an array.
+
+Clients since p11-kit 0.25.6 write a mechanism in another form, and do not tell. Each mechanism has a form of its own
+for its parameter, too. The face needs none, so it skips what stands between the number and the values behind it.
 """
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .numbers import BOOLEANS, MECHANISM_LISTS, NUMBERS, TEMPLATES
@@ -20,18 +23,12 @@ ARRAY_MAX = 1024
 _NOTHING = 0xFFFFFFFF
 """The size of an array that is not there, and the mechanism that cancels an operation."""
 _PARTS = ("ay", "au", "aA", "fy", "fu", "fA", "u", "y", "v", "s", "M")
+_FIXED = {"u": 8, "y": 1}
+"""Bytes of the values that may follow a mechanism."""
 
 
 class Malformed(Exception):
     """A message that is not of the protocol. Its text is for the log."""
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """How to sign or decrypt. parameter: its bytes, empty for none."""
-
-    number: int
-    parameter: bytes = field(default=b"", repr=False)
 
 
 def parts_of(signature: str) -> list[str]:
@@ -57,7 +54,13 @@ class Reader:
 
     def values(self, signature: str) -> list[Any]:
         """The values of a signature, to the end of the message."""
-        found = [self._value(part) for part in parts_of(signature)]
+        parts = parts_of(signature)
+        found = []
+        for at, part in enumerate(parts):
+            if part == "M":
+                found.append(self._mechanism(sum(_FIXED[each] for each in parts[at + 1 :])))
+            else:
+                found.append(self._value(part))
         if len(self._left):
             raise Malformed(f"{len(self._left)} bytes after the end of a message")
         return found
@@ -81,6 +84,14 @@ class Reader:
             raise Malformed(f"an array of {count}: at most {ARRAY_MAX}")
         return count
 
+    def _mechanism(self, behind: int) -> int | None:
+        """The mechanism's number; None cancels an operation. behind: bytes of the values that follow it."""
+        number = self._number(4)
+        if number == _NOTHING:
+            return None
+        self._take(max(len(self._left) - behind, 0))
+        return number
+
     def _value(self, part: str) -> Any:
         match part:
             case "u":
@@ -100,9 +111,6 @@ class Reader:
                 return [(self._number(4), self._number(4)) for _ in range(self._count())]
             case "aA":
                 return dict(self._attribute() for _ in range(self._count()))
-            case "M":
-                number = self._number(4)
-                return None if number == _NOTHING else Mechanism(number, self._octets() or b"")
         raise AssertionError(part)
 
     def _attribute(self) -> tuple[int, bytes | int | None]:
