@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import select
+from functools import partial
 
 from ..errors import CryptofsError, SystemFault
 from .endpoint import MSG_MORE, Endpoint, Splice
@@ -75,9 +76,13 @@ class Descriptors:
         peer = endpoint.ours.fileno()
         self._by_peer[peer] = endpoint
         self._poll.register(peer, select.EPOLLIN)
+        endpoint.watch_room = partial(self._watch_room, peer)
         # Only the program's copies count: the last one's close is a hang-up.
         endpoint.theirs.close()
         return number
+
+    def _watch_room(self, peer: int, wanted: bool) -> None:
+        self._poll.modify(peer, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
     def place(self, call: Call, source: int, close_on_exec: bool) -> int:
         """Put a copy of a descriptor into the caller, at a number that the filter looks for. Errors: SystemFault."""
@@ -117,6 +122,8 @@ class Descriptors:
         endpoint = self._by_peer.get(peer)
         if endpoint is None:
             return
+        if events & select.EPOLLOUT:
+            endpoint.flush()
         if events & select.EPOLLIN:
             self._take(endpoint)
         if events & (select.EPOLLHUP | select.EPOLLERR):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .alg.bound import Store
 from .backend import Backend
 from .descriptors import Descriptors
 from .endpoint import Endpoint
@@ -19,6 +20,8 @@ class Desk:
     backend: Backend
     descriptors: Descriptors
     devices: Mapping[bytes, OpenDevice] = field(default_factory=dict)
+    store: Store = field(default_factory=Store)
+    """What the sockets' data is counted in."""
     failed_reads: dict[tuple[int, int], int] = field(default_factory=dict)
     """Errnos of asynchronous reads, by their context's and their control block's address. The kernel has completed them
     with 0 bytes, and io_getevents puts the errno there."""

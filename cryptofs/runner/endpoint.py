@@ -6,6 +6,7 @@ threads, fork, exec and dup need no bookkeeping.
 """
 
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -13,12 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import CryptofsError, NotSupported
+from ..errors import CryptofsError, NotSupported, TooLarge
 from ..records import Buffer
+from .libc import Data
 from .process import Memory, is_in_call
 
 MSG_DONTWAIT, MSG_MORE, MSG_TRUNC, MSG_PEEK = 0x40, 0x8000, 0x20, 0x02
 _PACKET_MAX = 1 << 24
+_SNDBUFFORCE = 32
 _FRESH = 65536
 """Bytes of a socket's send buffer that the kernel takes for its own administration, at most."""
 
@@ -71,6 +74,8 @@ class Endpoint:
 
     starts_readable = True
     """Whether poll finds it readable from the beginning."""
+    takes_parts = False
+    """Whether a send is the same as several with MSG_MORE, so that it may be of any size."""
 
     def __init__(self, kind: int = socket.SOCK_SEQPACKET) -> None:
         self.theirs, self.ours = socket.socketpair(socket.AF_UNIX, kind)
@@ -78,8 +83,12 @@ class Endpoint:
         self.waiting: deque[Waiting] = deque()
         self.served: list[Waiting] = []
         """Those who waited and were given an answer, which they may not have taken yet."""
-        self.kept: deque[bytes] = deque()
+        self.kept: deque[Data] = deque()
         """Answers that nobody took."""
+        self.outgoing: deque[Data] = deque()
+        """What the pair has no room for yet."""
+        self.watch_room: Callable[[bool], None] = lambda wanted: None
+        """Has `flush` called when there is room, or stops that. The object that watches our end of the pair sets it."""
         self.marked = False
         """Whether a packet without bytes lies before the program's end, so that poll finds it readable."""
         self.splice: Splice | None = None
@@ -134,24 +143,61 @@ class Endpoint:
     def mark(self) -> None:
         """Make the program's end readable."""
         if not self.marked:
-            self.ours.send(b"")
+            self.put(b"")
             self.marked = True
 
-    def drain(self, memory: Memory, number: int) -> list[bytes]:
+    def drain(self, memory: Memory, number: int) -> list[Data]:
         """Take back what lies before the program's end; what of it was an answer is returned."""
         self.marked = False
-        packets = []
+        packets: list[Data] = []
         with socket.socket(fileno=memory.take_descriptor(number)) as theirs, contextlib.suppress(BlockingIOError):
             while True:
                 packets.append(theirs.recv(_PACKET_MAX, MSG_DONTWAIT))
-        return [each for each in packets if each]
+        packets += self.outgoing
+        self.outgoing.clear()
+        return [each for each in packets if len(each)]
 
-    def put(self, data: Buffer) -> None:
-        """Lay an answer before the program's end, for the call that the kernel does."""
-        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(data) + _FRESH)
-        self.ours.send(data)
+    def put(self, data: Data) -> None:
+        """Lay an answer before the program's end, for the call that the kernel does, or keep it until there is room.
 
-    def offer(self, memory: Memory, number: int, answers: Sequence[Buffer]) -> None:
+        Errors: TooLarge for more than a pair of sockets takes at once.
+        """
+        try:
+            if self.outgoing:
+                raise BlockingIOError
+            self._put(data)
+        except BlockingIOError:
+            self.outgoing.append(data)
+            self.watch_room(True)
+
+    def _put(self, data: Data) -> None:
+        if len(data):
+            try:
+                self.ours.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, 2 * len(data) + _FRESH)
+            except PermissionError:
+                self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(data) + _FRESH)
+        try:
+            # The supervisor must not wait for the program, which may be waiting for it.
+            self.ours.send(data, MSG_DONTWAIT)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise TooLarge(f"{len(data)} bytes for a call that waits: the system allows less (wmem_max)") from None
+            raise
+
+    def flush(self) -> None:
+        """The pair has room again."""
+        with contextlib.suppress(BlockingIOError):
+            while self.outgoing:
+                try:
+                    self._put(self.outgoing[0])
+                except TooLarge:
+                    self._put(b"")
+                self.outgoing.popleft()
+            self.watch_room(False)
+
+    def offer(self, memory: Memory, number: int, answers: Sequence[Data]) -> None:
         """Lay answers ready for a call that reads them at once. number: the caller's descriptor."""
         if self.marked:
             self.drain(memory, number)
@@ -175,18 +221,17 @@ class Endpoint:
             each = self.waiting[0]
             if is_in_call(each.tid, each.number):
                 try:
-                    data = self.receive(each.room, 0).data
+                    self.put(self.receive(each.room, 0).data)
                 except MustWait:
                     return
                 except CryptofsError:
                     # An errno cannot pass through a pair. An end of file is at least no wrong byte.
-                    data = b""
-                self.put(data)
+                    self.put(b"")
                 self.served.append(each)
             self.waiting.popleft()
         self.mark()
 
-    def left_behind(self, memory: Memory, number: int) -> bytes | None:
+    def left_behind(self, memory: Memory, number: int) -> Data | None:
         """An answer that was put there for a thread which a signal has taken out of its call meanwhile."""
         # The caller itself is in this call now, so not in that one.
         others = [each for each in self.served if each.tid != memory.tid]

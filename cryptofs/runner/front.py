@@ -40,7 +40,7 @@ class Message(Enum):
 
     def text(self, text: str) -> bytes:
         """With a line for the user."""
-        return self.value + text.encode()[:_TEXT_MAX]
+        return self.value + text.encode(errors="backslashreplace")[:_TEXT_MAX]
 
 
 def wait(front: socket.socket, supervisor: int) -> int:
@@ -71,11 +71,16 @@ def wait(front: socket.socket, supervisor: int) -> int:
                     case Message.ENDED:
                         return _end(os.waitstatus_to_exitcode(_NUMBER.unpack(data[1:])[0]))
                     case Message.SAYS:
-                        print(f"cryptofs run: {data[1:].decode()}", file=sys.stderr)
+                        print(f"cryptofs run: {line_of(data)}", file=sys.stderr)
                     case Message.FAILED:
-                        raise SystemFault(f"the supervisor failed: {data[1:].decode()}")
+                        raise SystemFault(f"the supervisor failed: {line_of(data)}")
     finally:
         os.close(signals)
+
+
+def line_of(data: bytes) -> str:
+    """The line of a message, which may have been cut within a character."""
+    return data[1:].decode(errors="replace")
 
 
 def _end(status: int) -> int:

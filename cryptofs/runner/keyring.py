@@ -5,7 +5,7 @@ import os
 
 from ..engines.keyctl.payload import kind_of, read
 from ..errors import SystemFault
-from .process import GuardedMemory, Memory
+from .process import ContainersMemory, Memory
 
 _KEY_MAX = 32767
 """Bytes of a key of the type user."""
@@ -19,8 +19,10 @@ def read_key(memory: Memory, serial: int) -> bytearray:
     """
     try:
         # This process reads it, so the program must be of the same user, and not a container.
-        if isinstance(memory, GuardedMemory) or os.stat(f"/proc/{memory.tid}").st_uid != os.geteuid():
+        if isinstance(memory, ContainersMemory) or os.stat(f"/proc/{memory.tid}").st_uid != os.geteuid():
             raise SystemFault(f"key {serial}: of another user", errno.EACCES)
+        # The directory was that of the thread, and not of another one that has got its number.
+        memory.check()
         kind = kind_of(serial)
         if kind != "user":
             raise SystemFault(f"key {serial} of type {kind}: only those of type user can be read", errno.ENOPROTOOPT)

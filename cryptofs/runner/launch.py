@@ -31,7 +31,7 @@ from ..errors import CryptofsError, SystemFault, printable
 from . import libc
 from .filter import assemble
 from .front import SIGNALS, Message, wait
-from .notify import Listener
+from .notify import GuardedListener, Listener
 from .numbers import Machine, machine
 from .rules import AF_ALG, PROBE, rules
 from .shim import ALIAS, preload
@@ -41,6 +41,8 @@ NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses, as `env` has them."""
 _OPEN_FILES = 4096
 """Descriptors that the program may have at least, where its hard limit allows it: ours have high numbers."""
+_OPEN_FILES_HERE = 65536
+"""Descriptors of the supervisor: one for each of the program's sockets, in all of its processes."""
 _WHY = {
     errno.EINVAL: "the kernel has no user notification for seccomp with WAIT_KILLABLE_RECV: you need Linux 5.19",
     errno.ENOSYS: "the kernel has no seccomp: you need Linux 5.19",
@@ -97,6 +99,7 @@ def _supervise(here: Machine, settings: Settings, back: socket.socket, before: s
         os.close(go)
         # Only now: the program is to be one that this process may look into.
         libc.forbid_looking_in()
+        libc.allow_open_files(_OPEN_FILES_HERE)
         _detach(back)
         back.send(Message.STARTED.pack(child))
         _, descriptors, _, _ = socket.recv_fds(taken, 1, 1)
@@ -104,7 +107,7 @@ def _supervise(here: Machine, settings: Settings, back: socket.socket, before: s
         # Without one the program could not be filtered, and has said so.
         if descriptors:
             _check_access(child)
-            listener = Listener(descriptors[0])
+            listener = (GuardedListener if libc.has_capabilities() else Listener)(descriptors[0])
             supervisor = Supervisor(here, listener, partial(_load, here, settings))
             os.close(start)
             _Family(supervisor, child, back).serve()
@@ -144,6 +147,9 @@ def _detach(back: socket.socket) -> None:
         with contextlib.suppress(OSError):
             if int(name) > 2 and not fcntl.fcntl(int(name), fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 os.close(int(name))
+    if sys.path and sys.path[0] in ("", os.getcwd()):
+        # `python -m` looks for modules here first. The program may write some here before they are loaded.
+        del sys.path[0]
     logging.getLogger("cryptofs").addHandler(_ToFront(back))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -227,7 +233,7 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
     try:
         code = assemble(here, rules(settings.wide, settings.devcrypto, settings.shim is not None))
         path = shutil.which(name)
-        _allow_open_files()
+        libc.allow_open_files(_OPEN_FILES)
         # Python ignores these two. Handlers that it has set go with exec.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
@@ -261,13 +267,6 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"cryptofs run: {text}\n".encode())
-
-
-def _allow_open_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import struct
 from collections.abc import Sequence
 
@@ -52,6 +53,20 @@ def become_subreaper() -> None:
 def forbid_looking_in() -> None:
     """No process of the same user may read this one's memory, and it leaves no core: it has the program's keys."""
     _prctl(_DUMPABLE, 0)
+
+
+def has_capabilities() -> bool:
+    """Whether this process may do what processes of its user may not do in general."""
+    with open("/proc/self/status") as status:
+        return any(line.startswith("CapEff:") and int(line.split()[1], 16) for line in status)
+
+
+def allow_open_files(wanted: int) -> None:
+    """Have this process open so many files, as far as its hard limit allows it, or more if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def install_filter(program: bytes) -> int:

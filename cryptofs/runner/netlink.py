@@ -7,7 +7,7 @@ import struct
 from collections import deque
 
 from ..algorithms import Description, Type
-from ..errors import CryptofsError, InvalidValue, NotOffered, SystemFault
+from ..errors import CryptofsError, InvalidValue, NotOffered, SystemFault, TooLarge
 from ..records import Buffer
 from .backend import Backend
 from .endpoint import MSG_PEEK, MSG_TRUNC, Endpoint, MustWait, Received
@@ -22,6 +22,8 @@ _ACKNOWLEDGE = 4
 _PRIORITY, _HASH, _SKCIPHER, _AEAD, _RNG = 1, 3, 4, 5, 7
 """Kinds of attributes."""
 _USUAL_PRIORITY = 300
+_BUFFER = 212992
+"""Bytes of one message, and of answers that wait: the usual size of the kernel's buffers."""
 _TEXT = 64
 
 
@@ -33,6 +35,9 @@ class CryptoNetlink(Endpoint):
         self._backend = backend
         self._port = 0
         self._answers: deque[bytes] = deque()
+        self._waiting = 0
+        """Bytes of the answers."""
+        self._overrun = False
 
     def bind(self, address: bytes) -> None:
         if len(address) < _ADDRESS.size:
@@ -46,9 +51,15 @@ class CryptoNetlink(Endpoint):
         """All are about messages that are never sent here."""
 
     def receive(self, size: int, flags: int) -> Received:
+        if self._overrun:
+            self._overrun = False
+            raise SystemFault(f"more than {_BUFFER} bytes of answers waited: some are lost", errno.ENOBUFS)
         if not self._answers:
             raise MustWait
-        answer = self._answers[0] if flags & MSG_PEEK else self._answers.popleft()
+        answer = self._answers[0]
+        if not flags & MSG_PEEK:
+            self._answers.popleft()
+            self._waiting -= len(answer)
         source = _ADDRESS.pack(socket.AF_NETLINK, 0, 0, 0)
         return Received(answer[:size], MSG_TRUNC if size < len(answer) else 0, source)
 
@@ -56,6 +67,8 @@ class CryptoNetlink(Endpoint):
         """It takes everything, and answers errors."""
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:
+        if len(data) > _BUFFER:
+            raise TooLarge(f"message of {len(data)} bytes: at most {_BUFFER}")
         message = bytes(data)
         self._port = self._port or tid
         at = 0
@@ -80,7 +93,12 @@ class CryptoNetlink(Endpoint):
             self._reply(_ERROR, sequence, struct.pack("=i", -number) + told)
 
     def _reply(self, kind: int, sequence: int, body: bytes) -> None:
-        self._answers.append(_HEADER.pack(_HEADER.size + len(body), kind, 0, sequence, self._port) + body)
+        size = _HEADER.size + len(body)
+        if self._waiting + size > _BUFFER:
+            self._overrun = True
+            return
+        self._answers.append(_HEADER.pack(size, kind, 0, sequence, self._port) + body)
+        self._waiting += size
 
     def _report(self, kind: int, body: bytes) -> bytes:
         if kind in (_NEW, _DELETE, _UPDATE):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..errors import SystemFault
 from .numbers import machine
-from .process import GuardedMemory, Memory
+from .process import ContainersMemory, GuardedMemory, Memory
 
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _RESPONSE = struct.Struct("=QqiI")
@@ -115,19 +115,36 @@ class Listener:
         return int(fcntl.ioctl(self.descriptor, _ADD_DESCRIPTOR, bytearray(request), True))
 
 
-class RuntimesListener(Listener):
-    """The listener of a filter that the runtime of a container has made, for processes that are not ours."""
+class GuardedListener(Listener):
+    """A listener of a process with more rights than the program may have: what a thread's number stands for is checked.
 
-    sees_writes = False
-    """Runtimes refuse to hand over write(2), which they call themselves under the filter."""
+    Otherwise a program without rights could have one of its threads killed in a call, and its number given to another
+    user's process: that one's memory would be read, and the answer written there.
+    """
+
+    _kind: type[GuardedMemory] = GuardedMemory
 
     def _memory(self, identity: int, tid: int) -> Memory:
-        if not tid:
-            raise SystemFault("a process outside of this one's PID namespace", errno.ESRCH)
-        return GuardedMemory(tid, lambda: self._check(identity))
+        return self._kind(tid, lambda: self._check(identity))
 
     def _check(self, identity: int) -> None:
         try:
             fcntl.ioctl(self.descriptor, _IS_VALID, identity.to_bytes(8, "little"))
         except OSError:
             raise SystemFault("the thread does not wait any longer", errno.ESRCH) from None
+
+
+class RuntimesListener(GuardedListener):
+    """The listener of a filter that the runtime of a container has made, for processes that are not ours."""
+
+    sees_writes = False
+    """Runtimes refuse to hand over write(2), which they call themselves under the filter."""
+    _kind = ContainersMemory
+
+    def receive(self) -> Call | None:
+        call = super().receive()
+        if call is not None and not call.tid:
+            # A process outside of this one's PID namespace, which nothing can be done for.
+            self.pass_on(call)
+            return None
+        return call

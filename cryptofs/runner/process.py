@@ -14,7 +14,7 @@ from . import libc
 from .libc import Data, Pieces
 
 _IOVEC = struct.Struct("=QQ")
-_MOST = 0x7FFFF000
+MOVED_MAX = 0x7FFFF000
 """Bytes that one system call moves at most."""
 _LOOKS, _LOOK_SECONDS = 20, 0.0002
 
@@ -67,18 +67,36 @@ class Memory:
 
     def take_descriptor(self, number: int) -> int:
         """A duplicate of a descriptor."""
-        return take_descriptor(self.tid, number)
+        return self._checked(take_descriptor(self.tid, number))
 
     def take_pipe(self, number: int) -> int:
-        """A descriptor to read from a pipe: a duplicate or, where that is not allowed, the pipe opened again."""
+        """A descriptor to read from a pipe, or to ask about it: the pipe opened again, so that no read waits.
+
+        Where its owner does not allow that, it is a duplicate. Errors: SystemFault; InvalidValue for another file.
+        """
+        path = f"/proc/{self.tid}/fd/{number}"
         try:
+            if not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise InvalidValue(f"descriptor {number} is no pipe")
+            return self._checked(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except PermissionError:
             return self.take_descriptor(number)
-        except SystemFault as error:
-            path = f"/proc/{self.tid}/fd/{number}"
-            # Other files have a position, which a second opening does not share.
-            if error.errno != errno.EPERM or not stat.S_ISFIFO(os.stat(path).st_mode):
-                raise
-            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise SystemFault(f"descriptor {number}: not open", errno.EBADF) from None
+        except OSError as error:
+            raise SystemFault.of(error, f"descriptor {number}") from None
+
+    def check(self) -> None:
+        """Errors: SystemFault if the thread does not wait for its answer any longer, as far as that matters."""
+
+    def _checked(self, descriptor: int) -> int:
+        """A descriptor that was taken, if the thread still waits."""
+        try:
+            self.check()
+        except SystemFault:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def pieces(self, address: int, count: int) -> list[tuple[int, int]]:
         """An array of struct iovec. Errors: TooLarge for more than a call takes; InvalidValue for a negative size."""
@@ -103,6 +121,9 @@ class GuardedMemory(Memory):
     def __init__(self, tid: int, check: Callable[[], None]) -> None:
         super().__init__(tid)
         self._check = check
+
+    def check(self) -> None:
+        self._check()
 
     def read_key(self, address: int, size: int) -> bytearray:
         key = super().read_key(address, size)
@@ -137,17 +158,11 @@ class GuardedMemory(Memory):
         finally:
             os.close(memory)
 
-    def take_descriptor(self, number: int) -> int:
-        descriptor = super().take_descriptor(number)
-        try:
-            self._check()
-        except SystemFault:
-            os.close(descriptor)
-            raise
-        return descriptor
 
-    def take_pipe(self, number: int) -> int:
-        return self.take_descriptor(number)
+class ContainersMemory(GuardedMemory):
+    """That of a process in a container, which does not have the keyrings of this one."""
+
+    __slots__ = ()
 
 
 def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -160,7 +175,7 @@ def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def size_of(pieces: Pieces) -> int:
     """The bytes of pieces that one call moves."""
-    return min(sum(size for _, size in pieces), _MOST)
+    return min(sum(size for _, size in pieces), MOVED_MAX)
 
 
 def _fault(error: OSError) -> SystemFault:

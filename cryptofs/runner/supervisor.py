@@ -8,12 +8,13 @@ import errno
 import logging
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from ..errors import CryptofsError, SystemFault
 from .notify import Call, Listener, PassOn
 from .numbers import Machine
-from .rules import BEGINNING, PROBE
+from .rules import BEGINNING, OPENING, PROBE
 
 log = logging.getLogger("cryptofs")
 
@@ -55,6 +56,8 @@ class Supervisor:
         self._answers: Answers | None = None
         self._value: Callable[[Call], int] = self._begin
         self._beginning = {machine.numbers[name] for name in BEGINNING if name in machine.numbers}
+        self._opening = {machine.numbers[name] for name in OPENING if name in machine.numbers}
+        self._told = False
         self._probe = machine.numbers["socket"]
         self._poll = select.epoll()
         self._poll.register(listener.descriptor, select.EPOLLIN)
@@ -84,15 +87,22 @@ class Supervisor:
                     self._beside[descriptor]()
                 elif answers is not None:
                     # Before the next call: what was closed before it counts as closed in it.
-                    answers.react(descriptor, events)
+                    self._attempt(partial(answers.react, descriptor, events))
             if not ready and answers is not None:
-                answers.look_again()
+                self._attempt(answers.look_again)
             if calls:
                 call = self._listener.receive()
                 if call is not None:
                     self._answer(call)
             elif ended:
                 return
+
+    def _attempt(self, job: Callable[[], None]) -> None:
+        """Do what no call waits for. What is wrong with one socket must not end all others."""
+        try:
+            job()
+        except Exception as error:
+            log.error("a socket failed", exc_info=error)
 
     def close(self) -> None:
         """Give up all that is open. Calls that come later fail with ENOSYS."""
@@ -108,9 +118,25 @@ class Supervisor:
         if call.number == self._probe and call.arguments[2] & 0xFFFFFFFF == PROBE:
             self._probe = _NONE
             raise SystemFault("the call has arrived", PROBED)
-        self._answers = self._load(self._listener, self._poll)
+        try:
+            self._answers = self._load(self._listener, self._poll)
+        except Exception as error:
+            self._tell(error)
+            if call.number in self._opening:
+                # Most files are the kernel's.
+                raise PassOn from None
+            if isinstance(error, CryptofsError | OSError):
+                raise
+            raise SystemFault("what computes cannot be loaded") from error
         self._value = self._answers.answer
         return self._value(call)
+
+    def _tell(self, error: Exception) -> None:
+        """Say once why nothing can be loaded: the program sees an errno at most."""
+        if not self._told:
+            self._told = True
+            said = error.message if isinstance(error, CryptofsError) else f"{type(error).__name__}: {error}"
+            log.error("what computes cannot be loaded: %s. If cryptofs was upgraded, start the program again", said)
 
     def _answer(self, call: Call) -> None:
         try:

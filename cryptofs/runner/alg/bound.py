@@ -14,6 +14,26 @@ _ALLOWED = 0x1000
 _ADDRESS_MAX = 128
 _TYPES = {each.value.encode(): each for each in (Type.HASH, Type.SKCIPHER, Type.AEAD, Type.RNG)}
 
+_STORED_MAX = 256 << 20
+
+
+class Store:
+    """Bytes that wait to be received, over all sockets of one run or container: they are the supervisor's memory."""
+
+    def __init__(self) -> None:
+        self._used = 0
+
+    def add(self, size: int) -> None:
+        """So many more. Errors: SystemFault (ENOBUFS)."""
+        if self._used + size > _STORED_MAX:
+            raise SystemFault(f"{self._used + size} bytes of all sockets wait: at most {_STORED_MAX}", errno.ENOBUFS)
+        self._used += size
+
+    def give_back(self, size: int) -> None:
+        """So many fewer."""
+        self._used -= size
+
+
 CatchUp = Callable[[], None]
 """Takes notice of descriptors that have been closed: an operation that has gone must not make a socket busy."""
 
@@ -22,10 +42,15 @@ class Bound(Endpoint):
     """A socket of AF_ALG. Its transform outlives it as long as there are operations."""
 
     def __init__(
-        self, backend: Backend, catch_up: CatchUp, operations: Mapping[Type, Callable[["Bound"], Endpoint]]
+        self,
+        backend: Backend,
+        catch_up: CatchUp,
+        operations: Mapping[Type, Callable[["Bound"], Endpoint]],
+        store: Store,
     ) -> None:
-        """operations: what accept gives, by type."""
+        """operations: what accept gives, by type; store: for what they keep."""
         super().__init__()
+        self.store = store
         self._backend = backend
         self._catch_up = catch_up
         self._accepted = operations

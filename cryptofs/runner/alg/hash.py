@@ -10,6 +10,8 @@ from .operation import Accepted
 class HashOperation(Accepted):
     """A hash: sends add to it, and the receive after the last one gives the digest."""
 
+    takes_parts = True
+
     def __init__(self, bound: Bound, running: RunHash | None = None) -> None:
         super().__init__(bound)
         self._running = running

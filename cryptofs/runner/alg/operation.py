@@ -55,6 +55,11 @@ class Gathering(Accepted):
         """Whether there is a message, and whether it is not whole yet."""
         self.data: bytes | bytearray = b""
 
+    def close(self) -> None:
+        self.bound.store.give_back(len(self.data))
+        self.data = b""
+        super().close()
+
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:
         self.check_key()
         said = parse_control(control) if control else None
@@ -63,6 +68,7 @@ class Gathering(Accepted):
         self.check_send()
         if len(self.data) + len(data) > GATHERED_MAX:
             raise TooLarge(f"{len(self.data) + len(data)} bytes before they are received: at most {GATHERED_MAX}")
+        self.bound.store.add(len(data))
         self.begun = True
         if said is not None:
             self.operation, self.assoclen = said.operation, said.assoclen
@@ -84,6 +90,7 @@ class Gathering(Accepted):
 
     def take(self, size: int) -> bytes | bytearray:
         """The first bytes of what has gathered. They are gone, whatever becomes of them."""
+        self.bound.store.give_back(size)
         if size == len(self.data):
             taken, self.data = self.data, b""
             self.begun = self.more

@@ -4,9 +4,9 @@ import contextlib
 import struct
 
 from ...errors import CryptofsError
-from ...records import Buffer
 from ..desk import Desk, Handler
 from ..endpoint import Endpoint, MustWait, Waiting
+from ..libc import Data
 from ..notify import Call, PassOn
 from ..process import size_of
 
@@ -30,7 +30,7 @@ def submit(desk: Desk, call: Call) -> int:
         raise PassOn
     memory = call.memory
     blocks = [address for (address,) in _POINTER.iter_unpack(memory.read(pointers, _POINTER.size * count))]
-    answers: dict[Endpoint, list[Buffer]] = {}
+    answers: dict[Endpoint, list[Data]] = {}
     numbers: dict[Endpoint, int] = {}
     for address in blocks:
         _, _, _, operation, _, number, buffer, size, *_ = _IOCB.unpack(memory.read(address, _IOCB.size))

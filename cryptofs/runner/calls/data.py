@@ -2,12 +2,13 @@
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldBlock
 from ...records import Buffer
+from ..alg.operation import GATHERED_MAX
 from ..desk import Desk, Handler
-from ..endpoint import MSG_DONTWAIT, Endpoint, Layout, MustWait, Received, Waiting
+from ..endpoint import MSG_DONTWAIT, MSG_MORE, Endpoint, Layout, MustWait, Received, Waiting
 from ..libc import PIECES_MAX, Pieces
 from ..notify import Call, PassOn
 from ..process import checked, is_nonblocking, size_of
@@ -21,7 +22,8 @@ _AFTER = struct.Struct("=QI")
 _INTEGER = struct.Struct("=I")
 _IOVEC = struct.Struct("=QQ")
 _CONTROL_MAX = 131072
-_DATA_MAX = 1 << 30
+_PIECE = GATHERED_MAX + 1
+"""Bytes that are copied at once: more than any socket keeps. A hash takes more by several copies."""
 _LAYOUT_MAX, _LAYOUT_PIECES = 65536, 16
 """Bytes and pieces of a message whose layout is remembered: copying more costs more than what this saves."""
 _MESSAGES_MAX = 1024
@@ -34,6 +36,26 @@ def send(endpoint: Endpoint, call: Call, data: Buffer, control: bytes, flags: in
     if endpoint.waiting or not endpoint.marked:
         endpoint.settle()
     return taken
+
+
+def send_all(endpoint: Endpoint, call: Call, pieces: Pieces, control: bytes, flags: int) -> int:
+    """The same, with data that lies in the caller's memory."""
+    total = size_of(pieces)
+    if total <= _PIECE or not endpoint.takes_parts:
+        return send(endpoint, call, call.memory.gather(pieces, min(total, _PIECE)), control, flags)
+    taken = 0
+    while taken < total:
+        data = call.memory.gather(list(_behind(pieces, taken)), min(total - taken, _PIECE))
+        taken += send(endpoint, call, data, control, flags | (MSG_MORE if taken + len(data) < total else 0))
+    return taken
+
+
+def _behind(pieces: Pieces, size: int) -> Iterator[tuple[int, int]]:
+    """The pieces without their first bytes."""
+    for address, length in pieces:
+        skipped = min(size, length)
+        size -= skipped
+        yield address + skipped, length - skipped
 
 
 def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Received:
@@ -61,7 +83,7 @@ def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Recei
 
 
 def _send_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
-    return send(endpoint, call, call.memory.gather(pieces, min(size_of(pieces), _DATA_MAX)), b"", 0)
+    return send_all(endpoint, call, pieces, b"", 0)
 
 
 def _receive_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
@@ -113,7 +135,7 @@ def send_to(desk: Desk, call: Call) -> int:
     """sendto(2), which send(3) is."""
     number, address, size, flags = call.arguments[:4]
     endpoint = desk.descriptors.find(call, number)
-    return send(endpoint, call, call.memory.read(address, min(size, _DATA_MAX)), b"", flags)
+    return send_all(endpoint, call, [(address, size)], b"", flags)
 
 
 def receive_from(desk: Desk, call: Call) -> int:
@@ -155,6 +177,8 @@ def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> i
     raw = memory.gather([(iovec, size), (control_at, control_size)], size + control_size)
     pieces = checked(list(_IOVEC.iter_unpack(raw[:size])))
     room = size_of(pieces)
+    if room > _PIECE:
+        return send_all(endpoint, call, pieces, bytes(raw[size:]), flags)
     data = memory.gather(pieces, room)
     if len(head) + len(raw) + room <= _LAYOUT_MAX and count <= _LAYOUT_PIECES:
         parts = [(address, len(head)), (iovec, size), (control_at, control_size), *pieces]

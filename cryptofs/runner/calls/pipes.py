@@ -1,6 +1,7 @@
 """splice(2) and sendfile(2). What vmsplice(2) puts into a pipe comes by splice."""
 
 import array
+import contextlib
 import fcntl
 import os
 import select
@@ -12,7 +13,7 @@ from ...errors import InvalidValue, SystemFault, WouldBlock
 from ..desk import Desk, Handler
 from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice, Waiting
 from ..notify import Call, PassOn
-from ..process import is_nonblocking
+from ..process import MOVED_MAX, is_nonblocking
 from .data import send
 
 _NONBLOCK, _MORE = 2, 4
@@ -38,7 +39,7 @@ def _splice_out(endpoint: Endpoint, call: Call) -> None:
     """Lay the answer ready, as much as the pipe has room for. The kernel moves it, and waits for room."""
     source, _, target, _, size, flags = call.arguments
     number = source & 0xFFFFFFFF
-    pipe = call.memory.take_descriptor(target & 0xFFFFFFFF)
+    pipe = call.memory.take_pipe(target & 0xFFFFFFFF)
     try:
         pages = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE
         # Each piece in it takes a page, and may have one byte.
@@ -62,14 +63,14 @@ def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     more = bool(flags & _MORE)
     pipe = call.memory.take_pipe(source & 0xFFFFFFFF)
     try:
-        if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
-            raise InvalidValue("splice: the source is no pipe")
         there = _waiting_bytes(pipe)
         if not size:
             return 0
-        if there:
-            data = os.read(pipe, min(size, there, _PIECE))
-            return send(endpoint, call, data, b"", MSG_MORE if more or len(data) < min(size, there) else 0)
+        with contextlib.suppress(BlockingIOError):
+            # Another thread may have read it meanwhile.
+            if there:
+                data = os.read(pipe, min(size, there, _PIECE))
+                return send(endpoint, call, data, b"", MSG_MORE if more or len(data) < min(size, there) else 0)
         if _has_ended(pipe):
             return 0
     except OSError as error:
@@ -100,6 +101,7 @@ def _has_ended(pipe: int) -> bool:
 def send_file(desk: Desk, call: Call) -> int:
     """sendfile(2). As long as the file gives less than was asked for, there is more to come, even at its end."""
     target, source, offset, size = call.arguments[:4]
+    size = min(size, MOVED_MAX)
     endpoint = desk.descriptors.find(call, target)
     memory = call.memory
     file = call.memory.take_descriptor(source & 0xFFFFFFFF)

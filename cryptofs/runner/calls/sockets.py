@@ -42,7 +42,7 @@ def make_socket(desk: Desk, call: Call) -> int:
             raise SystemFault(f"a socket of type {kind & _KIND}: AF_ALG has SOCK_SEQPACKET", errno.ESOCKTNOSUPPORT)
         if protocol:
             raise SystemFault(f"protocol {protocol}: AF_ALG has 0", errno.EPROTONOSUPPORT)
-        endpoint = Bound(desk.backend, desk.descriptors.catch_up, OPERATIONS)
+        endpoint = Bound(desk.backend, desk.descriptors.catch_up, OPERATIONS, desk.store)
     return _hand_over(desk, call, endpoint, kind)
 
 

@@ -32,7 +32,14 @@ def _power(transform: RunTransform, base: bytearray, exponent: bytearray, modulu
 def _agree(transform: RunTransform, exponent: bytearray, peer: bytearray, prime: bytearray) -> bytes:
     """CRK_DH_COMPUTE_KEY: the secret shared with a peer."""
     sizes = (len(exponent), len(prime), len(_GENERATOR))
-    key = bytearray(_PACKED.pack(1, _PACKED.size + sum(sizes), *sizes)) + exponent + prime + _GENERATOR
+    size = _PACKED.size + sum(sizes)
+    # In one piece, because a buffer that grows leaves copies.
+    key = bytearray(size)
+    _PACKED.pack_into(key, 0, 1, size, *sizes)
+    at = _PACKED.size
+    for part in (exponent, prime, _GENERATOR):
+        key[at : at + len(part)] = part
+        at += len(part)
     try:
         transform.set_key(key)
     finally:
