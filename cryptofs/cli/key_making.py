@@ -128,6 +128,8 @@ def new(
         raise click.UsageError("--credential: with -o FILE")
     if wanted.form.passphrase is not None and keyring is not None:
         raise click.UsageError("--passphrase…: for a file; nothing could use a protected key of a keyring")
+    if wanted.form.in_digits and keyring is not None:
+        raise click.UsageError("--hex: for a file; a keyring has the bytes of the key")
     if stdout and os.isatty(1):
         raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
     with made_key(open_engines(), wanted.type, wanted.name, wanted.size, wanted.bits, wanted.form) as made:

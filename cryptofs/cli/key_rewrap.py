@@ -54,10 +54,15 @@ def _rewrap(file: str, device: str, where: Path | None) -> str:
         newest = newest_version(sealing)
         start = reader.read(sealed.HEADER_SIZE + sealed.VERSION_SIZE) or b""
         head = sealed.parse_head(start[: sealed.head_size(start)])
-        if newest is None or head.version == newest:
+        # A device that names no version has only version 1, and its files have the head without one.
+        if head.version == newest:
             return f"left alone: it has the newest version, {newest or 1}"
         reader.seek(0)
+        pieces = encrypt_pieces(sealing, decrypt_pieces(opening, cast(BinaryIO, reader)))
         with open_output(stream) as writer:
-            for piece in encrypt_pieces(sealing, decrypt_pieces(opening, cast(BinaryIO, reader))):
+            # Its own head says the version: a reload may just have brought another one.
+            head = sealed.parse_head(first := next(pieces))
+            writer.write(first)
+            for piece in pieces:
                 writer.write(piece)
-        return f"now under version {newest}"
+        return f"now under version {head.version or 1}"

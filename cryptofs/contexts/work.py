@@ -80,7 +80,9 @@ class Task:
     def _note_pace(self, size: int, nanoseconds: int) -> None:
         worked = max(size, self.written)
         # gathering a part is no computation
-        if worked >= _MEASURED and (self.written or self.operation is Operation.DIGEST):
+        if worked < _MEASURED or not self.transform.shows_pace(self.operation):
+            return
+        if self.written or self.answer is not None or self.operation is Operation.DIGEST:
             # what a byte of input becomes is not known before
             paced = size if self.operation.row.expands else worked
             self.transform.note_pace(paced, nanoseconds)

@@ -20,7 +20,7 @@ from ..nodes import Tree
 from ..policy.audit import tell_held_back
 from .declared import Access, check_engines_of, differ_in_versions, key_set, make_device, path_of
 from .service import Handed
-from .state import state_directory
+from .state import hold, state_directory
 
 log = logging.getLogger("cryptofs")
 
@@ -67,7 +67,9 @@ class Assembly:
         self.scheduler = Scheduler()
         self.table = ContextTable(opened, self.scheduler)
         self.tree = Tree(self.table)
-        self.counts = Counts(state_directory(loaded.daemon.state if loaded is not None else None, serving))
+        state = state_directory(loaded.daemon.state if loaded is not None else None, serving)
+        self._state_keeper = None if state is None else _Keeper(hold(state))
+        self.counts = Counts(state)
         if loaded is not None:
             self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
 
@@ -206,6 +208,7 @@ class Assembly:
         for device in self.table.devices.values():
             device.retire()
         self.counts.close()
+        self._state_keeper = None
         self._handed = {}
         tell_held_back()
 

@@ -115,10 +115,14 @@ def find_key_set(path: Path, device: str | None, directory: Path | None) -> Rota
         if name != device if directory is None else its != directory:
             continue
         if model.key is None or its is None:
-            raise ConfigError(
-                f"{printable(path)}: the key of device {name} is no directory: move its file to DIRECTORY/1, "
-                "and declare key.directory"
+            how = (
+                "add a version to its `keys`"
+                if model.key is None
+                else "move its file to DIRECTORY/1, and declare key.directory"
+                if model.key.file is not None
+                else "declare `keys`, with this key as version 1"
             )
+            raise ConfigError(f"{printable(path)}: the key of device {name} is no directory: {how}")
         form = Form(model.key.encoding == "hex", Access({}).passphrase(name, model.key))
         return Rotated(its, model.type, model.name.rpartition(":")[2], form)
     wanted = device if directory is None else directory

@@ -1,5 +1,7 @@
 """The state directory: what the daemon keeps over a restart. It holds no key."""
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -38,3 +40,26 @@ def state_directory(declared: Path | None, serving: int | None) -> Path | None:
             f"uid {owner}, and nobody else may have any right to it (mode 0700)"
         )
     return path
+
+
+def hold(directory: Path) -> int:
+    """Keep other daemons away from a state directory: a descriptor, which holds it until it is closed.
+
+    Two that count there would each write over what the other has counted. Errors: SystemFault.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except BlockingIOError:
+        raise SystemFault(
+            f"{printable(directory)}: another daemon keeps its counts there: give each daemon a state directory of its "
+            "own ([daemon] state)",
+            errno.EBUSY,
+        ) from None
+    except OSError as error:
+        raise SystemFault.of(error, directory) from None
+    return descriptor

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InvalidValue, OverQuota, SystemFault, printable
@@ -42,6 +43,8 @@ class Count:
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
         self._warned = False
+        self._looks = 0
+        """Ticks that were no message."""
 
     def take(self, name: str) -> None:
         """Count one more message of the device `name`. Errors: OverQuota at the bound."""
@@ -63,8 +66,11 @@ class Count:
             self._ask_at(self._written)
             if self._path is not None and self._writer is None and self._written != self._largest:
                 # In the middle of a block: no message waits for the disk.
-                self._writer = threading.Thread(target=self._write_next, name="cryptofs-count", daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write_next, name="cryptofs-count", daemon=True)
+                # Without a free thread, the end of the block does it.
+                with suppress(RuntimeError):
+                    writer.start()
+                    self._writer = writer
 
     def _ask_at(self, number: int) -> None:
         """When to ask again. The warning must not come late by a block."""
@@ -82,8 +88,10 @@ class Count:
 
     def _write_next(self) -> None:
         with self._lock:
-            self._writer = None
-            self._write_ahead(self._written)
+            # After `close` the exact number stays.
+            if self._writer is threading.current_thread():
+                self._writer = None
+                self._write_ahead(self._written)
 
     def _write_ahead(self, number: int) -> None:
         ahead = number + BLOCK if self._largest is None else min(number + BLOCK, self._largest)
@@ -103,10 +111,15 @@ class Count:
     def close(self) -> None:
         """Write the exact number. Messages that are begun afterwards are not counted over a restart."""
         with self._lock:
-            if self._written != self.used:
-                self._written = self.used
-                self._asks_at = self.used
-                self._store(self.used)
+            self._writer = None
+            # `used` may lag behind for good, where two threads set it at the same time; the ticks never do.
+            exact = next(self._ticks) - self._looks
+            self._looks += 1
+            if self._largest is not None:
+                exact = min(exact, self._largest)
+            if self._written != exact:
+                self._written = self._asks_at = self.used = exact
+                self._store(exact)
 
 
 class Counts:
@@ -137,7 +150,8 @@ class Counts:
 def read_count(path: Path) -> int:
     """The number in a file; 0 if there is none. Errors: InvalidValue, SystemFault."""
     try:
-        with open(path, "rb") as file:
+        # The directory is the serving account's, and root may read it: no link is followed, no FIFO waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             text = file.read(_FILE_MAX).decode("ascii", "replace")
     except OSError as error:
         if error.errno == errno.ENOENT:
@@ -145,7 +159,9 @@ def read_count(path: Path) -> int:
         raise SystemFault.of(error, path) from None
     digits = text.removeprefix(_HEAD).removesuffix("\n")
     if text != f"{_HEAD}{digits}\n" or not digits.isdecimal():
-        raise InvalidValue(f"{printable(path)}: no count of messages: without it the key counts from 0")
+        raise InvalidValue(
+            f"{printable(path)}: no count of messages: write the last known one into it, or remove it with its key"
+        )
     return int(digits)
 
 
@@ -155,7 +171,9 @@ def write_count(path: Path, value: int) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
-        os.write(descriptor, f"{_HEAD}{value}\n".encode())
+        text = f"{_HEAD}{value}\n".encode()
+        if os.write(descriptor, text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -197,9 +197,14 @@ class DeviceTransform(Transform):
         return bytes(out[:written]), message.attributes
 
     def estimate_ns(self, operation: Operation, size: int) -> float:
-        estimate = size * self.pace + self.costs.get(operation, 0.0)
-        # What no version opens takes the time of all.
-        return estimate if len(self.device.versions.all) == 1 else estimate * len(self.candidates(operation))
+        if len(self.device.versions.all) == 1:
+            return size * self.pace + self.costs.get(operation, 0.0)
+        # What no version opens takes the time of all, of which one may be in a slow token.
+        return sum(each.transform.estimate_ns(operation, size) for each in self.candidates(operation))
+
+    def shows_pace(self, operation: Operation) -> bool:
+        # Not the time of all tries: nobody who sends garbage may slow down what others' requests are planned with.
+        return len(self.candidates(operation)) == 1
 
     def note_pace(self, size: int, nanoseconds: int) -> None:
         # The device's: a fixed pace stays fixed.

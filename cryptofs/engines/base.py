@@ -151,6 +151,10 @@ class Transform(ABC):
         """A message or part of `size` bytes took so long."""
         self.pace += (nanoseconds / size - self.pace) / 4
 
+    def shows_pace(self, operation: Operation) -> bool:
+        """Whether the time that a message takes is the pace of one key."""
+        return True
+
     def estimate_ns(self, operation: Operation, size: int) -> float:
         """How many nanoseconds an operation on so many bytes takes, by what was seen so far."""
         return size * self.pace + self.costs.get(operation, 0.0)

@@ -10,7 +10,7 @@ from ..errors import CryptofsError, KeyUnavailable, printable
 from ..keyfiles import GROUP_AND_OTHERS, list_versions, open_key_file, why_not, why_unopened
 from ..wiping import wipe
 from .base import ByteSource, KeyForbidden
-from .protected import unprotect
+from .protected import OVERHEAD, unprotect
 from .secret import KEY_MAX, PROTECTED, from_hexadecimal, read_whole, without_newline
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
@@ -47,7 +47,8 @@ class _FileSource(ByteSource):
             why = "" if forbidden is None else why_not(status, {os.geteuid(), *self._owners()}, forbidden)
             if why:
                 raise self.unavailable(why)
-            largest = 2 * KEY_MAX + 1 if self.hexadecimal else KEY_MAX
+            protection = 0 if self.passphrase is None else OVERHEAD
+            largest = 2 * KEY_MAX + 1 if self.hexadecimal else KEY_MAX + protection
             secret = read_whole(descriptor, largest, self.describe())
         except OSError as error:
             raise self._failed(error) from None
@@ -172,7 +173,7 @@ def versions_in(directory: Path, serving: int | None) -> dict[int, Path]:
     try:
         return list_versions(directory, {os.geteuid(), *([] if serving is None else [serving])})
     except OSError as error:
-        why = f"directory {directory}: {why_unopened(error)}"
+        why = f"directory {printable(directory)}: {why_unopened(error)}"
         if error.errno in _GONE:
             raise KeyUnavailable(f"key source gone: {why}") from None
         forbidden = error.errno in (errno.EACCES, errno.EPERM)

@@ -56,6 +56,7 @@ def unprotect(data: bytearray, passphrase: bytearray) -> bytearray:
     try:
         AESGCM(secret).decrypt_into(head[-12:], memoryview(data)[_HEAD.size :], head, key)
     except InvalidTag:
+        wipe(key)
         raise KeyUnavailable("the passphrase is another one, or the file was changed") from None
     finally:
         wipe(secret)
@@ -79,4 +80,6 @@ def _derive(head: bytes, passphrase: bytearray) -> bytearray:
         derivation.derive_into(passphrase, secret)  # type: ignore[arg-type] # it takes every buffer
     except UnsupportedAlgorithm:
         raise KeyUnavailable("this build of the library cryptography has no Argon2id") from None
+    except MemoryError:
+        raise KeyUnavailable(f"not enough memory for Argon2id, which takes {memory} KiB here") from None
     return secret

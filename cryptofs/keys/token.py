@@ -38,7 +38,7 @@ class TokenKey(KeySource):
         try:
             os.stat(self.module)
         except OSError as error:
-            raise self.gone(f"{self.module}: {why_unopened(error)}") from None
+            raise self.gone(f"{printable(self.module)}: {why_unopened(error)}") from None
         hidden = "" if self.pin is None else self.pin.unchecked()
         why = "not tested, because each login is a try of the PIN"
         return f"{why}; {hidden}" if hidden else why
@@ -62,7 +62,9 @@ class TokenKey(KeySource):
             with closing(TokenEngine(str(self.module), self.wanted, self._read_pin)) as engine:
                 description = engine.describe(type_, name)
                 if description is None:
-                    raise NotOffered(f"{type_} {name!r}: not offered by the {self.wanted.place} of {self.module}")
+                    raise NotOffered(
+                        f"{type_} {name!r}: not offered by the {self.wanted.place} of {printable(self.module)}"
+                    )
                 return engine.open(description, authsize)
         except InvalidValue as error:
             raise InvalidValue(f"{self.describe()}: {error.message}") from None

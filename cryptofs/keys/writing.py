@@ -14,6 +14,8 @@ def write_new(path: Path, key: bytearray, owner: tuple[int, int] | None = None) 
 
     owner: uid and gid of the file; None: this process's. Errors: SystemFault; EEXIST if the file exists.
     """
+    if not path.name:
+        raise SystemFault(f"{printable(path)}: {os.strerror(errno.EISDIR)}", errno.EISDIR)
     temporary = path.with_name(f".cryptofs-{secrets.token_hex(6)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

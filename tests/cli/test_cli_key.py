@@ -19,6 +19,7 @@ from helpers.waiting import wait_until
 
 from cryptofs.algorithms import Type
 from cryptofs.algorithms.public import PUBLIC_NAMES
+from cryptofs.cli import key_rewrap
 from cryptofs.cli.commands import commands
 from cryptofs.client import Context, encrypt_file
 from cryptofs.engines.opening import open_engines
@@ -86,6 +87,9 @@ def test_private_keys(type_: Type, name: str) -> None:
         ((*GCM, "--stdout", "--credential", "x"), "with -o FILE"),
         (("--pkcs11", "pkcs11:token=x"), "pkcs11-tool"),
         (("-o", "x"), "--type and --name"),
+        ((*GCM, "-o", "."), "Is a directory"),
+        ((*GCM, "-o", "/"), "Is a directory"),
+        ((*GCM, "--keyring", "x", "--hex"), "a keyring has the bytes"),
     ],
 )
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], why: str) -> None:
@@ -200,6 +204,10 @@ def test_rotate(tmp_path: Path) -> None:
     assert {(each.stat().st_size, stat.S_IMODE(each.stat().st_mode)) for each in files.values()} == {(32, 0o600)}
     assert len({each.read_bytes() for each in files.values()}) == 4
     assert "declare key.directory" in run("rotate", "signer", "--config", str(config), status=1)
+    with config.open("a") as file:
+        file.write('[devices.many]\ntype = "hash"\nname = "hmac(sha256)"\nkeys.1.credential = "none"\n')
+    assert "add a version to its `keys`" in run("rotate", "many", "--config", str(config), status=1)
+    assert "declare `keys`, with this key as version 1" in run("rotate", "hidden", "--config", str(config), status=1)
     assert "no device has x" in run("rotate", "x", "--config", str(config), status=1)
     (tmp_path / "set").chmod(0o755)
     assert "mode 0755" in run("rotate", "d", "--config", str(config), status=1)
@@ -222,8 +230,15 @@ def test_a_version_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "2").read_bytes() == b"the other one's"
 
 
+def reload(daemon: Daemon) -> None:
+    """Have a daemon read its configuration again."""
+    before = len(daemon.log)
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reloaded: " in daemon.log[before:], 20, lambda: daemon.log[before:])
+
+
 @pytest.mark.mount
-def test_rewrap(tmp_path: Path) -> None:
+def test_rewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the newest version, whole or untouched; what is damaged stays as it is, and the others are done."""
     config = declare(tmp_path)
     text = config.read_text().split("[devices.hidden]")[0].split("[devices.twice]")[0]
@@ -241,9 +256,7 @@ def test_rewrap(tmp_path: Path) -> None:
         files["old"].chmod(0o640)
         files["none"].write_bytes(b"no sealed file")
         run("rotate", "d", "--config", str(config))
-        before = len(daemon.log)
-        daemon.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "reloaded: " in daemon.log[before:], 20, lambda: daemon.log[before:])
+        reload(daemon)
         with closing(Context.of_device("d", mount=mount)) as context, files["newest"].open("wb") as sink:
             encrypt_file(context, [plain], sink)
         was = {name: path.read_bytes() for name, path in files.items()}
@@ -258,6 +271,19 @@ def test_rewrap(tmp_path: Path) -> None:
         decrypt = ["decrypt", "--device", "d", "--mount", str(mount), str(files["old"]), "-o", str(tmp_path / "plain")]
         assert CliRunner().invoke(commands, decrypt).exit_code == 0
         assert (tmp_path / "plain").read_bytes() == plain
+        # A reload between the question and the answer: what is said is what the file has.
+        files["old"].write_bytes(data)
+        monkeypatch.setattr(key_rewrap, "newest_version", lambda context: 1)
+        said = run("rewrap", "--device", "d", "--mount", str(mount), str(files["old"]))
+        assert f"{files['old']}: now under version 2" in said
+        monkeypatch.undo()
+        # A version that went, from a device that names none any more.
+        (tmp_path / "set" / "2").unlink()
+        reload(daemon)
+        was = files["newest"].read_bytes()
+        said = run("rewrap", "--device", "d", "--mount", str(mount), str(files["newest"]), status=1)
+        assert "key version 2 is not kept, only 1" in said
+        assert files["newest"].read_bytes() == was
         assert daemon.stop() == 0
     finally:
         if daemon.process.poll() is None:

@@ -100,6 +100,57 @@ def test_threads_lose_nothing(tmp_path: Path) -> None:
     assert read_count(tmp_path / "messages-k") == 4000
 
 
+def test_an_orderly_end_is_exact_whatever_threads_did(tmp_path: Path) -> None:
+    """What is shown may lag behind, where two threads set it at the same time. What is written down may not."""
+    kept = Counts(tmp_path)
+    count = kept.of("k", 1000)
+    for _ in range(5):
+        count.take("d")
+    # Another thread was stopped between its message and this.
+    count.used = 4
+    kept.close()
+    assert read_count(tmp_path / "messages-k") == count.used == 5
+    kept.close()
+    assert read_count(tmp_path / "messages-k") == 5
+    count.take("d")
+    kept.close()
+    assert read_count(tmp_path / "messages-k") in (6, 7)
+
+
+def test_a_late_writer_leaves_the_exact_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that begins only after the orderly end."""
+    late: list[threading.Thread] = []
+
+    def not_yet(thread: threading.Thread) -> None:
+        late.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", not_yet)
+    kept = Counts(tmp_path)
+    count = kept.of("k", 1000)
+    for _ in range(12):
+        count.take("d")
+    monkeypatch.undo()
+    kept.close()
+    assert late
+    for each in late:
+        each.start()
+        each.join(10)
+    assert read_count(tmp_path / "messages-k") == 12
+
+
+def test_without_a_free_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages go on, and are written down at the end of the block."""
+
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    count = Counts(tmp_path).of("k", 1000)
+    for _ in range(40):
+        count.take("d")
+        assert read_count(tmp_path / "messages-k") >= count.used
+
+
 @pytest.mark.parametrize("directory", [True, False])
 def test_near_the_bound(tmp_path: Path, caplog: pytest.LogCaptureFixture, directory: bool) -> None:
     """One warning, at 90 %, and at the bound EDQUOT for ever."""
@@ -135,18 +186,34 @@ def test_a_file_that_is_no_count(tmp_path: Path, text: str) -> None:
         Counts(tmp_path).of("k", 100)
 
 
-def test_a_write_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["fsync", "write"])
+def test_a_write_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """If the disk is full, the old number stays."""
     path = tmp_path / "messages-k"
     write_count(path, 5)
+    write = os.write
 
-    def full(descriptor: int) -> None:
+    def full(descriptor: int, text: bytes = b"") -> int:
+        if call == "write":
+            return write(descriptor, text[:-2])
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="full"):
-        write_count(path, 6)
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError) as caught:
+        write_count(path, 60)
+    assert caught.value.errno == errno.ENOSPC
     assert read_count(path) == 5
+
+
+def test_nothing_else_is_read_or_waited_for(tmp_path: Path) -> None:
+    """The serving account owns the directory, and root may read it at the start."""
+    os.mkfifo(tmp_path / "messages-fifo")
+    (tmp_path / "other").write_text("cryptofs count 1\n5\n")
+    (tmp_path / "messages-link").symlink_to(tmp_path / "other")
+    with pytest.raises(InvalidValue, match="no count of messages"):
+        Counts(tmp_path).of("fifo", 100)
+    with pytest.raises(SystemFault):
+        Counts(tmp_path).of("link", 100)
 
 
 # The daemon
@@ -196,6 +263,24 @@ def test_a_damaged_count_stops_the_start(tmp_path: Path) -> None:
         path.write_text("damaged")
     with pytest.raises(InvalidValue, match="no count of messages"):
         Assembly(("openssl",), config)
+
+
+def test_two_daemons_do_not_count_in_one_directory(tmp_path: Path) -> None:
+    """Each would write over what the other has counted. After the end or the failed start of one, another may."""
+    config = declared(tmp_path)
+    with (
+        closing(Assembly(("openssl",), config)),
+        pytest.raises(SystemFault, match="another daemon keeps its counts there") as caught,
+    ):
+        Assembly(("openssl",), config)
+    assert caught.value.errno == errno.EBUSY
+    (tmp_path / "one").chmod(0o644)
+    with pytest.raises(CryptofsError, match="mode 0644"):
+        Assembly(("openssl",), config)
+    (tmp_path / "one").chmod(0o600)
+    del caught
+    with closing(Assembly(("openssl",), config)):
+        pass
 
 
 def test_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

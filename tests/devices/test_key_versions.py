@@ -202,6 +202,28 @@ def test_the_time_of_all_versions_is_planned() -> None:
     assert ciphers.estimate_ns(DECRYPT, 1000) == ciphers.estimate_ns(ENCRYPT, 1000)
 
 
+def test_a_slow_version_is_planned_with() -> None:
+    """The newest may be in memory, and an old one in a token."""
+    own = device(1, 2)
+    own.versions.get(1, "d").transform.pace = 1e6
+    view = context_of(own, as_stream=False).require_transform()
+    assert view.estimate_ns(DECRYPT, 1000) >= 1e9
+    assert view.estimate_ns(ENCRYPT, 1000) < 1e6
+
+
+def test_the_time_of_all_tries_is_nobodys_pace() -> None:
+    """What no version opens does not change what an encryption is expected to take."""
+    own = device(*range(1, 33))
+    context = context_of(own, as_stream=False)
+    before = [each.transform.pace for each in own.versions.all]
+    refused(errno.EBADMSG, lambda: asked(context, DECRYPT, bytes(100_000)))
+    made = asked(context_of(device(1), as_stream=False), ENCRYPT, bytes(100_000))[0]
+    assert asked(context, DECRYPT, made)[1] == 1
+    assert [each.transform.pace for each in own.versions.all] == before
+    asked(context, ENCRYPT, bytes(100_000))
+    assert own.transform.pace != before[0]
+
+
 # Sealed files
 
 

@@ -13,8 +13,9 @@ from cryptofs.cli.steps import key_files
 from cryptofs.config import ConfigError, load
 from cryptofs.daemon.assembly import Assembly
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable
-from cryptofs.keys import FileKey, protected
+from cryptofs.keys import KEY_MAX, FileKey, protected
 from cryptofs.keys.protected import OVERHEAD, protect, unprotect
+from cryptofs.wiping import wipe
 
 KEY, PASSPHRASE = bytearray(range(32)), bytearray(b"correct horse")
 FIXED = bytes.fromhex(
@@ -78,6 +79,42 @@ def test_a_short_passphrase() -> None:
     """It would be guessed."""
     with pytest.raises(InvalidValue, match="passphrase of 7 bytes: at least 8"):
         protect(KEY, bytearray(b"1234567"))
+
+
+def test_the_largest_key(tmp_path: Path, cheap: None) -> None:
+    """What `key new` makes of it, a device can read."""
+    given = FileKey(write_private(tmp_path / "passphrase", bytes(PASSPHRASE)))
+    key = bytearray(bytes(range(256)) * 32)
+    assert len(key) == KEY_MAX
+    path = write_private(tmp_path / "key", bytes(protect(bytearray(key), PASSPHRASE)))
+    assert FileKey(path, passphrase=given).read() == key
+
+
+def test_what_does_not_verify_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cipher may have written the key before it saw that the file was changed."""
+    wiped: list[bytearray] = []
+
+    def note(buffer: bytearray) -> None:
+        wiped.append(buffer)
+        wipe(buffer)
+
+    monkeypatch.setattr(protected, "wipe", note)
+    with pytest.raises(KeyUnavailable):
+        unprotect(bytearray(FIXED[:-1] + b"x"), PASSPHRASE)
+    assert [len(each) for each in wiped] == [32, 32]
+    assert not any(any(each) for each in wiped)
+
+
+def test_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own error would end a reload with a word of its own."""
+
+    class Full:
+        def __init__(self, **_: object) -> None:
+            raise MemoryError
+
+    monkeypatch.setattr(protected, "Argon2id", Full)
+    with pytest.raises(KeyUnavailable, match="not enough memory for Argon2id, which takes 64 KiB"):
+        unprotect(bytearray(FIXED), PASSPHRASE)
 
 
 def test_a_source(tmp_path: Path) -> None:
