@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import Config, DeviceModel, DeviceName, load
 from ..contexts import ContextTable, Scheduler
@@ -17,6 +18,7 @@ from ..engines.opening import ENGINES, open_engines
 from ..errors import CryptofsError, KeyUnavailable
 from ..keys import KeyForbidden
 from ..nodes import Tree
+from ..policy import Policy
 from ..policy.audit import tell_held_back
 from .declared import Access, check_engines_of, differ_in_versions, key_set, make_device, path_of
 from .service import Handed
@@ -71,7 +73,7 @@ class Assembly:
         self._state_keeper = None if state is None else _Keeper(hold(state))
         self.counts = Counts(state)
         if loaded is not None:
-            self._apply(loaded, _Changes(self._handed, privileged=True, at_start=True))
+            self.take(self._prepared(loaded, _Changes(self._handed, privileged=True, at_start=True)))
 
     def _load(self) -> Config | None:
         if self._path is None or (self._may_lack and not self._path.exists()):
@@ -88,31 +90,39 @@ class Assembly:
         self.scheduler.start()
 
     def reload(self, handed: Mapping[str, Handed] | None = None) -> str:
-        """Read the configuration and the keys again; returns a line with the current state and the changes.
+        """`prepare` and `take` in one, for a caller without an event loop."""
+        return self.take(self.prepare(handed))
 
-        handed: key files that a step with more rights has just opened, by the names that `declared.path_of` takes;
-        they are closed here. None: no such step. Open contexts keep their keys and rules. A device whose declaration
-        and key are unchanged stays, also one whose key only has other versions. Errors: ConfigError, KeyUnavailable,
+    def prepare(self, handed: Mapping[str, Handed] | None = None) -> "Prepared | None":
+        """Read the configuration and the keys again, for `take`; None without a configuration file.
+
+        It may run in a thread while the event loop serves, because derivations of keys and logins to tokens take long.
+        One at a time. handed: key files that a step with more rights has just opened, by the names that
+        `declared.path_of` takes; they are closed here. None: no such step. Errors: ConfigError, KeyUnavailable,
         NotOffered, InvalidValue; then nothing changes.
         """
         given = self._handed if handed is None else {name: _kept(each) for name, each in handed.items()}
         config = self._load()
-        if config is None:
-            return "no configuration file: the old configuration stays"
-        line = self._apply(config, _Changes(given, privileged=handed is not None))
-        # The old files close with the last source that reads them: a PIN's file stays open for another login.
-        self._handed = given
-        return line
+        return None if config is None else self._prepared(config, _Changes(given, privileged=handed is not None))
 
-    def _apply(self, config: Config, changes: "_Changes") -> str:
+    def _prepared(self, config: Config, changes: "_Changes") -> "Prepared":
         assert self._path is not None
         if self._loaded is not None and config.daemon != self._loaded.daemon:
             # It is not used now, but it must not make the next start fail.
             check_engines_of(self._path, config)
             changes.of_daemon = True
         policy = config.policy.policy()
-        devices = self._open_devices(config, changes)
-        # No step from here on can fail.
+        return Prepared(config, policy, self._open_devices(config, changes), changes)
+
+    def take(self, prepared: "Prepared | None") -> str:
+        """Switch to what was prepared, in the event loop; returns a line with the current state and the changes.
+
+        Open contexts keep their keys and rules. A device whose declaration and key are unchanged stays, also one whose
+        key only has other versions. No step of this can fail.
+        """
+        if prepared is None:
+            return "no configuration file: the old configuration stays"
+        config, policy, devices, changes = prepared
         for device, made in changes.versions:
             device.take_versions(made)
             log.info("device %s: key versions %s", device.settings.name, device.versions)
@@ -121,6 +131,8 @@ class Assembly:
         self.table.policy = policy
         self.table.devices = devices
         self._loaded = config
+        # The old files close with the last source that reads them: a PIN's file stays open for another login.
+        self._handed = changes.handed
         for name, device in before.items():
             if devices.get(name) is not device:
                 device.retire()
@@ -219,7 +231,7 @@ class _Changes:
     handed: key files that a step with more rights opened; privileged: at this reload, not at an earlier start.
     """
 
-    def __init__(self, handed: Mapping[str, Handed], privileged: bool, at_start: bool = False) -> None:
+    def __init__(self, handed: dict[str, Handed], privileged: bool, at_start: bool = False) -> None:
         self.handed = handed
         self.privileged = privileged
         self.at_start = at_start
@@ -245,6 +257,15 @@ class _Changes:
         if self.of_daemon:
             parts.append("; [daemon] has changed: restart the daemon to apply it")
         return "".join(parts)
+
+
+class Prepared(NamedTuple):
+    """A configuration with its rules and its devices, which have their keys."""
+
+    config: Config
+    policy: Policy
+    devices: dict[str, Device]
+    changes: _Changes
 
 
 def _is_alike(one: Device, other: Device) -> bool:

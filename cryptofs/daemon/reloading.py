@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -12,7 +12,7 @@ log = logging.getLogger("cryptofs")
 
 _CALL_TIMEOUT = 3.0
 
-Reload = Callable[[dict[str, Handed] | None], tuple[bool, str]]
+Reload = Callable[[dict[str, Handed] | None], Awaitable[tuple[bool, str]]]
 """Reloads with passed files, or without any; returns whether it succeeded, and a line about it."""
 
 
@@ -39,7 +39,7 @@ async def heed_calls(descriptor: int, reload: Reload) -> None:
 async def _heed(call: ReloadCall, reload: Reload) -> None:
     call.socket.setblocking(False)
     # A caller that connects and sends nothing must not block others.
-    with trio.move_on_after(_CALL_TIMEOUT):
+    with trio.move_on_after(_CALL_TIMEOUT) as timeout:
         while True:
             await trio.lowlevel.wait_readable(call.socket)
             try:
@@ -50,4 +50,5 @@ async def _heed(call: ReloadCall, reload: Reload) -> None:
             except (ServiceError, OSError) as error:
                 call.answer(False, str(error))
                 return
-        call.answer(*reload(call.give_files()))
+    if not timeout.cancelled_caught:
+        call.answer(*await reload(call.give_files()))

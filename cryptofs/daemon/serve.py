@@ -27,7 +27,7 @@ from .logs import LogFile, Logs, Standard, Syslog
 from .mounting import NO_OPTIONS, MountError, MountOptions, prepare_mountpoint, sweep
 from .privileges import Account, drop_privileges, mount_fuse, protect_mountpoint, take_away
 from .pulse import Keeper, LostMount, Pulse
-from .reloading import heed_calls
+from .reloading import Reload, heed_calls
 from .service import CONTROL, FUSE, Handed, forget_stored, stored_descriptors, tell, watchdog_seconds
 
 log = logging.getLogger("cryptofs")
@@ -227,10 +227,11 @@ async def _serve(
 ) -> None:
     assembly.start()
     silent: list[str] = []
+    reload = partial(_reload, assembly, logs, trio.Lock())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_signals, assembly, logs, nursery.cancel_scope)
+        nursery.start_soon(_heed_signals, reload, nursery.cancel_scope)
         if control is not None:
-            nursery.start_soon(heed_calls, control, partial(_reload, assembly, logs))
+            nursery.start_soon(heed_calls, control, reload)
         nursery.start_soon(_show_life, mountpoint, assembly, pulse, ready, silent, nursery.cancel_scope)
         nursery.start_soon(partial(pyfuse3.main, max_tasks=_MAX_TASKS))
         try:
@@ -306,32 +307,35 @@ def status(assembly: Assembly) -> str:
     return f"{last}engines {engines}; {len(assembly.table)} contexts open"
 
 
-async def _heed_signals(assembly: Assembly, logs: Logs, scope: trio.CancelScope) -> None:
+async def _heed_signals(reload: Reload, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number != signal.SIGHUP:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 scope.cancel()
                 return
-            _reload(assembly, logs)
+            await reload(None)
 
 
-def _reload(assembly: Assembly, logs: Logs, handed: dict[str, Handed] | None = None) -> tuple[bool, str]:
+async def _reload(
+    assembly: Assembly, logs: Logs, one_at_a_time: trio.Lock, handed: dict[str, Handed] | None
+) -> tuple[bool, str]:
     """Reload, and continue in the log file that has the name now; returns whether the reload succeeded, and a line
-    about it."""
-    logs.reopen()
-    tell("RELOADING")
-    done = True
-    try:
-        line = assembly.reload(handed)
-        log.info("reloaded: %s", line)
-    except Exception as error:
-        done = False
-        kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
-        line = f"reload failed, the old configuration stays: {kind}{error}"
-        log.error("%s", line)
-    assembly.last_reload = line
-    assembly.tree.last_reload.note(done)
-    tell("STATUS", status(assembly))
-    tell("READY")
-    return done, line
+    about it. The requests of clients are answered meanwhile."""
+    async with one_at_a_time:
+        logs.reopen()
+        tell("RELOADING")
+        done = True
+        try:
+            line = assembly.take(await trio.to_thread.run_sync(assembly.prepare, handed))
+            log.info("reloaded: %s", line)
+        except Exception as error:
+            done = False
+            kind = "" if isinstance(error, CryptofsError | OSError) else f"{type(error).__name__}: "
+            line = f"reload failed, the old configuration stays: {kind}{error}"
+            log.error("%s", line)
+        assembly.last_reload = line
+        assembly.tree.last_reload.note(done)
+        tell("STATUS", status(assembly))
+        tell("READY")
+        return done, line

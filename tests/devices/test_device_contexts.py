@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from helpers.context_bench import HandScheduler
 from helpers.fake_engine import FakeEngine, toy
 from helpers.talking import perform, submit, take
@@ -748,7 +749,7 @@ def test_a_reload_that_breaks_is_told(
         raise ModuleNotFoundError("No module named 'pkcs11'")
 
     monkeypatch.setattr(made, "_load", broken)
-    daemon._reload(made, Logs(Standard()))
+    trio.run(daemon._reload, made, Logs(Standard()), trio.Lock(), None)
     assert "the old configuration stays: ModuleNotFoundError: No module named 'pkcs11'" in caplog.text
     assert made.table.policy.everybody.contexts == 3
 

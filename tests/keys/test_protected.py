@@ -1,17 +1,23 @@
 """Key files that a passphrase protects: the format fixed as bytes, and every changed byte refused."""
 
 import struct
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from helpers.configs import write_private
+from helpers.waiting import PATIENCE
 
 from cryptofs.cli.commands import commands
 from cryptofs.cli.steps import key_files
 from cryptofs.config import ConfigError, load
+from cryptofs.daemon import serve
 from cryptofs.daemon.assembly import Assembly
+from cryptofs.daemon.logs import Logs, Standard
 from cryptofs.errors import CryptofsError, InvalidValue, KeyUnavailable
 from cryptofs.keys import KEY_MAX, FileKey, protected
 from cryptofs.keys.protected import OVERHEAD, protect, unprotect
@@ -167,6 +173,46 @@ def test_commands_and_a_device(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     typed = CliRunner().invoke(commands, [*new[:-2], "--passphrase"])
     assert "no terminal" in f"{typed.output}{typed.exception}"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_reload_derives_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The derivation of a new version waits for what only the event loop can do: clients are answered meanwhile."""
+    (tmp_path / "set").mkdir(0o700)
+    secret = write_private(tmp_path / "passphrase", bytes(PASSPHRASE))
+    text = (
+        f'[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.directory = "{tmp_path}/set"\n'
+        f'key.passphrase-file = "{secret}"\n'
+    )
+    config = write_private(tmp_path / "cryptofs.toml", text.encode())
+    write_private(tmp_path / "set" / "1", bytes(protect(bytearray(32), PASSPHRASE)))
+    made = Assembly(("openssl",), config)
+    write_private(tmp_path / "set" / "2", bytes(protect(bytearray(KEY), PASSPHRASE)))
+    derives, goes_on = threading.Event(), threading.Event()
+    real = protected.Argon2id
+
+    def waiting(**given: int) -> Argon2id:
+        derives.set()
+        assert goes_on.wait(20 * PATIENCE)
+        return real(**given)
+
+    monkeypatch.setattr(protected, "Argon2id", waiting)
+
+    async def both() -> tuple[bool, str]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            return await serve._reload(made, Logs(Standard()), trio.Lock(), None)
+
+    async def answer() -> None:
+        while not derives.is_set():
+            await trio.sleep(0.01)
+        # Not switched yet: whoever opens the device now has what was there.
+        assert str(made.table.devices["d"].versions) == "1"
+        goes_on.set()
+
+    with closing(made):
+        done, line = trio.run(both)
+        assert (done, str(made.table.devices["d"].versions)) == (True, "2, 1"), line
 
 
 @pytest.mark.parametrize(
