@@ -14,11 +14,6 @@ _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.ENOENT)
 
 RSA_ANY_DIGEST = "pkcs1(rsa,none)"
 """The algorithm that signs the description of a digest and the digest."""
-DESCRIPTIONS = {
-    digest: bytes.fromhex(f"30{size + 17:02x}300d060960864801650304020{number}050004{size:02x}")
-    for digest, number, size in (("sha256", 1, 32), ("sha384", 2, 48), ("sha512", 3, 64))
-}
-"""What stands before a digest there (RFC 8017, section 9.2)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from .keys import DESCRIPTIONS, RSA_ANY_DIGEST, DeviceKey, DeviceKeys
+from ..algorithms import digest_info
+from .keys import RSA_ANY_DIGEST, DeviceKey, DeviceKeys
 from .server import receive
 
 log = logging.getLogger("cryptofs")
@@ -248,7 +249,7 @@ class SshAgent:
         if scheme.digest is not None:
             data = hashlib.new(scheme.digest, data).digest()
             if key.algorithm == RSA_ANY_DIGEST:
-                data = DESCRIPTIONS[scheme.digest] + data
+                data = digest_info.describe(scheme.digest)[0] + data
         with self._keys.open(key) as context:
             signature = context.sign(data)
         return bytes([_SIGN_RESPONSE]) + _string(_string(scheme.name) + _string(scheme.blob(signature)))

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 
-from ...algorithms import Description, Name
+from ...algorithms import Description, Name, digest_info
 from ...errors import InvalidValue, KeyRejected, SignatureMalformed, TooLarge
 from ...records import PAYLOAD_MAX, RECORD_MAX, Attr, Buffer, Operation, Record, Value
 from ...records import build as build_record
 from ..base import Answer, Operands
 from ..public import operand
-from . import digest_info, malformed
+from . import malformed
 from .hash import DIGESTS
 from .pairs import EcKeys, Keys, RawKeys
 from .rsa import RsaKeys

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from ..keys import DESCRIPTIONS, RSA_ANY_DIGEST, DeviceKey, DeviceKeys
+from ...algorithms import digest_info
+from ..keys import RSA_ANY_DIGEST, DeviceKey, DeviceKeys
 from .numbers import EC, PRIVATE_KEY, PUBLIC_KEY, RSA, Attribute, Error, Sign
 
 
@@ -27,14 +28,14 @@ _ECDSA = {
     for form in ("{}", "x962({})", "p1363({})")
 }
 """Names that sign, and whether the signature comes in DER."""
-_RSA = {f"pkcs1(rsa,{digest})": digest for digest in ("none", "sha256", "sha384", "sha512")}
+DIGESTS = {Sign.SHA256_RSA_PKCS: "sha256", Sign.SHA384_RSA_PKCS: "sha384", Sign.SHA512_RSA_PKCS: "sha512"}
+"""Mechanisms that hash the message themselves."""
+_RSA = [f"pkcs1(rsa,{digest})" for digest in ("none", *DIGESTS.values())]
 """Names that sign a digest. With `none`, they sign a description of any digest, and the digest."""
 _RSA_DECRYPT = "pkcs1pad(rsa)"
 ALGORITHMS = {**dict.fromkeys([*_ECDSA, *_RSA], "sign"), _RSA_DECRYPT: "decrypt"}
 """Names of devices' algorithms, and what the token uses them for."""
 
-DIGESTS = {Sign.SHA256_RSA_PKCS: "sha256", Sign.SHA384_RSA_PKCS: "sha384", Sign.SHA512_RSA_PKCS: "sha512"}
-"""Mechanisms that hash the message themselves."""
 _CURVES = {
     "secp256r1": bytes.fromhex("06082a8648ce3d030107"),
     "secp384r1": bytes.fromhex("06052b81040022"),
@@ -113,13 +114,13 @@ class KeyPair:
                 return signature
             return b"".join(number.to_bytes(self._half, "big") for number in decode_dss_signature(signature))
         if mechanism is Sign.RSA_PKCS:
-            digest = next((name for name, head in DESCRIPTIONS.items() if _describes(head, data)), "none")
-            data = data.removeprefix(DESCRIPTIONS.get(digest, b""))
+            digest = next((name for name in DIGESTS.values() if _describes(name, data)), "none")
+            data = data.removeprefix(digest_info.describe(digest)[0])
         else:
             digest = DIGESTS[mechanism]
         name, key = self._rsa_device(digest)
         if name == RSA_ANY_DIGEST:
-            data = DESCRIPTIONS.get(digest, b"") + data
+            data = digest_info.describe(digest)[0] + data
         with keys.open(key) as context:
             return context.sign(data)
 
@@ -179,8 +180,9 @@ def error_of(error: OSError) -> Error:
     return Error.DEVICE_ERROR
 
 
-def _describes(head: bytes, data: bytes) -> bool:
-    return data.startswith(head) and len(data) == len(head) + head[-1]
+def _describes(digest: str, data: bytes) -> bool:
+    head, size = digest_info.describe(digest)
+    return data.startswith(head) and len(data) == len(head) + size
 
 
 def _octet_string(data: bytes) -> bytes:

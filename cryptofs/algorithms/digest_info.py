@@ -1,8 +1,6 @@
 """What stands before the digest in a signature of PKCS #1 v1.5: a description that tells algorithm and size."""
 
-from .. import der
-
-_NULL = bytes.fromhex("0500")
+_OCTET_STRING, _NULL, _OID, _SEQUENCE = 0x04, 0x05, 0x06, 0x30
 _IDENTIFIERS = {
     "md5": ("2a864886f70d0205", 16),
     "sha1": ("2b0e03021a", 20),
@@ -26,6 +24,10 @@ def describe(digest: str) -> tuple[bytes, int]:
     if digest == "none":
         return b"", 0
     identifier, size = _IDENTIFIERS[digest]
-    algorithm = der.enclose(der.SEQUENCE, der.enclose(der.OID, bytes.fromhex(identifier)), _NULL)
-    whole = der.enclose(der.SEQUENCE, algorithm, der.enclose(der.OCTET_STRING, bytes(size)))
-    return bytes(whole[:-size]), size
+    algorithm = _element(_SEQUENCE, _element(_OID, bytes.fromhex(identifier)) + _element(_NULL, b""))
+    return _element(_SEQUENCE, algorithm + _element(_OCTET_STRING, bytes(size)))[:-size], size
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    """DER; all of it here is short."""
+    return bytes([tag, len(content)]) + content
