@@ -14,14 +14,14 @@ from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build
 from . import hostile, oracle
 from .declared import CONTEXTS_MAX, QUEUE_BYTES_MAX, RATE_MAX, REQUESTS_MAX, Secrets
 from .device_files import DeviceFiles
-from .kinds import ALL_KINDS, DEVICE_KINDS, KINDS
+from .kinds import ALL_KINDS, CONTEXT_KINDS, DEVICE_KINDS, KINDS, NAMED
 from .result import AttackResult, symbol
 from .sidefiles import SideFiles
 from .talk import Talker, Target, patiently
 
 _POOL = 250
 _RENEWED = 50
-_OPEN, _OPEN_DEVICES = 12, 5
+_OPEN, _OPEN_NAMED, _OPEN_DEVICES = 8, 4, 5
 """How many contexts are open in a round: other kinds and devices in the next."""
 _NONCES = {"gcm": 12, "drop": 12, "authenc": 16}
 """Bytes of the nonce before each encrypted message, of devices whose messages come whole."""
@@ -98,7 +98,8 @@ class Attacker:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:
         try:
-            for name in self._rng.sample(sorted(KINDS), _OPEN):
+            opened = self._rng.sample(sorted(KINDS), _OPEN) + self._rng.sample(sorted(NAMED), _OPEN_NAMED)
+            for name in opened:
                 self._targets.append(self._new("crypto", name, self._pool(name)))
             for name in self._rng.sample(sorted(DEVICE_KINDS), _OPEN_DEVICES):
                 self._devices.append(self._new(f"devices/{name}/crypto", name, self._pool(f"device {name}")))
@@ -122,7 +123,7 @@ class Attacker:
         target = patiently(lambda: Target(self._mount / path, kind, pool, nonblocking, nonce_size))
         if configured and not target.is_device:
             # most are configured well, or nothing behind that would ever be reached
-            self._talk.send(target, build(Record(Operation.CONFIGURE, 0, 0, 0, KINDS[kind].configuration)))
+            self._talk.send(target, build(Record(Operation.CONFIGURE, 0, 0, 0, CONTEXT_KINDS[kind].configuration)))
         return target
 
     def step(self) -> None:

@@ -18,7 +18,7 @@ from cryptofs.records import (
 )
 from cryptofs.records import Kind as Form
 
-from .kinds import CANARY, DEVICE_KINDS, KINDS, OPERANDS, PUBLIC_TYPES, SIZES, Kind
+from .kinds import CANARY, CONTEXT_KINDS, DEVICE_KINDS, OPERANDS, PUBLIC_TYPES, SIZES, Kind
 
 HEADER = struct.Struct("<IBBHQII")
 """The document's own header, not the code's: size, version, operation, flags, id, status, attributes_size."""
@@ -57,6 +57,8 @@ def valid(rng: Random, kind: Kind, victims: tuple[int, ...] = ()) -> Record:
         return Record(operation, 0, identity, 0, attributes)
     if kind.iv_size and rng.random() < 0.8:
         attributes[Attr.IV] = rng.randbytes(kind.iv_size)
+    if kind.assoclen and rng.random() < 0.8:
+        attributes[Attr.ASSOCLEN] = kind.assoclen
     if rng.random() < 0.1:
         attributes[Attr.ASSOCLEN] = rng.choice(_NUMBERS[:8])
     for operand in OPERANDS.get(operation, ()):
@@ -253,7 +255,7 @@ def request(operation: Operation, identity: int, flags: int = 0) -> bytes:
 
 def kind_named(name: str, device: bool) -> Kind:
     """The kind of a context, or of a device's."""
-    return (DEVICE_KINDS if device else KINDS)[name]
+    return (DEVICE_KINDS if device else CONTEXT_KINDS)[name]
 
 
 def pool(rng: Random, kind: Kind, size: int) -> list[bytes]:

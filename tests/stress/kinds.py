@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import lz4.block
 import zstandard
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from cryptofs.algorithms import Type, look_up, names
+from cryptofs.engines.openssl.authenc import pack_keys
 from cryptofs.records import Attr, Operation, Value
 
 CANARY = b"\xca\x11ab1e-s3cret-key"
@@ -24,7 +26,7 @@ _Values = tuple[bytes, ...]
 class Kind:
     """A configuration, the operations that fit it, and values with which they succeed.
 
-    payloads: by operation, besides random ones; operands: by attribute; iv_size: bytes, 0 for none.
+    payloads: by operation, besides random ones; operands: by attribute; iv_size, assoclen: bytes, 0 for none.
     """
 
     configuration: dict[int, Value]
@@ -32,6 +34,7 @@ class Kind:
     iv_size: int = 0
     payloads: dict[Operation, _Values] = field(default_factory=dict)
     operands: dict[Attr, _Values] = field(default_factory=dict)
+    assoclen: int = 0
 
 
 _CRYPT = (Operation.ENCRYPT, Operation.DECRYPT)
@@ -79,9 +82,14 @@ def _rsa_key() -> bytes:
     remainders = rsa.rsa_crt_dmp1(exponent, _P), rsa.rsa_crt_dmq1(exponent, _Q)
     inverse = rsa.rsa_crt_iqmp(_P, _Q)
     numbers = rsa.RSAPrivateNumbers(_P, _Q, exponent, *remainders, inverse, rsa.RSAPublicNumbers(65_537, _P * _Q))
-    return numbers.private_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return _pkcs8(numbers.private_key())
 
 
+def _pkcs8(key: rsa.RSAPrivateKey | mldsa.MLDSA44PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+_MLDSA = mldsa.MLDSA44PrivateKey.from_seed_bytes(_SEED)
 _ED25519 = ed25519.Ed25519PrivateKey.from_private_bytes(_SEED)
 _POINT = ec.derive_private_key(7, ec.SECP256R1()).public_key().public_numbers()
 _PEER_P256 = _POINT.x.to_bytes(32, "big") + _POINT.y.to_bytes(32, "big")
@@ -123,6 +131,13 @@ KINDS: dict[str, Kind] = {
         {Operation.VERIFY: (_TEXT, _TEXT[:-1])},
         {Attr.SIGNATURE: (_ED25519.sign(_TEXT), bytes(64))},
     ),
+    "mldsa": Kind(
+        _settings("sig", "mldsa44", _pkcs8(_MLDSA)),
+        _SIGN,
+        0,
+        {Operation.VERIFY: (_TEXT, _TEXT[:-1])},
+        {Attr.SIGNATURE: (_MLDSA.sign(_TEXT, b"context"), bytes(2420)), Attr.SIGNATURE_CONTEXT: (b"context", b"")},
+    ),
     "curve25519": Kind(
         _settings("kpp", "curve25519", _SEED),
         (Operation.AGREE, Operation.PUBLIC_KEY),
@@ -138,6 +153,13 @@ KINDS: dict[str, Kind] = {
         {Operation.AGREE: (b"", b"", _PEER_P256)},
         {Attr.PEER_KEY: (_PEER_P256, *_BAD_POINTS)},
     ),
+    "x448": Kind(
+        _settings("kpp", "x448"),
+        (Operation.GENERATE_KEY, Operation.AGREE, Operation.PUBLIC_KEY),
+        0,
+        {Operation.AGREE: (b"", b"", bytes(range(56)))},
+        {Attr.PEER_KEY: (bytes(range(56)), bytes(56), *_BAD_POINTS)},
+    ),
     "mlkem": Kind(
         _settings("kpp", "mlkem768", CANARY[:16] * 4),
         (Operation.ENCAPSULATE, Operation.DECAPSULATE, Operation.PUBLIC_KEY),
@@ -146,6 +168,32 @@ KINDS: dict[str, Kind] = {
         {Attr.PEER_KEY: (b"\x05" * 1184,), Attr.CIPHERTEXT: (b"\x06" * 1088, bytes(1088))},
     ),
 }
+
+_OPERATIONS = {Type.HASH: (Operation.DIGEST,), Type.SKCIPHER: _CRYPT, Type.AEAD: _CRYPT}
+_CIPHER_KEYS = {"des3_ede": 24, "cbc(des)": 8, "rfc3686": 20, "cipher_null": 0}
+"""Bytes of the cipher's key within that of an authenc, if it is not 16 as for AES."""
+
+
+def _named(type_: Type, name: str) -> Kind:
+    """A kind by what is known of the name: each message has a whole number of blocks, after the associated data."""
+    facts = look_up(type_, name)
+    assert facts is not None
+    sizes = facts.key_sizes
+    key = None
+    if "authenc(" in name:
+        cipher = next((size for part, size in _CIPHER_KEYS.items() if part in name), 16)
+        key = bytes(pack_keys(CANARY, bytes(range(cipher))))
+    elif sizes.takes_key:
+        size = sizes.listed[0] if sizes.listed else max(sizes.smallest, min(16, sizes.largest))
+        key = (CANARY[:16] + bytes(range(256)))[:size]
+    assoclen = facts.assoclens[0] if type_ is Type.AEAD else 0
+    texts = tuple(bytes(assoclen + 48 * count) for count in (1, 0, 2))
+    payloads = {Operation.ENCRYPT: texts, Operation.DECRYPT: tuple(text + bytes(facts.max_authsize) for text in texts)}
+    return Kind(_settings(type_.value, name, key), _OPERATIONS[type_], facts.iv_size, payloads, {}, assoclen)
+
+
+NAMED = {f"{type_.value} {name}": _named(type_, name) for type_, name in sorted(names()) if type_ in _OPERATIONS}
+"""Every hash, cipher and AEAD that there is, also those that the policy or the machine's engines do not offer."""
 
 PUBLIC_TYPES = ("akcipher", "sig", "kpp")
 
@@ -170,4 +218,5 @@ DEVICE_KINDS: dict[str, Kind] = {
 }
 """By the device's name."""
 
-ALL_KINDS = {**KINDS, **{f"device {name}": kind for name, kind in DEVICE_KINDS.items()}}
+CONTEXT_KINDS = {**KINDS, **NAMED}
+ALL_KINDS = {**CONTEXT_KINDS, **{f"device {name}": kind for name, kind in DEVICE_KINDS.items()}}
