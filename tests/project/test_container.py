@@ -56,6 +56,11 @@ def test_the_daemon_set_shares_the_parent_of_its_mount(declared: tuple[dict[str,
     assert [each for each in mounts.values() if "mountPropagation" in each] == [mounts[str(point.parent)]]
     host = {each["hostPath"]["path"] for each in volumes.values() if "hostPath" in each}
     assert host == {str(point.parent), "/dev/fuse"}
+    (prepare,) = spec["initContainers"]
+    assert prepare["image"] == container["image"]
+    assert prepare["volumeMounts"] == [{"name": mounts[str(point.parent)]["name"], "mountPath": str(point.parent)}]
+    assert str(point) in prepare["command"][2]
+    assert prepare["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["exec"]["command"] == ["cat", f"{point}/version"]
 
@@ -98,10 +103,12 @@ def test_the_recipe_runs_what_the_daemon_set_runs(declared: tuple[dict[str, Any]
 
 NODE = """
 mount --make-rprivate /; mount -t tmpfs none "$DIR"; mount --make-shared "$DIR"
-NODE=$DIR/node/crypto; mkdir -p $NODE/fs $DIR/daemon $DIR/pod
+# A new node, where the kubelet makes the volume's directory and nothing else.
+NODE=$DIR/node/crypto; mkdir -p $NODE $DIR/daemon $DIR/pod
 wait_for() { until eval "$1"; do sleep 0.05; done; }
 # What a runtime does for a volume with Bidirectional propagation: a namespace whose mounts stay peers of the node's.
 serve() {
+    bash -c "${PREPARE//'/srv/crypto'/$NODE}"
     unshare --mount --propagation unchanged bash -euc '
         mount --rbind $1 $2; mount --make-rshared $2
         exec $C mount $2/fs --allow-root --engines openssl' - $NODE $DIR/daemon & daemon=$!
@@ -111,17 +118,18 @@ serve() {
 unshare --mount --propagation slave bash -euc '
     mount --rbind $1 $2; mount --make-rslave $2
     touch $DIR/started
-    for turn in first second; do
+    for turn in first second third; do
         until [ -e $DIR/$turn ]; do sleep 0.05; done
         head -c 8 $2/fs/version; echo
         touch $DIR/$turn.seen
     done' - $NODE $DIR/pod & pod=$!
 wait_for '[ -e $DIR/started ]'
-for turn in first second; do
+for turn in first second third; do
     serve
     head -c 8 $NODE/fs/version; echo
     touch $DIR/$turn; wait_for '[ -e $DIR/$turn.seen ]'
-    kill -TERM $daemon; wait $daemon
+    # The second daemon is killed, as for its memory, and leaves a dead mount.
+    if [ $turn = second ]; then kill -KILL $daemon; wait $daemon || :; else kill -TERM $daemon; wait $daemon; fi
     [ ! -e $NODE/fs/version ]; echo gone
 done
 wait $pod
@@ -130,12 +138,20 @@ wait $pod
 
 @pytest.mark.mount
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: namespaces of mounts need root")
-def test_a_daemon_in_a_container_serves_the_node_and_its_pods(tmp_path: Path) -> None:
+def test_a_daemon_in_a_container_serves_the_node_and_its_pods(
+    declared: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
     """A mount of one mount namespace reaches the node's and a pod's, goes with the daemon, and comes again."""
-    environment = os.environ | {"DIR": str(tmp_path), "C": f"{sys.executable} -m cryptofs"}
+    (prepare,) = declared[1]["spec"]["template"]["spec"]["initContainers"]
+    assert prepare["command"][:2] == ["sh", "-c"]
+    environment = os.environ | {
+        "DIR": str(tmp_path),
+        "C": f"{sys.executable} -m cryptofs",
+        "PREPARE": prepare["command"][2],
+    }
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euc", NODE]
     done = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60 * PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["cryptofs", "cryptofs", "gone"] * 2
+    assert done.stdout.split() == ["cryptofs", "cryptofs", "gone"] * 3
