@@ -41,6 +41,9 @@ SLOW_PACE = 10_000
 _RESPONSE = int(Flag.RESPONSE)
 _VALUE_AT = HEADER_SIZE + ATTRIBUTE_HEADER_SIZE
 # how an iv attribute begins, by the size of the iv; shared, because contexts are many
+_VERSION_HEAD = Attr.KEY_VERSION.to_bytes(2, "little") + Attr.KEY_VERSION.largest.to_bytes(2, "little")
+_VERSION_SIZE = ATTRIBUTE_HEADER_SIZE + Attr.KEY_VERSION.largest
+_ANY_ROOM = 1 << 30
 _IV_HEADS = {size: Attr.IV.to_bytes(2, "little") + size.to_bytes(2, "little") for size in range(4, 68, 4)}
 
 
@@ -89,7 +92,7 @@ class FastWay:
         cost = 2 * (size - header[6])
         if not exchange.has_room(1, cost):
             return 0
-        response = self._respond(data, header)
+        response = self._respond(data, header, _ANY_ROOM)
         if response is None:
             return 0
         # from here on it is answered: the general way must not run it as well
@@ -114,7 +117,7 @@ class FastWay:
         cost = 2 * (size - header[6])
         if header[0] != size or not exchange.has_room(1, cost) or not self._fits(header, room):
             return None
-        response = self._respond(data, header)
+        response = self._respond(data, header, room)
         if response is not None:
             exchange.answer_call(response, cost)
             self._scheduler.short += 1
@@ -131,8 +134,8 @@ class FastWay:
             return False
         return HEADER_SIZE + self._transform.room(operation, header[0] - HEADER_SIZE - header[6]) <= room
 
-    def _respond(self, data: memoryview, header: tuple[int, ...]) -> Buffer | None:
-        """The answer to one request, or None where the general way has to find it."""
+    def _respond(self, data: memoryview, header: tuple[int, ...], room: int) -> Buffer | None:
+        """The answer to one request, or None where the general way has to find it. room: as in `call`."""
         size, version, number, flags, identity, status, attributes_size = header
         # keys come with other operations: what is copied here is data
         if size > SHORT_MAX or version != VERSION or flags or status or number not in SHORT_OPERATIONS:
@@ -147,12 +150,29 @@ class FastWay:
             if size > COPY_MAX:
                 return self._respond_larger(data, number, identity, iv, payload_at)
             assert self._short is not None
-            output = self._short(number, iv, bytes(data[payload_at:]))
+            payload = bytes(data[payload_at:])
+            output = self._short(number, iv, payload)
+            if output is None:
+                return self._respond_with_version(number, identity, iv, payload, room)
         except Exception:
             return None
-        if output is None:
-            return None
         return build_header(HEADER_SIZE + len(output), VERSION, number, _RESPONSE, identity, 0, 0) + output
+
+    def _respond_with_version(
+        self, number: int, identity: int, iv: bytes | None, payload: bytes, room: int
+    ) -> Buffer | None:
+        assert self._transform is not None
+        found = self._transform.short_by_version(number, iv, payload)
+        if found is None:
+            return None
+        version, output = found
+        size = HEADER_SIZE + _VERSION_SIZE + len(output)
+        if size > room:
+            return None
+        # The version is no data.
+        self._context.exchange.tally.sent -= _VERSION_SIZE
+        head = build_header(size, VERSION, number, _RESPONSE, identity, 0, _VERSION_SIZE)
+        return head + _VERSION_HEAD + version.to_bytes(Attr.KEY_VERSION.largest, "little") + output
 
     def _respond_larger(
         self, data: memoryview, number: int, identity: int, iv: bytes | None, payload_at: int
@@ -173,6 +193,7 @@ class FastWay:
         exchange, short, transform = self._context.exchange, self._short, self._transform
         assert short is not None
         assert transform is not None
+        # Of a device with versions, each may have to be tried with all of them: that needs a plan.
         plan = None if transform.answers_more else self._plan(data)
         if plan is None:
             return 0

@@ -5,32 +5,18 @@ programs with one key cannot use a nonce twice. It chooses the version of the ke
 authenticated opens with every version that is kept, the newest first; a request may name its version.
 """
 
-import copy
-from collections.abc import Callable
-from typing import TypeVar
-
 from ..algorithms import Rows, Type
 from ..engines.base import OUT_SLACK, Answer, Around, Message, Operands, Transform
-from ..errors import (
-    BadTag,
-    CryptofsError,
-    InvalidValue,
-    KeyRejected,
-    KeyUnavailable,
-    NotPermitted,
-    SignatureMalformed,
-    TooLarge,
-)
+from ..errors import InvalidValue, NotPermitted, TooLarge
 from ..records import OPERATIONS, PAYLOAD_MAX, Attr, Buffer, Operation
 from .device import Device
 from .nonces import MESSAGES_MAX
-from .versions import Version
+from .versions import Version, first_right
 
 ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
 _NOTHING: frozenset[int] = frozenset()
-_WRONG_KEY = (BadTag, KeyRejected, SignatureMalformed)
-"""What a message says that another version of the key made."""
-Result = TypeVar("Result")
+_SHORT_TRIES = 4
+"""Versions that a small message is tried with at once. More of them need a plan."""
 
 
 class DeviceTransform(Transform):
@@ -70,7 +56,9 @@ class DeviceTransform(Transform):
 
     def with_version(self, version: Version) -> "DeviceTransform":
         """`of_version`, with a version that may not be kept any more: of a message that began with it."""
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        # Faster than copy.copy, because a small message may come here.
+        view.__dict__.update(self.__dict__)
         view._named = version
         return view
 
@@ -150,11 +138,15 @@ class DeviceTransform(Transform):
         return message
 
     def short(self, operation: int, iv: bytes | None, data: bytes) -> bytes | None:
-        versions = self.device.versions
-        # A named version is for the answer to tell, which is more than its payload.
-        if operation not in self._allowed or iv is not None or versions.named:
+        version = self._named
+        if version is None:
+            versions = self.device.versions
+            if versions.named:
+                # The answer tells it, which is more than its payload.
+                return None
+            version = versions.newest
+        if operation not in self._allowed or iv is not None:
             return None
-        version = versions.newest
         if not self._prefix:
             return version.transform.short(operation, None, data)
         nonces = self._nonces
@@ -169,6 +161,21 @@ class DeviceTransform(Transform):
             return None if output is None else nonce + output
         if operation == DECRYPT and len(data) >= self._prefix:
             return version.transform.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
+        return None
+
+    def short_by_version(self, operation: int, iv: bytes | None, data: bytes) -> tuple[int, bytes] | None:
+        versions = self.device.versions
+        if not versions.named:
+            return None
+        opens = operation == DECRYPT and self.description.type is Type.AEAD
+        for version in versions.all[: _SHORT_TRIES if opens else 1]:
+            try:
+                output = self.with_version(version).short(operation, iv, data)
+            except Exception:
+                # The general way tries it again, and says what is wrong.
+                output = None
+            if output is not None:
+                return version.number, output
         return None
 
     def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
@@ -221,29 +228,6 @@ class DeviceTransform(Transform):
             self.keyed = False
             self._allowed = _NOTHING
             self.device.detach()
-
-
-def first_right(versions: tuple[Version, ...], attempt: Callable[[Version], Result]) -> tuple[Version, Result]:
-    """The first version whose key is right, and what the attempt gave with it.
-
-    Errors: those of the attempt, if they say nothing of the key. If no key is right: an error of a version that could
-    not be tried (a token that has gone), because it may be the right one; else that of the newest.
-    """
-    untried: CryptofsError | None = None
-    wrong: CryptofsError | None = None
-    for version in versions:
-        try:
-            return version, attempt(version)
-        except _WRONG_KEY as error:
-            wrong = wrong or error
-        except KeyUnavailable as error:
-            untried = untried or error
-    failure = untried or wrong
-    assert failure is not None
-    if len(versions) > 1 and failure is wrong:
-        tried = ", ".join(str(each.number) for each in versions)
-        raise type(failure)(f"{failure.message}; tried key versions {tried}")
-    raise failure.again()
 
 
 class NoncedEncryption(Around):

@@ -2,12 +2,17 @@
 
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from ..engines.base import Transform
-from ..errors import KeyVersionMissing
+from ..errors import BadTag, CryptofsError, KeyRejected, KeyUnavailable, KeyVersionMissing, SignatureMalformed
 from ..records import Attr, Value
 from .counts import Count
+
+_WRONG_KEY = (BadTag, KeyRejected, SignatureMalformed)
+"""What a message says that another version of the key made."""
+Result = TypeVar("Result")
 
 
 class Version:
@@ -58,3 +63,26 @@ class Versions:
 
     def __str__(self) -> str:
         return ", ".join(str(each.number) for each in self.all)
+
+
+def first_right(versions: tuple[Version, ...], attempt: Callable[[Version], Result]) -> tuple[Version, Result]:
+    """The first version whose key is right, and what the attempt gave with it.
+
+    Errors: those of the attempt, if they say nothing of the key. If no key is right: an error of a version that could
+    not be tried (a token that has gone), because it may be the right one; else that of the newest.
+    """
+    untried: CryptofsError | None = None
+    wrong: CryptofsError | None = None
+    for version in versions:
+        try:
+            return version, attempt(version)
+        except _WRONG_KEY as error:
+            wrong = wrong or error
+        except KeyUnavailable as error:
+            untried = untried or error
+    failure = untried or wrong
+    assert failure is not None
+    if len(versions) > 1 and failure is wrong:
+        tried = ", ".join(str(each.number) for each in versions)
+        raise type(failure)(f"{failure.message}; tried key versions {tried}")
+    raise failure.again()

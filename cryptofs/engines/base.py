@@ -205,6 +205,10 @@ class Transform(ABC):
         """
         return None
 
+    def short_by_version(self, operation: int, iv: bytes | None, data: bytes) -> tuple[int, bytes] | None:
+        """`short` for a device whose answers name a version of its key: that version, and the output."""
+        return None
+
     def operate(self, operation: Operation, operands: Operands, data: Buffer) -> Answer:
         """A whole message of an operation with operands, which may need and give more than one thing.
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptofs.algorithms import Type
-from cryptofs.contexts import Context, ContextTable
+from cryptofs.contexts import Context, ContextTable, FastWay
 from cryptofs.devices import Device, DeviceSettings
 from cryptofs.engines.base import Transform
 from cryptofs.errors import CryptofsError, InvalidValue
 from cryptofs.formats import sealed
 from cryptofs.policy import Policy, Rule
-from cryptofs.records import DEVICE_OPERATIONS, Attr, Operation, Record, Value, build, parse_responses
+from cryptofs.records import DEVICE_OPERATIONS, HEADER_SIZE, Attr, Operation, Record, Value, build, parse_responses
 
 ENCRYPT, DECRYPT, DIGEST, SIGN, VERIFY = (
     Operation.ENCRYPT,
@@ -222,6 +222,84 @@ def test_the_time_of_all_tries_is_nobodys_pace() -> None:
     assert [each.transform.pace for each in own.versions.all] == before
     asked(context, ENCRYPT, bytes(100_000))
     assert own.transform.pace != before[0]
+
+
+# The fast way
+
+KINDS = [
+    (Type.AEAD, "gcm(aes)"),
+    (Type.AEAD, "rfc7539(chacha20,poly1305)"),
+    (Type.SKCIPHER, "ctr(aes)"),
+    (Type.SKCIPHER, "ecb(aes)"),
+    (Type.HASH, "hmac(sha256)"),
+]
+
+
+@pytest.mark.parametrize(("type_", "name"), KINDS, ids=[name for _, name in KINDS])
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sets(st.integers(1, 7), min_size=1, max_size=6),
+    st.lists(st.tuples(st.sampled_from(["new", "old", "garbage"]), st.sampled_from([0, 1, 4, 255, 300])), max_size=5),
+)
+def test_both_ways_agree(type_: Type, name: str, kept: set[int], steps: list[tuple[str, bytes]]) -> None:
+    """Whatever is asked, by the fast way or by the general one: the same answer, version and figures."""
+    own = device(*kept, type_=type_, name=name)
+    fast, general, third = (context_of(own, as_stream=False) for _ in range(3))
+
+    def both(operation: Operation, payload: bytes) -> list[Record]:
+        data = build(Record(operation, 0, 7, 0, {}, payload))
+        if not FastWay(fast).answer(memoryview(data)):
+            write(fast, data)
+        write(general, data)
+        answers = [parse_responses(bytes(take(each, 1 << 20) or b""))[0] for each in (fast, general)]
+        assert answers[0].status == answers[1].status
+        assert answers[0].attributes == answers[1].attributes
+        for count in ("requests", "failed", "bytes_in", "bytes_out"):
+            assert getattr(fast.exchange.tally, count) == getattr(general.exchange.tally, count), count
+        for count in ("outstanding", "in_flight", "bytes"):
+            assert getattr(fast.exchange, count) == getattr(general.exchange, count), count
+        return answers
+
+    for what, blocks in steps:
+        text = bytes(range(16)) * blocks
+        if type_ is Type.HASH:
+            one, other = both(DIGEST, text)
+            assert one.payload == other.payload
+            continue
+        if what == "garbage":
+            sealed_text = text
+        else:
+            version = max(kept) if what == "new" else min(kept)
+            sealed_text = asked(context_of(device(version, type_=type_, name=name), as_stream=False), ENCRYPT, text)[0]
+        one, other = both(DECRYPT, sealed_text)
+        assert one.payload == other.payload
+        for each in both(ENCRYPT, text):
+            assert asked(third, DECRYPT, bytes(each.payload))[0] == text
+
+
+def test_the_fast_way_is_taken() -> None:
+    """For what the newest version makes, and what one of the newest opens."""
+    context = context_of(device(*range(1, 7)), as_stream=False)
+    way = FastWay(context)
+
+    def goes(*records: Record) -> bool:
+        taken = way.answer(memoryview(b"".join(map(build, records)))) > 0
+        take(context, 1 << 20)
+        return taken
+
+    assert goes(Record(ENCRYPT, 0, 1, 0, {}, b"x"))
+    for version, fast in ((6, True), (3, True), (2, False)):
+        made = asked(context_of(device(version), as_stream=False), ENCRYPT, b"x")[0]
+        assert goes(Record(DECRYPT, 0, 1, 0, {}, made)) == fast
+        assert not goes(Record(DECRYPT, 0, 1, 0, {Attr.KEY_VERSION: version}, made))
+    assert not goes(*[Record(ENCRYPT, 0, each, 0, {}, b"x") for each in range(2)])
+    # By ioctl, the version needs room beside the payload.
+    data, size = memoryview(build(Record(ENCRYPT, 0, 1, 0, {}, b"x"))), HEADER_SIZE + 12 + 1 + 16
+    assert way.call(data, size) is None
+    assert context.exchange.tally.bytes_out == 29 + 2
+    answer = way.call(data, size + 8)
+    assert answer is not None
+    assert parse_responses(bytes(answer))[0].attributes == {Attr.KEY_VERSION: 6}
 
 
 # Sealed files
