@@ -8,8 +8,10 @@ from functools import partial
 
 from ..errors import CryptofsError, SystemFault
 from .endpoint import MSG_MORE, Endpoint, Splice
+from .ends import End
+from .libc import Data
 from .notify import Call, Listener, PassOn
-from .process import is_free, is_in_call
+from .process import flags_of, is_free, is_in_call, is_nonblocking
 from .rules import BASE
 
 _ABOVE = 2048
@@ -27,7 +29,7 @@ class Descriptors:
         self._listener = listener
         self.smallest = smallest
         self._by_inode: dict[int, Endpoint] = {}
-        self._by_peer: dict[int, Endpoint] = {}
+        self._by_peer: dict[int, tuple[Endpoint, End]] = {}
         self._splicing: set[Endpoint] = set()
         self._given: set[int] = set()
         """Numbers that descriptors have, in some process."""
@@ -66,23 +68,76 @@ class Descriptors:
     def hand_over(self, call: Call, endpoint: Endpoint, close_on_exec: bool, nonblocking: bool) -> int:
         """Give the caller a new descriptor; returns its number. Errors: SystemFault."""
         if nonblocking:
-            endpoint.theirs.setblocking(False)
+            endpoint.end.theirs.setblocking(False)
         try:
-            number = self.place(call, endpoint.theirs.fileno(), close_on_exec)
+            number = self.place(call, endpoint.end.theirs.fileno(), close_on_exec)
         except BaseException:
             endpoint.close()
             raise
-        self._by_inode[endpoint.inode] = endpoint
-        peer = endpoint.ours.fileno()
-        self._by_peer[peer] = endpoint
-        self._poll.register(peer, select.EPOLLIN)
-        endpoint.watch_room = partial(self._watch_room, peer)
-        # Only the program's copies count: the last one's close is a hang-up.
-        endpoint.theirs.close()
+        self._adopt(endpoint, endpoint.end)
         return number
+
+    def _adopt(self, endpoint: Endpoint, end: End) -> None:
+        """The program has this end now."""
+        self._by_inode[end.inode] = endpoint
+        peer = end.ours.fileno()
+        self._by_peer[peer] = endpoint, end
+        self._poll.register(peer, select.EPOLLIN)
+        end.watch_room = partial(self._watch_room, peer)
+        # Only the program's copies count: the last one's close is a hang-up.
+        end.theirs.close()
 
     def _watch_room(self, peer: int, wanted: bool) -> None:
         self._poll.modify(peer, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def locate(self, call: Call, number: int, endpoint: Endpoint) -> "Located":
+        """A descriptor of the caller's. Errors: SystemFault."""
+        number &= 0xFFFFFFFF
+        if len(endpoint.ends) == 1:
+            return Located(self, call, number, endpoint, endpoint.end)
+        try:
+            inode = os.stat(f"/proc/{call.tid}/fd/{number}").st_ino
+        except OSError as error:
+            raise SystemFault.of(error, "the program's descriptors") from None
+        for end in endpoint.ends:
+            if end.inode == inode:
+                return Located(self, call, number, endpoint, end)
+        raise SystemFault("another thread has closed the descriptor", errno.EBADF)
+
+    def copy(self, call: Call, number: int, endpoint: Endpoint, close_on_exec: bool) -> int:
+        """Give the caller one more descriptor of a file; returns its number. Errors: SystemFault."""
+        try:
+            source = call.memory.take_descriptor(number)
+        except SystemFault as error:
+            if error.errno != errno.EPERM:
+                raise
+            return self._add(call, number, endpoint, close_on_exec, None)[1]
+        try:
+            return self.place(call, source, close_on_exec)
+        finally:
+            os.close(source)
+
+    def replace(self, call: Call, number: int, endpoint: Endpoint) -> End:
+        """Have a descriptor of the caller be another end, before which nothing lies. Errors: SystemFault."""
+        close_on_exec = bool(flags_of(call.tid, number) & os.O_CLOEXEC)
+        return self._add(call, number, endpoint, close_on_exec, number)[0]
+
+    def _add(
+        self, call: Call, like: int, endpoint: Endpoint, close_on_exec: bool, number: int | None
+    ) -> tuple[End, int]:
+        """One more end. like: the caller's descriptor of the file; number: the new one's, None for a free one."""
+        end = endpoint.add_end(readable=number is None)
+        try:
+            end.theirs.setblocking(not is_nonblocking(call.tid, like))
+            if number is None:
+                number = self.place(call, end.theirs.fileno(), close_on_exec)
+            else:
+                self._inject(call, end.theirs.fileno(), number, close_on_exec)
+        except BaseException:
+            endpoint.remove_end(end)
+            raise
+        self._adopt(endpoint, end)
+        return end, number
 
     def place(self, call: Call, source: int, close_on_exec: bool) -> int:
         """Put a copy of a descriptor into the caller, at a number that the filter looks for. Errors: SystemFault."""
@@ -119,11 +174,11 @@ class Descriptors:
 
     def react(self, peer: int, events: int) -> None:
         """Something has happened at our end of a pair, or at what else is watched there."""
-        endpoint = self._by_peer.get(peer)
-        if endpoint is None:
+        if peer not in self._by_peer:
             return
+        endpoint, end = self._by_peer[peer]
         if events & select.EPOLLOUT:
-            endpoint.flush()
+            end.flush()
         if events & select.EPOLLIN:
             self._take(endpoint)
         if events & (select.EPOLLHUP | select.EPOLLERR):
@@ -140,12 +195,12 @@ class Descriptors:
             # All packets of one splice are one message, so it ends when the thread has left the call.
             ended = not is_in_call(splice.tid, splice.number)
             packets = endpoint.take_packets()
-            splice.moved |= bool(packets)
+            splice.moved += sum(map(len, packets))
             self._feed(endpoint, packets, MSG_MORE)
             if ended:
                 endpoint.splice = None
                 self._splicing.discard(endpoint)
-                if splice.moved and not splice.more:
+                if splice.moved and not splice.more and splice.moved >= splice.wanted:
                     self._feed(endpoint, [b""], 0)
         if packets:
             endpoint.settle()
@@ -171,9 +226,44 @@ class Descriptors:
             self._take(endpoint)
 
     def _drop(self, peer: int) -> None:
-        endpoint = self._by_peer.pop(peer)
+        endpoint, end = self._by_peer.pop(peer)
         self._poll.unregister(peer)
-        self._by_inode.pop(endpoint.inode, None)
-        self._splicing.discard(endpoint)
+        self._by_inode.pop(end.inode, None)
         self._next.clear()
+        if len(endpoint.ends) > 1:
+            endpoint.remove_end(end)
+            return
+        self._splicing.discard(endpoint)
         endpoint.close()
+
+
+class Located:
+    """A descriptor of the caller's: a `Place`."""
+
+    __slots__ = ("_call", "_descriptors", "_endpoint", "_number", "end", "memory")
+
+    def __init__(self, descriptors: Descriptors, call: Call, number: int, endpoint: Endpoint, end: End) -> None:
+        self._descriptors = descriptors
+        self._call = call
+        self._number = number
+        self._endpoint = endpoint
+        self.memory = call.memory
+        self.end = end
+
+    def clear(self) -> tuple[End, list[Data]]:
+        """Have nothing lie before the end; returns what the descriptor is then, and the answers that lay there.
+
+        Errors: SystemFault (EPERM for answers that cannot be taken back).
+        """
+        try:
+            return self.end, self.end.drain(self.memory, self._number)
+        except SystemFault as error:
+            # Where pidfd_getfd is refused, a fresh pair takes its place. The mark may stay before the old one.
+            if error.errno != errno.EPERM or self.end.has_answers:
+                raise
+            self.end = self._descriptors.replace(self._call, self._number, self._endpoint)
+            return self.end, []
+
+    def copy(self, close_on_exec: bool) -> int:
+        """Give the caller one more descriptor of the file; returns its number."""
+        return self._descriptors.copy(self._call, self._number, self._endpoint, close_on_exec)

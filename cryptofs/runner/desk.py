@@ -22,9 +22,9 @@ class Desk:
     devices: Mapping[bytes, OpenDevice] = field(default_factory=dict)
     store: Store = field(default_factory=Store)
     """What the sockets' data is counted in."""
-    failed_reads: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Errnos of asynchronous reads, by their context's and their control block's address. The kernel has completed them
-    with 0 bytes, and io_getevents puts the errno there."""
+    outcomes: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    """What asynchronous calls give that the kernel completes with something else: a size or an errno's negative, by
+    process, context and control block. io_getevents puts it into the event."""
 
 
 Handler = Callable[[Desk, Call], int]

@@ -5,25 +5,18 @@ whatever number, process or copy it comes by. The close of the last copy is a ha
 threads, fork, exec and dup need no bookkeeping.
 """
 
-import contextlib
-import errno
-import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ..errors import CryptofsError, NotSupported, TooLarge
+from ..errors import CryptofsError, NotSupported
 from ..records import Buffer
+from .ends import End
 from .libc import Data
 from .process import Memory, is_in_call
 
-MSG_DONTWAIT, MSG_MORE, MSG_TRUNC, MSG_PEEK = 0x40, 0x8000, 0x20, 0x02
-_PACKET_MAX = 1 << 24
-_SNDBUFFORCE = 32
-_FRESH = 65536
-"""Bytes of a socket's send buffer that the kernel takes for its own administration, at most."""
+MSG_MORE, MSG_TRUNC, MSG_PEEK = 0x8000, 0x20, 0x02
 
 
 class MustWait(Exception):
@@ -40,22 +33,44 @@ class Received(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A thread that waits in the kernel for a packet of at most `room` bytes. number: of its system call."""
+    """A thread that waits in the kernel for a packet of at most `room` bytes. number: of its system call; end: where
+    its descriptor is."""
 
     tid: int
     number: int
     room: int
+    end: End
+
+
+class Place(Protocol):
+    """A descriptor of the program's, as the caller has it. memory: the caller's; end: what the descriptor is."""
+
+    @property
+    def memory(self) -> Memory: ...
+
+    @property
+    def end(self) -> End: ...
+
+    def clear(self) -> tuple[End, list[Data]]:
+        """Have nothing lie before the end; returns what the descriptor is then, and the answers that lay there."""
+
+    def copy(self, close_on_exec: bool) -> int:
+        """Give the caller one more descriptor of the file; returns its number."""
 
 
 @dataclass(slots=True)
 class Splice:
-    """A splice that the kernel does, because it has to wait for the pipe. more: whether it announced more data; moved:
-    whether any has come."""
+    """A splice or sendfile that the kernel does, because it has to wait for the pipe, or has the file's position.
+
+    more: whether it announced more data; wanted: bytes, of which fewer mean that there is more to come; moved: bytes
+    that have come.
+    """
 
     tid: int
     number: int
-    more: bool
-    moved: bool = False
+    more: bool = False
+    wanted: int = 0
+    moved: int = 0
 
 
 class Layout(NamedTuple):
@@ -70,7 +85,10 @@ class Layout(NamedTuple):
 
 
 class Endpoint:
-    """One open file. A method that a kind does not have is EOPNOTSUPP."""
+    """One open file. A method that a kind does not have is EOPNOTSUPP.
+
+    It has several ends where the kernel's own ways to copy a descriptor, or to look at it, are not allowed.
+    """
 
     starts_readable = True
     """Whether poll finds it readable from the beginning."""
@@ -78,19 +96,17 @@ class Endpoint:
     """Whether a send is the same as several with MSG_MORE, so that it may be of any size."""
 
     def __init__(self, kind: int = socket.SOCK_SEQPACKET) -> None:
-        self.theirs, self.ours = socket.socketpair(socket.AF_UNIX, kind)
-        self.inode = os.fstat(self.theirs.fileno()).st_ino
+        self._kind = kind
+        self.end = End(kind)
+        """The one that was made last."""
+        self.ends = [self.end]
         self.waiting: deque[Waiting] = deque()
         self.served: list[Waiting] = []
         """Those who waited and were given an answer, which they may not have taken yet."""
         self.kept: deque[Data] = deque()
         """Answers that nobody took."""
-        self.outgoing: deque[Data] = deque()
-        """What the pair has no room for yet."""
-        self.watch_room: Callable[[bool], None] = lambda wanted: None
-        """Has `flush` called when there is room, or stops that. The object that watches our end of the pair sets it."""
-        self.marked = False
-        """Whether a packet without bytes lies before the program's end, so that poll finds it readable."""
+        self.announced: deque[int] = deque()
+        """Hashes of packets that the kernel is going to write, and that have been dealt with already."""
         self.splice: Splice | None = None
         self.layout: Layout | None = None
         """The last message's, because the next one often has the same."""
@@ -99,8 +115,38 @@ class Endpoint:
 
     def close(self) -> None:
         """The program has closed its last copy."""
-        self.theirs.close()
-        self.ours.close()
+        for end in self.ends:
+            end.close()
+
+    def add_end(self, readable: bool) -> End:
+        """One more. readable: as the last one, else not."""
+        end = End(self._kind)
+        if readable and self.end.marked:
+            end.mark()
+        self.ends.append(end)
+        self.end = end
+        return end
+
+    def remove_end(self, end: End) -> None:
+        """One that the program has closed, while it has others."""
+        end.close()
+        self.ends.remove(end)
+        self.end = self.ends[-1]
+        self.waiting = deque(each for each in self.waiting if each.end is not end)
+
+    def take_packets(self) -> list[bytes]:
+        """What calls that the kernel did have written, each as one message."""
+        packets = [packet for end in self.ends for packet in end.take_packets()]
+        return [each for each in packets if not self._was_announced(each)] if self.announced else packets
+
+    def _was_announced(self, packet: bytes) -> bool:
+        known = hash(packet)
+        if known not in self.announced:
+            return False
+        # The kernel has refused those before it.
+        while self.announced.popleft() != known:
+            pass
+        return True
 
     # What the program may do with it
 
@@ -132,120 +178,67 @@ class Endpoint:
         """Raise what `send` would raise, whatever the data is."""
         raise NotSupported("send")
 
-    def control(self, memory: Memory, number: int, copy: Callable[[], int], command: int, argument: int) -> int:
-        """ioctl(2); returns its value. number: the caller's descriptor; copy: gives the caller one more descriptor of
-        this file, returns its number.
-        """
+    def control(self, place: Place, command: int, argument: int) -> int:
+        """ioctl(2); returns its value. place: the caller's descriptor."""
         raise NotSupported("ioctl")
 
     # Packets for calls that the kernel does
 
     def mark(self) -> None:
-        """Make the program's end readable."""
-        if not self.marked:
-            self.put(b"")
-            self.marked = True
+        """Make the program's ends readable, except where a thread waits."""
+        for end in self.ends:
+            if not any(each.end is end for each in self.waiting):
+                end.mark()
 
-    def drain(self, memory: Memory, number: int) -> list[Data]:
-        """Take back what lies before the program's end; what of it was an answer is returned."""
-        self.marked = False
-        packets: list[Data] = []
-        with socket.socket(fileno=memory.take_descriptor(number)) as theirs, contextlib.suppress(BlockingIOError):
-            while True:
-                packets.append(theirs.recv(_PACKET_MAX, MSG_DONTWAIT))
-        packets += self.outgoing
-        self.outgoing.clear()
-        return [each for each in packets if len(each)]
+    def wait(self, place: Place, number: int, room: int) -> None:
+        """A thread is going to wait in the kernel for what `settle` puts there. number: of its system call."""
+        tid = place.memory.tid
+        self.waiting = deque(old for old in self.waiting if old.tid != tid and is_in_call(old.tid, old.number))
+        end = place.end
+        if not any(each.end is end for each in self.waiting):
+            # The mark goes. An answer that nobody has taken yet is for whoever reads first.
+            end, answers = place.clear()
+            for answer in answers:
+                end.put(answer)
+        self.waiting.append(Waiting(tid, number, room, end))
 
-    def put(self, data: Data) -> None:
-        """Lay an answer before the program's end, for the call that the kernel does, or keep it until there is room.
+    def make_way(self, place: Place) -> End:
+        """Take the mark away, for a call that reads at once what is put there next; returns where to put it."""
+        if not place.end.marked:
+            # Somebody waits there.
+            return place.end
+        end, answers = place.clear()
+        self.kept.extend(answers)
+        return end
 
-        Errors: TooLarge for more than a pair of sockets takes at once.
-        """
-        try:
-            if self.outgoing:
-                raise BlockingIOError
-            self._put(data)
-        except BlockingIOError:
-            self.outgoing.append(data)
-            self.watch_room(True)
-
-    def _put(self, data: Data) -> None:
-        if len(data):
-            try:
-                self.ours.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, 2 * len(data) + _FRESH)
-            except PermissionError:
-                self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(data) + _FRESH)
-        try:
-            # The supervisor must not wait for the program, which may be waiting for it.
-            self.ours.send(data, MSG_DONTWAIT)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                raise TooLarge(f"{len(data)} bytes for a call that waits: the system allows less (wmem_max)") from None
-            raise
-
-    def flush(self) -> None:
-        """The pair has room again."""
-        with contextlib.suppress(BlockingIOError):
-            while self.outgoing:
-                try:
-                    self._put(self.outgoing[0])
-                except TooLarge:
-                    self._put(b"")
-                self.outgoing.popleft()
-            self.watch_room(False)
-
-    def offer(self, memory: Memory, number: int, answers: Sequence[Data]) -> None:
-        """Lay answers ready for a call that reads them at once. number: the caller's descriptor."""
-        if self.marked:
-            self.drain(memory, number)
-        for each in answers:
-            self.put(each)
+    def settle(self) -> None:
+        """Something has come: give those who wait what there is for them, and have poll find the rest."""
+        self.serve()
         if not self.waiting:
             self.mark()
 
-    def wait(self, memory: Memory, each: Waiting, number: int) -> None:
-        """A thread is going to wait in the kernel for what `settle` puts there. number: its descriptor's."""
-        self.waiting = deque(old for old in self.waiting if old.tid != each.tid and is_in_call(old.tid, old.number))
-        if not self.waiting:
-            # The mark goes. An answer that nobody has taken yet is for whoever reads first.
-            for answer in self.drain(memory, number):
-                self.put(answer)
-        self.waiting.append(each)
-
-    def settle(self) -> None:
-        """Something has come: give those who wait what there is for them."""
+    def serve(self) -> None:
+        """Give those who wait what there is for them."""
         while self.waiting:
             each = self.waiting[0]
             if is_in_call(each.tid, each.number):
                 try:
-                    self.put(self.receive(each.room, 0).data)
+                    each.end.put(self.receive(each.room, 0).data)
                 except MustWait:
                     return
                 except CryptofsError:
                     # An errno cannot pass through a pair. An end of file is at least no wrong byte.
-                    self.put(b"")
+                    each.end.put(b"")
                 self.served.append(each)
             self.waiting.popleft()
-        self.mark()
 
-    def left_behind(self, memory: Memory, number: int) -> Data | None:
+    def left_behind(self, place: Place) -> Data | None:
         """An answer that was put there for a thread which a signal has taken out of its call meanwhile."""
         # The caller itself is in this call now, so not in that one.
-        others = [each for each in self.served if each.tid != memory.tid]
+        others = [each for each in self.served if each.tid != place.memory.tid]
         if self.served and not any(is_in_call(each.tid, each.number) for each in others):
             self.served.clear()
-            self.kept.extend(self.drain(memory, number))
-            self.mark()
+            if place.end.has_answers:
+                self.kept.extend(place.clear()[1])
+                self.mark()
         return self.kept.popleft() if self.kept else None
-
-    def take_packets(self) -> list[bytes]:
-        """What calls that the kernel did have written, each as one message."""
-        packets = []
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            # Without bytes: the other end is closed, or an empty message.
-            while packet := self.ours.recv(_PACKET_MAX, MSG_DONTWAIT):
-                packets.append(packet)
-        return packets

@@ -186,7 +186,7 @@ def _fault(error: OSError) -> SystemFault:
 def take_descriptor(tid: int, number: int) -> int:
     """A duplicate of a descriptor of a thread's process. Errors: SystemFault."""
     try:
-        pidfd = os.pidfd_open(_leader(tid))
+        pidfd = os.pidfd_open(leader(tid))
         try:
             return libc.take_descriptor(pidfd, number)
         finally:
@@ -198,8 +198,8 @@ def take_descriptor(tid: int, number: int) -> int:
         raise SystemFault.of(error, what) from None
 
 
-def _leader(tid: int) -> int:
-    """The thread that gives the process its number."""
+def leader(tid: int) -> int:
+    """The thread that gives a thread's process its number."""
     with open(f"/proc/{tid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))
 
@@ -217,12 +217,16 @@ def is_free(tid: int, number: int) -> bool:
 
 def is_nonblocking(tid: int, number: int) -> bool:
     """Whether an open file has O_NONBLOCK."""
+    return bool(flags_of(tid, number) & os.O_NONBLOCK)
+
+
+def flags_of(tid: int, number: int) -> int:
+    """The flags of an open file, with O_CLOEXEC as the descriptor's."""
     try:
         with open(f"/proc/{tid}/fdinfo/{number}") as information:
-            flags = next(int(line.split()[1], 8) for line in information if line.startswith("flags:"))
+            return next(int(line.split()[1], 8) for line in information if line.startswith("flags:"))
     except OSError as error:
         raise SystemFault.of(error, "the program's descriptors") from None
-    return bool(flags & os.O_NONBLOCK)
 
 
 def is_in_call(tid: int, number: int) -> bool:

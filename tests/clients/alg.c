@@ -497,6 +497,34 @@ static void aio(void)
 	show("its result is an errno", -event[0].res);
 	show("send", say(op, 1, 16, -1, text, 32, 0));
 	bytes("read", read(op, buffer, 32));
+	close(op);
+
+	op = operation(bound("hash", "sha256"));
+	for (int i = 0; i < 2; i++)
+		block[i] = (struct iocb){ .aio_lio_opcode = i ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE, .aio_fildes = op,
+					  .aio_buf = (unsigned long)(i ? buffer : text), .aio_nbytes = 32 };
+	show("a write and a read", syscall(SYS_io_submit, context, 2, list));
+	show("io_getevents", syscall(SYS_io_getevents, context, 2, 2, event, NULL));
+	show("the write's result", event[0].res);
+	show("the read's result", event[1].res);
+	bytes("digest", 32);
+	show("send", send(op, text, 32, 0));
+	bytes("the same", read(op, buffer, 32));
+	close(op);
+	op = operation(keyed("skcipher", "ecb(aes)", 16));
+	block[0].aio_fildes = block[1].aio_fildes = op;
+	block[1] = block[0];
+	show("two messages", syscall(SYS_io_submit, context, 2, list));
+	show("io_getevents", syscall(SYS_io_getevents, context, 2, 2, event, NULL));
+	show("the first result", event[0].res);
+	show("the second is an errno", -event[1].res);
+	bytes("decrypted", read(op, buffer, 32));
+	close(op);
+	op = operation(bound("hash", "hmac(sha256)"));
+	block[0].aio_fildes = op;
+	show("a write without a key", syscall(SYS_io_submit, context, 1, list));
+	show("io_getevents", syscall(SYS_io_getevents, context, 1, 1, event, NULL));
+	show("its result is an errno", -event[0].res);
 	show("io_destroy", syscall(SYS_io_destroy, context));
 	close(op);
 }

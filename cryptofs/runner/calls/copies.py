@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import os
 
 from ...errors import SystemFault
 from ..desk import Desk, Handler
@@ -26,12 +25,7 @@ def duplicate_above(desk: Desk, call: Call) -> int:
 def copy(desk: Desk, call: Call, close_on_exec: bool) -> int:
     """A copy of the call's first argument; returns its number. Errors: PassOn, SystemFault."""
     number = call.arguments[0] & 0xFFFFFFFF
-    desk.descriptors.find(call, number)
-    source = call.memory.take_descriptor(number)
-    try:
-        return desk.descriptors.place(call, source, close_on_exec)
-    finally:
-        os.close(source)
+    return desk.descriptors.copy(call, number, desk.descriptors.find(call, number), close_on_exec)
 
 
 def duplicate_to(desk: Desk, call: Call) -> int:

@@ -8,8 +8,9 @@ from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldB
 from ...records import Buffer
 from ..alg.operation import GATHERED_MAX
 from ..desk import Desk, Handler
-from ..endpoint import MSG_DONTWAIT, MSG_MORE, Endpoint, Layout, MustWait, Received, Waiting
-from ..libc import PIECES_MAX, Pieces
+from ..endpoint import MSG_MORE, Endpoint, Layout, MustWait, Received
+from ..ends import MSG_DONTWAIT
+from ..libc import PIECES_MAX, Data, Pieces
 from ..notify import Call, PassOn
 from ..process import checked, is_nonblocking, size_of
 
@@ -33,7 +34,7 @@ _ANY_OFFSET = 0xFFFFFFFFFFFFFFFF
 def send(endpoint: Endpoint, call: Call, data: Buffer, control: bytes, flags: int) -> int:
     """Give an endpoint data, and those who wait there what has become of it; returns how many bytes it took."""
     taken = endpoint.send(data, control, flags, call.tid)
-    if endpoint.waiting or not endpoint.marked:
+    if endpoint.waiting or not endpoint.end.marked:
         endpoint.settle()
     return taken
 
@@ -50,6 +51,11 @@ def send_all(endpoint: Endpoint, call: Call, pieces: Pieces, control: bytes, fla
     return taken
 
 
+def gather(call: Call, pieces: Pieces) -> Data:
+    """Data that lies in the caller's memory, at most what is enough to be refused."""
+    return call.memory.gather(pieces, min(size_of(pieces), _PIECE))
+
+
 def _behind(pieces: Pieces, size: int) -> Iterator[tuple[int, int]]:
     """The pieces without their first bytes."""
     for address, length in pieces:
@@ -58,7 +64,7 @@ def _behind(pieces: Pieces, size: int) -> Iterator[tuple[int, int]]:
         yield address + skipped, length - skipped
 
 
-def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Received:
+def receive(desk: Desk, endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Received:
     """Take what an endpoint gives into the caller's memory.
 
     Where it has to wait, the kernel does the waiting, on the program's end of the pair. No signal can interrupt a call
@@ -67,7 +73,7 @@ def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Recei
     number = call.arguments[0] & 0xFFFFFFFF
     room = size_of(pieces)
     if endpoint.served or endpoint.kept:
-        late = endpoint.left_behind(call.memory, number)
+        late = endpoint.left_behind(desk.descriptors.locate(call, number, endpoint))
         if late is not None:
             call.memory.scatter(pieces, late[:room])
             return Received(late[:room])
@@ -76,22 +82,22 @@ def receive(endpoint: Endpoint, call: Call, pieces: Pieces, flags: int) -> Recei
     except MustWait:
         if flags & MSG_DONTWAIT or is_nonblocking(call.tid, number):
             raise WouldBlock("there is no answer yet") from None
-        endpoint.wait(call.memory, Waiting(call.tid, call.number, room), number)
+        endpoint.wait(desk.descriptors.locate(call, number, endpoint), call.number, room)
         raise PassOn from None
     call.memory.scatter(pieces, received.data)
     return received
 
 
-def _send_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
+def _send_pieces(desk: Desk, endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
     return send_all(endpoint, call, pieces, b"", 0)
 
 
-def _receive_pieces(endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
+def _receive_pieces(desk: Desk, endpoint: Endpoint, call: Call, pieces: Pieces) -> int:
     # A socket that is read without room is not asked at all.
-    return len(receive(endpoint, call, pieces, 0).data) if size_of(pieces) else 0
+    return len(receive(desk, endpoint, call, pieces, 0).data) if size_of(pieces) else 0
 
 
-_Move = Callable[[Endpoint, Call, Pieces], int]
+_Move = Callable[[Desk, Endpoint, Call, Pieces], int]
 
 
 def _by_address(move: _Move) -> Handler:
@@ -99,7 +105,7 @@ def _by_address(move: _Move) -> Handler:
 
     def handle(desk: Desk, call: Call) -> int:
         number, address, size = call.arguments[:3]
-        return move(desk.descriptors.find(call, number), call, [(address, size)])
+        return move(desk, desk.descriptors.find(call, number), call, [(address, size)])
 
     return handle
 
@@ -113,7 +119,7 @@ def _by_pieces(move: _Move) -> Handler:
         if count > PIECES_MAX:
             # sendmsg calls it TooLarge.
             raise InvalidValue(f"{count} pieces of memory: at most {PIECES_MAX}")
-        return move(endpoint, call, call.memory.pieces(address, count))
+        return move(desk, endpoint, call, call.memory.pieces(address, count))
 
     return handle
 
@@ -141,7 +147,7 @@ def send_to(desk: Desk, call: Call) -> int:
 def receive_from(desk: Desk, call: Call) -> int:
     """recvfrom(2), which recv(3) is."""
     number, address, size, flags, name, name_size = call.arguments
-    received = receive(desk.descriptors.find(call, number), call, [(address, size)], flags)
+    received = receive(desk, desk.descriptors.find(call, number), call, [(address, size)], flags)
     if name:
         memory = call.memory
         (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
@@ -153,7 +159,7 @@ def receive_from(desk: Desk, call: Call) -> int:
 # Messages: each is a struct msghdr at an address.
 
 
-def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
+def _send_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
     memory = call.memory
     last = endpoint.layout
     if last is not None and last.parts[0][0] == address:
@@ -186,10 +192,10 @@ def _send_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> i
     return send(endpoint, call, data, bytes(raw[size:]), flags)
 
 
-def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
+def _receive_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
     memory = call.memory
     name, name_size, iovec, count, _, _, _ = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
-    received = receive(endpoint, call, memory.pieces(iovec, count), flags)
+    received = receive(desk, endpoint, call, memory.pieces(iovec, count), flags)
     if name:
         memory.write(name, received.source[:name_size])
         memory.write(address + _NAME_SIZE_AT, _INTEGER.pack(len(received.source)))
@@ -197,7 +203,7 @@ def _receive_message(endpoint: Endpoint, call: Call, address: int, flags: int) -
     return len(received.data)
 
 
-_MoveMessage = Callable[[Endpoint, Call, int, int], int]
+_MoveMessage = Callable[[Desk, Endpoint, Call, int, int], int]
 
 
 def _one(move: _MoveMessage) -> Handler:
@@ -205,7 +211,7 @@ def _one(move: _MoveMessage) -> Handler:
 
     def handle(desk: Desk, call: Call) -> int:
         number, address, flags = call.arguments[:3]
-        return move(desk.descriptors.find(call, number), call, address, flags)
+        return move(desk, desk.descriptors.find(call, number), call, address, flags)
 
     return handle
 
@@ -219,7 +225,7 @@ def _several(move: _MoveMessage) -> Handler:
         moved = 0
         for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
             try:
-                size = move(endpoint, call, at, flags)
+                size = move(desk, endpoint, call, at, flags)
                 call.memory.write(at + _MSGHDR.size, _INTEGER.pack(size))
             except CryptofsError:
                 if not moved:

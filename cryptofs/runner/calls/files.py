@@ -8,7 +8,6 @@ from ...errors import CryptofsError, SystemFault
 from ..desk import Desk, Handler, OpenDevice
 from ..notify import Call, PassOn
 from ..process import Memory
-from .copies import copy
 
 _HOW = struct.Struct("=QQQ")
 """struct open_how: flags, mode, resolve."""
@@ -112,7 +111,7 @@ def control(desk: Desk, call: Call) -> int:
     number, command, argument = call.arguments[:3]
     endpoint = desk.descriptors.find(call, number)
     command &= 0xFFFFFFFF
-    return endpoint.control(call.memory, number, lambda: copy(desk, call, close_on_exec=False), command, argument)
+    return endpoint.control(desk.descriptors.locate(call, number, endpoint), command, argument)
 
 
 HANDLERS: dict[str, Handler] = {

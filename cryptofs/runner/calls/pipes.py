@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -11,7 +12,7 @@ import termios
 
 from ...errors import InvalidValue, SystemFault, WouldBlock
 from ..desk import Desk, Handler
-from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice, Waiting
+from ..endpoint import MSG_MORE, Endpoint, MustWait, Splice
 from ..notify import Call, PassOn
 from ..process import MOVED_MAX, is_nonblocking
 from .data import send
@@ -28,14 +29,14 @@ def splice(desk: Desk, call: Call) -> int:
     try:
         endpoint = desk.descriptors.find(call, target)
     except PassOn:
-        _splice_out(desk.descriptors.find(call, source), call)
+        _splice_out(desk, desk.descriptors.find(call, source), call)
         raise
     if call.arguments[1] or call.arguments[3]:
         raise PassOn
     return _splice_in(desk, endpoint, call)
 
 
-def _splice_out(endpoint: Endpoint, call: Call) -> None:
+def _splice_out(desk: Desk, endpoint: Endpoint, call: Call) -> None:
     """Lay the answer ready, as much as the pipe has room for. The kernel moves it, and waits for room."""
     source, _, target, _, size, flags = call.arguments
     number = source & 0xFFFFFFFF
@@ -48,14 +49,16 @@ def _splice_out(endpoint: Endpoint, call: Call) -> None:
         raise SystemFault.of(error, "the pipe") from None
     finally:
         os.close(pipe)
+    place = desk.descriptors.locate(call, number, endpoint)
     try:
         received = endpoint.receive(room, 0)
     except MustWait:
         if flags & _NONBLOCK or is_nonblocking(call.tid, number):
             raise WouldBlock("there is no answer yet") from None
-        endpoint.wait(call.memory, Waiting(call.tid, call.number, room), number)
+        endpoint.wait(place, call.number, room)
     else:
-        endpoint.offer(call.memory, number, [received.data])
+        endpoint.make_way(place).put(received.data)
+        endpoint.mark()
 
 
 def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
@@ -104,7 +107,15 @@ def send_file(desk: Desk, call: Call) -> int:
     size = min(size, MOVED_MAX)
     endpoint = desk.descriptors.find(call, target)
     memory = call.memory
-    file = call.memory.take_descriptor(source & 0xFFFFFFFF)
+    try:
+        file = memory.take_descriptor(source & 0xFFFFFFFF)
+    except SystemFault as error:
+        if error.errno != errno.EPERM:
+            raise
+        # The kernel reads the file, and writes to the other end of the pair.
+        endpoint.check_send()
+        desk.descriptors.begin_splice(endpoint, Splice(call.tid, call.number, wanted=size))
+        raise PassOn from None
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise InvalidValue("sendfile: the source is no file")

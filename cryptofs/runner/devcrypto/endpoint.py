@@ -1,13 +1,11 @@
 """/dev/crypto under `cryptofs run`: a descriptor whose ioctls are answered by sessions."""
 
-from collections.abc import Callable
 from typing import NoReturn
 
 from ...errors import InvalidValue
 from ...records import Buffer
 from ..backend import Backend
-from ..endpoint import Endpoint, Received
-from ..process import Memory
+from ..endpoint import Endpoint, Place, Received
 from .numbers import U32, Command
 from .session import Allowance
 from .sessions import Sessions
@@ -28,17 +26,18 @@ class DeviceFile(Endpoint):
         self._sessions.close()
         super().close()
 
-    def control(self, memory: Memory, number: int, copy: Callable[[], int], command: int, argument: int) -> int:
+    def control(self, place: Place, command: int, argument: int) -> int:
+        memory = place.memory
         if command == Command.CRIOGET:
             # A second descriptor of the same open file, so that it has the same sessions. It fails before it is made.
             memory.read(argument, U32.size)
-            memory.write(argument, U32.pack(copy()))
+            memory.write(argument, U32.pack(place.copy(close_on_exec=False)))
             return 0
         self._sessions.ioctl(command, argument, memory)
         if self._sessions.has_results:
             self.mark()
-        elif self.marked:
-            self.drain(memory, number)
+        elif place.end.marked:
+            place.clear()
         return 0
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:
