@@ -201,6 +201,34 @@ def test_openssl(served: Path, tmp_path: Path, key: str, label: str) -> None:
 
 
 @needs_module
+@needs("openssl", "openssl")
+def test_openssl_provider(served: Path, tmp_path: Path) -> None:
+    """OpenSSL signs certificate requests and decrypts by the provider of OpenSSL 3, without an engine."""
+    provider = next(Path("/usr/lib").glob("*/ossl-modules/pkcs11.so"), None)
+    if provider is None:
+        pytest.skip("NOT RUN: no provider pkcs11 (package pkcs11-provider, since Debian 13)")
+    config = tmp_path / "openssl.cnf"
+    config.write_text(
+        "openssl_conf = init\n[init]\nproviders = providers\n[providers]\ndefault = base\npkcs11 = token\n"
+        f"[base]\nactivate = 1\n[token]\nmodule = {provider}\npkcs11-module-path = {MODULE}\nactivate = 1\n"
+        "[req]\ndistinguished_name = name\n[name]\n"
+    )
+    request, sealed, plain = tmp_path / "request.pem", tmp_path / "sealed", tmp_path / "plain"
+    for label in ("decrypter", "only-256", "p256", "p384"):
+        key = f"pkcs11:token=cryptofs;object={label};type=private"
+        line = ("openssl", "req", "-new", "-sha256", "-subj", "/CN=device", "-key", key, "-out", request)
+        tool(served, *line, OPENSSL_CONF=str(config))
+        assert "verify OK" in tool(served, "openssl", "req", "-in", request, "-noout", "-verify")
+    rsa_key = KEYS["rsa"]
+    assert isinstance(rsa_key, rsa.RSAPrivateKey)
+    sealed.write_bytes(rsa_key.public_key().encrypt(b"a secret", padding.PKCS1v15()))
+    key = "pkcs11:token=cryptofs;object=decrypter;type=private"
+    line = ("openssl", "pkeyutl", "-decrypt", "-inkey", key, "-in", sealed, "-out", plain)
+    tool(served, *line, OPENSSL_CONF=str(config))
+    assert plain.read_bytes() == b"a secret"
+
+
+@needs_module
 @needs("ssh-keygen", "openssh-client")
 def test_ssh(served: Path, tmp_path: Path) -> None:
     """ssh finds the keys, and ssh-agent signs with them by p11-kit's client."""
