@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 
+from ..algorithms import Type
 from ..daemon.inventory import find_key_set
 from ..engines.opening import open_engines
 from ..errors import NotSupported, SystemFault, printable
-from ..keys import ByteSource, CredentialKey, FileKey, add_to_keyring
-from ..keys.making import Form, made_key
+from ..formats.token_uri import TokenObject
+from ..keys import ByteSource, CredentialKey, FileKey, TokenKey, add_to_keyring
+from ..keys.making import Form, made_key, make_in_token
 from ..keys.writing import add_version, write_new
 from . import completing
 from .config import DEFAULT
@@ -101,7 +103,11 @@ def _key_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="With --keyring: nobody can read a logon key, and only AF_ALG can take it.",
 )
-@click.option("--pkcs11", metavar="URI", help="Refused: a token makes its own keys; the error says how.")
+@click.option(
+    "--pkcs11",
+    metavar="URI",
+    help="In a token, which makes the key itself: pkcs11:token=T;object=KEY?module-path=LIBRARY&pin-source=file:PIN.",
+)
 @click.option("--stdout", is_flag=True, help="On standard output, if that is no terminal. Same as `-o -`.")
 def new(
     wanted: _Wanted,
@@ -114,16 +120,15 @@ def new(
 ) -> None:
     """Make a random key for an algorithm, of the size that it takes. A private key is DER (PKCS #8).
 
-    The place is a new file, a credential of systemd or the kernel's keyring. An engine must accept the key first.
+    The place is a new file, a credential of systemd, the kernel's keyring or a PKCS#11 token. An engine must accept the
+    key first.
     """
-    if pkcs11 is not None:
-        raise NotSupported("pkcs11: a token makes its own keys: use `pkcs11-tool --keygen` or `--keypairgen`")
     if wanted.type is None or wanted.name is None:
         raise click.UsageError("give --type and --name: they say what key to make")
     path = None if file in (None, "-") else Path(file or "")
     stdout = stdout or file == "-"
-    if (path is not None) + (keyring is not None) + stdout != 1:
-        raise click.UsageError("give one place for the key: -o FILE, --keyring TEXT or --stdout")
+    if (path is not None) + (keyring is not None) + (pkcs11 is not None) + stdout != 1:
+        raise click.UsageError("give one place for the key: -o FILE, --keyring TEXT, --pkcs11 URI or --stdout")
     if credential is not None and path is None:
         raise click.UsageError("--credential: with -o FILE")
     if wanted.form.passphrase is not None and keyring is not None:
@@ -132,6 +137,11 @@ def new(
         raise click.UsageError("--hex: for a file; a keyring has the bytes of the key")
     if stdout and os.isatty(1):
         raise click.UsageError("standard output is a terminal, where a key would stay visible: redirect it")
+    if pkcs11 is not None:
+        if wanted.form != Form() or wanted.bits is not None:
+            raise click.UsageError("--hex, --bits, --passphrase…: the token makes and keeps the key")
+        make_in_token(_token_key(pkcs11), Type(wanted.type), wanted.name, wanted.size)
+        return
     with made_key(open_engines(), wanted.type, wanted.name, wanted.size, wanted.bits, wanted.form) as made:
         if keyring is not None:
             add_to_keyring(key_type, keyring, made)
@@ -177,6 +187,16 @@ def rotate(
     with made_key(open_engines(), type_, name, wanted.size, wanted.bits, form) as made:
         version = add_version(directory, made)
     click.echo(f"{printable(directory)}: version {version}; a reload takes it (`systemctl reload cryptofs`, or SIGHUP)")
+
+
+def _token_key(uri: str) -> TokenKey:
+    """The key that a URI names. Errors: InvalidValue, UsageError for one that does not say how to reach the token."""
+    wanted = TokenObject.parse(uri)
+    if wanted.module is None or wanted.pin_source is None:
+        raise click.UsageError("--pkcs11: the URI needs ?module-path=LIBRARY&pin-source=file:PATH")
+    if wanted.type not in (None, "secret-key"):
+        raise click.UsageError(f"--pkcs11: type={wanted.type}: a device takes a secret key of a token")
+    return TokenKey(Path(wanted.module), wanted, FileKey(Path(wanted.pin_source)))
 
 
 class _Asked(ByteSource):

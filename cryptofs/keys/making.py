@@ -17,6 +17,7 @@ from ..wiping import wipe
 from .base import ByteSource
 from .protected import protect
 from .secret import without_newline
+from .token import TokenKey
 
 RSA_BITS = 3072
 """Of a new RSA key, if nobody asks for another size."""
@@ -62,6 +63,19 @@ def new_key(
         else:
             return key
     raise EngineFault(f"{type_} {name!r}: every new key was refused: {refused}")
+
+
+def make_in_token(key: TokenKey, type_: Type, name: str, size: int | None = None) -> None:
+    """Have a token make a key, which the algorithm takes. Its bytes never leave the token.
+
+    size: as in `new_key`. Errors: InvalidValue, and those of `TokenKey.make`.
+    """
+    facts = look_up(type_, name)
+    if facts is None:
+        raise NotOffered(f"{type_} {name!r}: not a name that is known here")
+    if size is not None and not facts.key_sizes.admits(size):
+        raise InvalidValue(f"size {size}: {name} takes {facts.key_sizes} bytes")
+    key.make(type_, name, _usual_size(facts) if size is None else size)
 
 
 @dataclass(frozen=True)

@@ -49,26 +49,43 @@ class TokenKey(KeySource):
 
     def open(self, engines: tuple[Engine, ...], type_: Type, name: str, authsize: int | None) -> Transform:
         """See KeySource. It asks no engine, because the token computes itself."""
+        with self._through_module():
+            return self._open(type_, name, authsize)
+
+    def _open(self, type_: Type, name: str, authsize: int | None) -> Transform:
+        from ..engines.pkcs11 import TokenEngine
+
+        with closing(TokenEngine(str(self.module), self.wanted, self._read_pin)) as engine:
+            description = engine.describe(type_, name)
+            if description is None:
+                raise NotOffered(
+                    f"{type_} {name!r}: not offered by the {self.wanted.place} of {printable(self.module)}"
+                )
+            return engine.open(description, authsize)
+
+    def make(self, type_: Type, name: str, size: int) -> None:
+        """Have the token make this key, of `size` bytes, and use it once: what cannot be used is destroyed.
+
+        Errors: those of `open` and of `new_key`.
+        """
+        with self._through_module():
+            from ..engines.pkcs11 import made_key
+
+            with made_key(str(self.module), self.wanted, self._read_pin, type_, name, size):
+                self._open(type_, name, None).close()
+
+    @contextmanager
+    def _through_module(self) -> Iterator[None]:
         self._check_module()
         try:
-            from ..engines.pkcs11 import TokenEngine
+            yield
         except ModuleNotFoundError as error:
             if error.name not in _PACKAGES:
                 raise
             raise self.unavailable(
                 "the package python-pkcs11 is missing; it comes with the extra cryptofs[pkcs11]"
             ) from None
-        try:
-            with closing(TokenEngine(str(self.module), self.wanted, self._read_pin)) as engine:
-                description = engine.describe(type_, name)
-                if description is None:
-                    raise NotOffered(
-                        f"{type_} {name!r}: not offered by the {self.wanted.place} of {printable(self.module)}"
-                    )
-                return engine.open(description, authsize)
-        except InvalidValue as error:
-            raise InvalidValue(f"{self.describe()}: {error.message}") from None
-        except KeyUnavailable as error:
+        except (InvalidValue, KeyUnavailable) as error:
             raise type(error)(f"{self.describe()}: {error.message}") from None
 
     @contextmanager

@@ -4,6 +4,8 @@ import ctypes
 import errno
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cryptofs.algorithms import Type
+from cryptofs.cli.commands import commands
 from cryptofs.daemon.assembly import Assembly
 from cryptofs.engines.base import Transform
 from cryptofs.engines.openssl import OpensslEngine
@@ -37,6 +41,7 @@ from cryptofs.records import PAYLOAD_MAX, Operation
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 pkcs11 = pytest.importorskip("pkcs11", reason="NOT RUN: no python-pkcs11 (the extra pkcs11)")
+making = pytest.importorskip("cryptofs.engines.pkcs11.making")
 pytestmark = pytest.mark.skipif(not MODULE.exists(), reason=f"NOT RUN: no SoftHSM (package softhsm2): {MODULE}")
 
 PIN = "canary-pin-5e0c"
@@ -823,3 +828,82 @@ def log_out() -> None:
     )
     assert module.C_Logout(session) == 0
     assert module.C_CloseSession(session) == 0
+
+
+# New keys
+
+
+def objects(directory: Path) -> str:
+    """The keys in the token, as another program shows them."""
+    command = [
+        "pkcs11-tool",
+        "--module",
+        str(MODULE),
+        "--token-label",
+        "own",
+        "--login",
+        "--pin",
+        PIN,
+        "--list-objects",
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "SOFTHSM2_CONF": str(directory / "conf")},
+    )
+    return done.stdout
+
+
+def made(own: Removable, key: str, *more: str, name: str = "gcm(aes)", type_: str = "aead") -> str:
+    """What `cryptofs key new` says of a new key in the token."""
+    uri = f"pkcs11:token=own;{key}?module-path={MODULE}&pin-source=file:{own.pin}"
+    done = CliRunner().invoke(
+        commands, ["key", "new", "--type", type_, "-n", name, "--pkcs11", uri, *more], standalone_mode=False
+    )
+    return f"{done.output}{done.exception or ''}"
+
+
+@pytest.mark.skipif(shutil.which("pkcs11-tool") is None, reason="NOT RUN: no pkcs11-tool (package opensc)")
+def test_a_key_that_the_token_makes(own: Removable) -> None:
+    """Its bytes cannot be taken out, a device can use it at once, and it is never made twice."""
+    assert made(own, "object=fresh;id=%01%fe") == ""
+    with closing(own.source("fresh").open((), Type.AEAD, "gcm(aes)", None)) as transform:
+        sealed = once(transform, ENCRYPT, b"text", bytes(12))
+        assert once(transform, DECRYPT, sealed, bytes(12)) == b"text"
+    assert made(own, "object=digest", "--size", "64", name="hmac(sha512)", type_="hash") == ""
+    shown = re.split("(?=Secret Key Object)", objects(own.directory))
+    entries = {label: entry for entry in shown for label in ("fresh", "digest") if f"label:      {label}\n" in entry}
+    assert "AES length 32" in entries["fresh"]
+    assert "01fe" in entries["fresh"]
+    for label, uses in (("fresh", "encrypt, decrypt"), ("digest", "(sign, )?verify")):
+        assert re.search(rf"Usage: +{uses}\n", entries[label]), entries[label]
+        assert re.search(r"Access: +sensitive, always sensitive, never extract", entries[label]), entries[label]
+    before = objects(own.directory)
+    for key, why in (
+        ("object=fresh", "a secret key 'fresh' already"),
+        ("object=other;id=%01%fe", "a secret key with id 01fe already"),
+        ("object=aes", "a secret key 'aes' already"),
+        ("type=secret-key", "the URI names no key"),
+    ):
+        assert why in made(own, key)
+    assert "EEXIST" in made(own, "object=fresh")
+    assert "keys in tokens only for" in made(own, "object=x", name="xts(aes)", type_="skcipher")
+    # SoftHSM makes it, and then cannot use it: nothing stays.
+    assert "at least 64 bytes" in made(own, "object=short", "--size", "16", name="hmac(sha512)", type_="hash")
+    assert objects(own.directory) == before
+    # A version of its own beside the first: the label again, with another id.
+    assert made(own, "object=fresh;id=%02") == ""
+    own.pin.write_text("another-pin-1")
+    assert "PinIncorrect" in made(own, "object=y")
+
+
+def test_two_that_make_one_key(own: Removable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens cannot refuse the second one: what was made too much is destroyed."""
+    monkeypatch.setattr(making, "_check_free", lambda session, wanted: None)
+    assert "EEXIST" in made(own, "object=aes")
+    monkeypatch.undo()
+    with closing(own.source("aes").open((), Type.AEAD, "gcm(aes)", None)):
+        pass

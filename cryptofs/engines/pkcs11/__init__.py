@@ -8,22 +8,24 @@ other engines:
 - a hash message that is longer than 64 KiB cannot be cloned, and 16 of them may be under way with a key.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pkcs11
 from pkcs11 import KeyType, Mechanism
 
 from ...algorithms import Description, Type, driver_name, look_up, parse_name
-from ...errors import InvalidValue, KeyUnavailable
+from ...errors import InvalidValue, KeyUnavailable, NotOffered
 from ...formats.token_uri import TokenObject
 from ..base import Engine, Transform
 from .aead import TokenGcm
 from .cipher import TokenCipher
 from .hash import TokenHmac
+from .making import new_key
 from .token import Pin, Token, TokenKey, fault
 
-__all__ = ["TokenEngine"]
+__all__ = ["TokenEngine", "made_key"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,17 @@ class TokenEngine(Engine):
 
     def names(self) -> Iterable[tuple[Type, str]]:
         return [place for place, served in _SERVED.items() if served.mechanism in self._mechanisms]
+
+
+@contextmanager
+def made_key(module: str, wanted: TokenObject, pin: Pin, type_: Type, name: str, size: int) -> Iterator[None]:
+    """Have a token make a key for an algorithm; it goes again if the block fails. Errors: those of `new_key`."""
+    served = _SERVED.get((type_, name))
+    if served is None:
+        known = ", ".join(name for _, name in _SERVED)
+        raise NotOffered(f"{type_} {name!r}: a device has keys in tokens only for {known}")
+    with new_key(module, wanted, pin, served.key_types[0], size):
+        yield
 
 
 def _try_to_sign(key: TokenKey, mechanism: Mechanism, description: Description) -> None:

@@ -69,6 +69,11 @@ class _Pin:
         return self._pin
 
 
+def user_pin(pin: bytearray | None) -> str | None:
+    """A PIN in the form that python-pkcs11 takes; None for a token that needs none."""
+    return None if pin is None else cast(str, _Pin(pin))
+
+
 _registry = threading.RLock()
 _locks: dict[str, threading.RLock] = {}
 _tokens: dict[tuple[str, TokenObject], "Token"] = {}
@@ -118,7 +123,7 @@ class Token:
                 if not token._is_well():
                     token._log_in()
             except pkcs11.PKCS11Error as error:
-                raise _refusal(error) from None
+                raise refusal(error) from None
             _tokens[place] = token
             token._users += 1
             return token
@@ -146,7 +151,7 @@ class Token:
                     self._refused = type(error).__name__
                 self._next = time.monotonic() + self._wait
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
-                failed = _refusal(error) if isinstance(error, pkcs11.PKCS11Error) else error
+                failed = refusal(error) if isinstance(error, pkcs11.PKCS11Error) else error
                 raise type(failed)(f"key source gone: {failed.message}") from None
 
     def _log_in(self) -> None:
@@ -166,7 +171,7 @@ class Token:
             slot = find_token(library, self._place[1])
         with self._pin() as pin:
             try:
-                session = slot.open(user_pin=None if pin is None else cast(str, _Pin(pin)))
+                session = slot.open(user_pin=user_pin(pin))
             except pkcs11.UserAlreadyLoggedIn:
                 session = slot.open()
         self._token, self._session = slot, session
@@ -254,7 +259,7 @@ def _of_another_name(module: str, wanted: TokenObject) -> Token | None:
     return next((token for token in others if identity(token._token) == found), None)
 
 
-def _refusal(error: pkcs11.PKCS11Error) -> KeyUnavailable:
+def refusal(error: pkcs11.PKCS11Error) -> KeyUnavailable:
     """The error for a login that failed."""
     return (PinRefused if isinstance(error, _PIN_REFUSED) else KeyUnavailable)(_reason(error))
 
