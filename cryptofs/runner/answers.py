@@ -45,7 +45,7 @@ class HandledCalls:
         """The value of a call. Errors: CryptofsError or OSError with the call's errno; PassOn."""
         handler = self._handlers.get(call.number)
         if handler is None:
-            # The filter is a runtime's, and hands over more, or the calls of 32-bit programs.
+            # The filter is a runtime's, and hands over more.
             raise PassOn
         return handler(self._desk, call)
 

@@ -164,7 +164,7 @@ class _ToFront(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
             kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
-            self._back.send(Message.SAYS.text(f"{record.getMessage()} {kind}"), socket.MSG_DONTWAIT)
+            self._back.send(Message.SAYS.text(f"{record.getMessage()} {kind}".rstrip()), socket.MSG_DONTWAIT)
 
 
 def _check_access(child: int) -> None:
@@ -231,7 +231,7 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
     name = settings.program[0]
     status = NOT_STARTED
     try:
-        code = assemble(here, rules(settings.wide, settings.devcrypto, settings.shim is not None))
+        code = assemble(here, rules(settings.wide, settings.devcrypto, settings.shim is not None), AF_ALG)
         path = shutil.which(name)
         libc.allow_open_files(_OPEN_FILES)
         # Python ignores these two. Handlers that it has set go with exec.

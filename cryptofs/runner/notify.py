@@ -8,7 +8,7 @@ import struct
 from typing import NamedTuple
 
 from ..errors import SystemFault
-from .numbers import machine
+from .numbers import X32, machine
 from .process import ContainersMemory, GuardedMemory, Memory
 
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
@@ -30,7 +30,7 @@ _IS_VALID = _command(2, 8, reads=False)
 _SET_FLAGS = _command(4, 8, reads=False)
 _WAKE_HERE = 1
 FOREIGN = -1
-"""The number of each call of another architecture."""
+"""The number of each call of another architecture. Our own filter hands over those that would make a socket of ours."""
 _NOTHING = bytes(_NOTIFICATION.size)
 
 
@@ -78,7 +78,7 @@ class Listener:
                 return None
             raise
         identity, tid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack_from(buffer)
-        if architecture != self._architecture:
+        if architecture != self._architecture or number & X32:
             number = FOREIGN
         return Call(identity, tid, number, tuple(arguments), self._memory(identity, tid))
 
@@ -143,8 +143,9 @@ class RuntimesListener(GuardedListener):
 
     def receive(self) -> Call | None:
         call = super().receive()
-        if call is not None and not call.tid:
-            # A process outside of this one's PID namespace, which nothing can be done for.
+        if call is not None and (not call.tid or call.number == FOREIGN):
+            # Nothing can be done for a process outside of this one's PID namespace. A runtime has the same rules for
+            # 32-bit programs.
             self.pass_on(call)
             return None
         return call

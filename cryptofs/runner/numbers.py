@@ -2,6 +2,7 @@
 
 import errno
 import platform
+import sys
 from dataclasses import dataclass
 
 from ..errors import SystemFault
@@ -27,21 +28,32 @@ _AARCH64 = {
 
 @dataclass(frozen=True)
 class Machine:
-    """One architecture. audit: its number in a seccomp filter; numbers: of its system calls by name."""
+    """One architecture. audit: its number in a seccomp filter; numbers: of its system calls by name; others: what else
+    the kernel may run beside it, as the number in a filter and that of socket(2)."""
 
     name: str
     audit: int
     numbers: dict[str, int]
+    others: tuple[tuple[int, int], ...]
 
 
+X32 = 0x40000000
+"""What the numbers of the x32 calls have in common, whose architecture is x86_64."""
+_X86_64_AUDIT, _I386_AUDIT, _AARCH64_AUDIT, _ARM_AUDIT = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028
 MACHINES = {
-    each.name: each for each in (Machine("x86_64", 0xC000003E, _X86_64), Machine("aarch64", 0xC00000B7, _AARCH64))
+    each.name: each
+    for each in (
+        Machine("x86_64", _X86_64_AUDIT, _X86_64, ((_I386_AUDIT, 359), (_X86_64_AUDIT, X32 | _X86_64["socket"]))),
+        Machine("aarch64", _AARCH64_AUDIT, _AARCH64, ((_ARM_AUDIT, 281),)),
+    )
 }
 
 
 def machine(name: str | None = None) -> Machine:
     """This machine, or the one of this name. Errors: SystemFault (ENOSYS) for one that has no table here."""
     name = name or platform.machine()
+    if sys.maxsize < 1 << 32:
+        raise SystemFault("a 32-bit Python: `cryptofs run` needs a 64-bit one", errno.ENOSYS)
     if name not in MACHINES:
         raise SystemFault(
             f"machine {name}: `cryptofs run` knows the system calls of {', '.join(MACHINES)}", errno.ENOSYS

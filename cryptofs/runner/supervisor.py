@@ -9,10 +9,10 @@ import logging
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ..errors import CryptofsError, SystemFault
-from .notify import Call, Listener, PassOn
+from .notify import FOREIGN, Call, Listener, PassOn
 from .numbers import Machine
 from .rules import BEGINNING, OPENING, PROBE
 
@@ -57,7 +57,7 @@ class Supervisor:
         self._value: Callable[[Call], int] = self._begin
         self._beginning = {machine.numbers[name] for name in BEGINNING if name in machine.numbers}
         self._opening = {machine.numbers[name] for name in OPENING if name in machine.numbers}
-        self._told = False
+        self._told = self._refused = False
         self._probe = machine.numbers["socket"]
         self._poll = select.epoll()
         self._poll.register(listener.descriptor, select.EPOLLIN)
@@ -138,8 +138,17 @@ class Supervisor:
             said = error.message if isinstance(error, CryptofsError) else f"{type(error).__name__}: {error}"
             log.error("what computes cannot be loaded: %s. If cryptofs was upgraded, start the program again", said)
 
+    def _refuse_foreign(self) -> NoReturn:
+        """The layout of everything in memory is another one. Errors: SystemFault, always."""
+        if not self._refused:
+            self._refused = True
+            log.error("a 32-bit program asks for AF_ALG, which only 64-bit programs get here")
+        raise SystemFault("a socket for a 32-bit program", errno.EAFNOSUPPORT)
+
     def _answer(self, call: Call) -> None:
         try:
+            if call.number == FOREIGN:
+                self._refuse_foreign()
             value = self._value(call)
         except PassOn:
             self._listener.pass_on(call)

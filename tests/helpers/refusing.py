@@ -20,7 +20,7 @@ _NO_NEW_PRIVS, _SET_MODE_FILTER = 38, 1
 def refuse(rules: Sequence[Rule]) -> None:
     """Put a filter on this process. It has no listener: it gives errnos."""
     libc = ctypes.CDLL(None, use_errno=True)
-    code = assemble(machine(), rules)
+    code = assemble(machine(), rules, None)
     buffer = ctypes.create_string_buffer(code, len(code))
     head = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer)))
     assert libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0

@@ -24,7 +24,7 @@ def filtered() -> int:
     """Put the filter of a container on this process, which does not hand over write(2); returns its listener."""
     libc.set_no_new_privileges()
     return libc.install_filter(
-        assemble(machine(), [rule for rule in rules(False, False, False) if rule.name != "write"])
+        assemble(machine(), [rule for rule in rules(False, False, False) if rule.name != "write"], None)
     )
 
 

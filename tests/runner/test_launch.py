@@ -103,6 +103,35 @@ def test_a_kernel_that_is_too_old() -> None:
     assert "5.19" in done.stderr
 
 
+OTHER_CALLS = """
+#include <errno.h>
+#include <stdio.h>
+/* socket(2) by the calls of 32-bit programs, which a 64-bit one can make, too. */
+int main(void)
+{
+	long value;
+	for (int family = 38; family >= 1; family -= 37)
+		for (int i = 0; i < 2; i++) {
+			__asm__ volatile("int $0x80" : "=a"(value) : "a"(359L), "b"((long)family), "c"(5L), "d"(0L) : "memory");
+			printf("%ld\\n", value >= 0 ? 0 : value);
+		}
+	return 0;
+}
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="NOT RUN: not x86_64")
+def test_a_32_bit_programs_socket(tmp_path: Path) -> None:
+    """It is refused by an errno, once with the reason; sockets of other families are the kernel's."""
+    (tmp_path / "other.c").write_text(OTHER_CALLS)
+    subprocess.run(["cc", "-static", "-o", tmp_path / "other", tmp_path / "other.c"], check=True, timeout=60 * PATIENCE)
+    if subprocess.run([tmp_path / "other"], capture_output=True, timeout=60 * PATIENCE, check=False).returncode:
+        pytest.skip("NOT RUN: this kernel runs no 32-bit calls")
+    done = run(tmp_path / "other")
+    assert done.stdout.split() == ["-97", "-97", "0", "0"]
+    assert done.stderr == "cryptofs run: a 32-bit program asks for AF_ALG, which only 64-bit programs get here\n"
+
+
 AS_USER = """
 import ctypes, sys
 from cryptofs.runner.launch import Settings, run
