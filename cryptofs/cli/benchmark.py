@@ -15,10 +15,11 @@ from ..benchmark.passes import Measured, Stage, in_passes
 from ..benchmark.placement import Placement, placements
 from ..benchmark.results import Result
 from ..benchmark.table import Measurements, Row
+from .bars import error_console
 from .completing import files
 from .output import open_output
 from .streams import Stream
-from .terminal import error_console, shows_bars
+from .terminal import shows_bars
 
 _PLACES = {"apart": Placement.APART, "together": Placement.TOGETHER, "free": Placement.FREE}
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-from .terminal import error_console, shows_bars
+from .terminal import shows_bars
 
 PART = 512 * 1024
 """Bytes of a file in one request."""
@@ -46,10 +44,11 @@ def _progress(source: IO[bytes], *, shown: bool) -> Iterator[Callable[[int], Non
     if not shown:
         yield lambda size: None
         return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=error_console(), transient=True) as progress:
-        task = progress.add_task("", total=_size(source))
-        yield lambda size: progress.advance(task, size)
+    # Only now: a command without a bar starts faster by what rich takes to load.
+    from .bars import advancing
+
+    with advancing(_size(source)) as advance:
+        yield advance
 
 
 def _size(source: IO[bytes]) -> int | None:

@@ -1,8 +1,6 @@
-"""Whether a user waits at a terminal, and progress there."""
+"""Whether a user waits at a terminal."""
 
 import os
-
-from rich.console import Console
 
 # Terminals that cannot go back to the beginning of a line.
 _DUMB = ("dumb", "unknown")
@@ -14,8 +12,3 @@ def shows_bars() -> bool:
     Variables such as FORCE_COLOR concern colours, not the presence of a terminal. A bar in a file or a log is useless.
     """
     return os.isatty(2) and os.environ.get("TERM", "").lower() not in _DUMB
-
-
-def error_console() -> Console:
-    """Standard error for bars; without colours if NO_COLOR is set."""
-    return Console(stderr=True, force_terminal=os.isatty(2))

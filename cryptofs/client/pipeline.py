@@ -9,7 +9,6 @@ The pipeline's own thread writes and reads. Requests that arrive while it is bus
 requests batch by themselves.
 """
 
-import asyncio
 import contextlib
 import errno
 import operator
@@ -53,6 +52,9 @@ class Pending(Entry[bytes]):
         self._flight.check()
         trio = sys.modules.get("trio")
         if trio is None or not trio.lowlevel.in_trio_task():
+            # Only now: programs without an event loop, such as the command line, do not wait for it.
+            import asyncio
+
             return await asyncio.wrap_future(self.future, loop=asyncio.get_running_loop())
         event = trio.Event()
         token = trio.lowlevel.current_trio_token()
@@ -198,4 +200,6 @@ class Pipeline(process.Unshared):
         if trio is not None and trio.lowlevel.in_trio_task():
             await trio.to_thread.run_sync(close)
         else:
+            import asyncio
+
             await asyncio.to_thread(close)
