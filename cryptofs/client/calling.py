@@ -19,8 +19,8 @@ from .wire import decode, owned
 
 # Not `fcntl.ioctl`: for more than 1,024 bytes it keeps the interpreter's lock until the kernel returns, so a daemon
 # that does not answer would stop every thread of the program.
+# Its arguments are ctypes objects that are kept, because converting them for each call costs a microsecond.
 _ioctl = ctypes.CDLL(None, use_errno=True).ioctl
-_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _ROOM = 1024
 """Bytes of the smallest buffer: every answer of a control call fits."""
 _SUCCESS = int(Flag.RESPONSE)
@@ -38,15 +38,15 @@ def fits_a_call(operation: Operation, size: int, expected: int) -> bool:
 class Caller:
     """Calls on one descriptor. The buffer is kept, and zeroed after each call. For one thread at a time."""
 
-    __slots__ = ("_address", "_buffer", "_view")
+    __slots__ = ("_address", "_command", "_view")
 
     def __init__(self) -> None:
+        self._command = ctypes.c_ulong()
         self._make(_ROOM)
 
     def _make(self, size: int) -> None:
-        self._buffer = bytearray(size)
-        self._view = memoryview(self._buffer)
-        self._address = ctypes.addressof((ctypes.c_char * size).from_buffer(self._buffer))
+        self._view = memoryview(bytearray(size))
+        self._address = ctypes.c_void_p(ctypes.addressof((ctypes.c_char * size).from_buffer(self._view)))
 
     def call(self, descriptor: int, head: bytes, payload: Octets, expected: int) -> Record:
         """The answer to one record, which is this record's, whatever else is unread. expected: bytes of its payload.
@@ -62,8 +62,9 @@ class Caller:
         view = self._view
         view[:begin] = head
         view[begin:size] = payload
+        self._command.value = call_command(room)
         try:
-            if _ioctl(descriptor, call_command(room), self._address) < 0:
+            if _ioctl(descriptor, self._command, self._address) < 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             size, version, operation, flags, identity, status, attributes_size = unpack_header(view)
@@ -73,4 +74,4 @@ class Caller:
             (response,) = decode(view[:size])
             return owned(response)
         finally:
-            ctypes.memset(self._address, 0, room)
+            view[:room] = bytes(room)

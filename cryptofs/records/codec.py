@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..errors import InvalidValue, MalformedRecord, TooLarge
 from .attributes import ATTRIBUTES, Attr, Kind
 from .layout import (
+    ATTRIBUTE_ALIGNMENT,
     ATTRIBUTE_HEADER,
     ATTRIBUTE_HEADER_SIZE,
     ATTRIBUTES_MAX,
@@ -38,6 +39,9 @@ _NOT_OF_RESPONSES = 0xFFFF & ~int(Flag.MORE | Flag.RESPONSE)
 _RESPONSE = int(Flag.RESPONSE)
 _NO_ATTRIBUTES: Mapping[int, Value] = {}
 _INTEGER_SIZES = {Kind.U32: 4, Kind.U64: 8}
+# An enumeration's member costs 0.2 us as an attribute of its class.
+_TEXT, _BYTES = Kind.TEXT, Kind.BYTES
+_PADDINGS = [bytes(padding(size)) for size in range(ATTRIBUTE_ALIGNMENT)]
 
 pack_header = _HEADER.pack_into
 build_header = _HEADER.pack
@@ -190,11 +194,11 @@ def _parse_value(number: int, value: memoryview) -> Value:
     if spec is None:
         raise InvalidValue(f"attribute {number}: unknown")
     kind = spec.kind
-    if kind is Kind.BYTES:
+    if kind is _BYTES:
         if len(value) > spec.largest:
             raise InvalidValue(f"{spec.word} of {len(value)} bytes: at most {spec.largest}")
         return value
-    if kind is Kind.TEXT:
+    if kind is _TEXT:
         if len(value) > spec.largest:
             raise InvalidValue(f"{spec.word} of {len(value)} bytes: at most {spec.largest}")
         return _text(spec.word, bytes(value))
@@ -226,12 +230,13 @@ def attribute_bytes(attributes: Mapping[int, Value]) -> bytes:
                 raise InvalidValue(f"{spec.word} {value}: an integer of {size or 0} bytes")
             encoded = value.to_bytes(size, "little")
         else:
-            if spec.kind is not (Kind.TEXT if isinstance(value, str) else Kind.BYTES):
+            if spec.kind is not (_TEXT if isinstance(value, str) else _BYTES):
                 raise InvalidValue(f"{spec.word}: a value of kind {spec.kind.name.lower()}")
             encoded = _encode(spec.word, value) if isinstance(value, str) else octets(value, spec.word)
-            if len(encoded) > spec.largest:
-                raise InvalidValue(f"{spec.word} of {len(encoded)} bytes: at most {spec.largest}")
-        parts += (_ATTRIBUTE.pack(number, len(encoded)), encoded, bytes(padding(len(encoded))))
+            size = len(encoded)
+            if size > spec.largest:
+                raise InvalidValue(f"{spec.word} of {size} bytes: at most {spec.largest}")
+        parts += (_ATTRIBUTE.pack(number, size), encoded, _PADDINGS[size % ATTRIBUTE_ALIGNMENT])
     return b"".join(parts)
 
 
