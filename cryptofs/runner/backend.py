@@ -16,6 +16,8 @@ from ..wiping import wipe
 
 Output = bytes | bytearray
 """What a transform gives: bytes of the caller's own."""
+_COPIED = 4096
+"""Bytes of data up to which `Transform.short` and its copies cost less than the views of `once`."""
 
 
 class RunHash(Protocol):
@@ -147,6 +149,10 @@ class LocalTransform:
         if self.needs_key:
             raise self._no_key()
         transform = self._transform
+        if not assoclen and len(data) <= _COPIED:
+            short = transform.short(operation, iv if iv is None else bytes(iv), bytes(data))
+            if short is not None:
+                return short
         out = bytearray(transform.room(operation, len(data)) + OUT_SLACK)
         with memoryview(out) as view:
             written = transform.once(operation, iv, assoclen, data, view)

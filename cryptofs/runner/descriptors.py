@@ -28,7 +28,8 @@ class Descriptors:
     def __init__(self, listener: Listener, poll: select.epoll, smallest: int) -> None:
         self._listener = listener
         self.smallest = smallest
-        self._by_inode: dict[int, Endpoint] = {}
+        self._by_link: dict[bytes, Endpoint] = {}
+        """By `End.link`."""
         self._by_peer: dict[int, tuple[Endpoint, End]] = {}
         self._splicing: set[Endpoint] = set()
         self._given: set[int] = set()
@@ -49,7 +50,7 @@ class Descriptors:
         """
         number &= 0xFFFFFFFF
         try:
-            link = os.readlink(f"/proc/{call.tid}/fd/{number}")
+            link = _link_of(call, number)
         except FileNotFoundError:
             raise PassOn from None
         except OSError as error:
@@ -57,13 +58,12 @@ class Descriptors:
                 # The kernel would answer as for any pair of sockets.
                 raise SystemFault.of(error, "the program's descriptors") from None
             raise PassOn from None
-        if link.startswith("socket:["):
-            endpoint = self._by_inode.get(int(link[8:-1]))
-            if endpoint is not None:
-                if endpoint.splice is not None or not self._listener.sees_writes:
-                    self._take(endpoint)
-                return endpoint
-        raise PassOn
+        endpoint = self._by_link.get(link)
+        if endpoint is None:
+            raise PassOn
+        if endpoint.splice is not None or not self._listener.sees_writes:
+            self._take(endpoint)
+        return endpoint
 
     def hand_over(self, call: Call, endpoint: Endpoint, close_on_exec: bool, nonblocking: bool) -> int:
         """Give the caller a new descriptor; returns its number. Errors: SystemFault."""
@@ -79,7 +79,7 @@ class Descriptors:
 
     def _adopt(self, endpoint: Endpoint, end: End) -> None:
         """The program has this end now."""
-        self._by_inode[end.inode] = endpoint
+        self._by_link[end.link] = endpoint
         peer = end.ours.fileno()
         self._by_peer[peer] = endpoint, end
         self._poll.register(peer, select.EPOLLIN)
@@ -96,11 +96,11 @@ class Descriptors:
         if len(endpoint.ends) == 1:
             return Located(self, call, number, endpoint, endpoint.end)
         try:
-            inode = os.stat(f"/proc/{call.tid}/fd/{number}").st_ino
+            link = _link_of(call, number)
         except OSError as error:
             raise SystemFault.of(error, "the program's descriptors") from None
         for end in endpoint.ends:
-            if end.inode == inode:
+            if end.link == link:
                 return Located(self, call, number, endpoint, end)
         raise SystemFault("another thread has closed the descriptor", errno.EBADF)
 
@@ -218,6 +218,8 @@ class Descriptors:
     @property
     def patience(self) -> float | None:
         """Seconds until `look_again` is due."""
+        if not self._splicing:
+            return None
         return _LOOK_AGAIN if any(each.splice and each.splice.moved for each in self._splicing) else None
 
     def look_again(self) -> None:
@@ -228,13 +230,19 @@ class Descriptors:
     def _drop(self, peer: int) -> None:
         endpoint, end = self._by_peer.pop(peer)
         self._poll.unregister(peer)
-        self._by_inode.pop(end.inode, None)
+        self._by_link.pop(end.link, None)
         self._next.clear()
         if len(endpoint.ends) > 1:
             endpoint.remove_end(end)
             return
         self._splicing.discard(endpoint)
         endpoint.close()
+
+
+def _link_of(call: Call, number: int) -> bytes:
+    """What /proc says of a descriptor of the caller's. Errors: OSError."""
+    # As bytes: every call comes here, and text would take a microsecond longer.
+    return os.readlink(b"/proc/%d/fd/%d" % (call.tid, number))
 
 
 class Located:

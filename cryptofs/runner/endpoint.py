@@ -108,8 +108,9 @@ class Endpoint:
         self.announced: deque[int] = deque()
         """Hashes of packets that the kernel is going to write, and that have been dealt with already."""
         self.splice: Splice | None = None
-        self.layout: Layout | None = None
-        """The last message's, because the next one often has the same."""
+        self.layouts: deque[Layout] = deque(maxlen=2)
+        """The last two messages'. The next one often has that of the one before the last: a program that frees memory
+        for its control messages after it has allocated the next ones alternates between two places."""
         if self.starts_readable:
             self.mark()
 

@@ -31,7 +31,8 @@ class End:
 
     def __init__(self, kind: int) -> None:
         self.theirs, self.ours = socket.socketpair(socket.AF_UNIX, kind)
-        self.inode = os.fstat(self.theirs.fileno()).st_ino
+        self.link = b"socket:[%d]" % os.fstat(self.theirs.fileno()).st_ino
+        """What /proc says of each descriptor of the program's end: its inode."""
         self.marked = False
         self._kind = kind
         self._outgoing: deque[Data] = deque()

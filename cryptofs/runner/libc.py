@@ -4,7 +4,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .numbers import machine
 
@@ -94,40 +94,46 @@ def open_signals(numbers: Sequence[int]) -> int:
     return _checked(_libc.signalfd(-1, mask, _SIGNALFD_CLOEXEC))
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
 _read, _write = _libc.process_vm_readv, _libc.process_vm_writev
 _read.restype = _write.restype = ctypes.c_ssize_t
-_read.argtypes = _write.argtypes = (
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
-)  # fmt: skip
-# They are kept because a fresh structure for each call costs as much as the call. Only one thread uses them.
-_remote = (_IoVec * PIECES_MAX)()
-_remote_at = ctypes.addressof(_remote)
-_local = _IoVec()
-_local_at = ctypes.addressof(_local)
+_PIECE = struct.Struct("=QQ")
+"""struct iovec."""
 
 
-def _fill(pieces: Pieces, total: int) -> int:
-    count = 0
-    for address, size in pieces:
-        if total <= 0:
-            break
-        if size:
-            each = _remote[count]
-            each.base = address
-            each.length = min(size, total)
-            count += 1
-            total -= size
-    return count
+def _address_of(data: bytearray) -> int:
+    return ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
 
 
+# They are kept, packed and given as objects, because all else that ctypes offers costs as much as the call. Only one
+# thread uses them.
+_pack_piece = _PIECE.pack_into
+_remote = bytearray(PIECES_MAX * _PIECE.size)
+_remote_at, _remote_count = ctypes.c_void_p(_address_of(_remote)), ctypes.c_ulong()
+_local = bytearray(_PIECE.size)
+_local_at, _local_count = ctypes.c_void_p(_address_of(_local)), ctypes.c_ulong(1)
+_no_flags = ctypes.c_ulong(0)
 _SCRATCH = 65536
 _scratch = bytearray(_SCRATCH)
-_scratch_view = memoryview(_scratch)
-_scratch_at = ctypes.addressof((ctypes.c_char * _SCRATCH).from_buffer(_scratch))
+_scratch_at = _address_of(_scratch)
+
+
+def _move(call: Callable[..., int], pid: int, pieces: Pieces, address: int, total: int) -> None:
+    """Copy `total` bytes between this process's memory at an address, and pieces of another one's."""
+    _pack_piece(_local, 0, address, total)
+    at, left = 0, total
+    for piece, size in pieces:
+        if left <= 0:
+            break
+        if size:
+            _pack_piece(_remote, at, piece, size if size < left else left)
+            at += _PIECE.size
+            left -= size
+    _remote_count.value = at // _PIECE.size
+    moved = call(pid, _local_at, _local_count, _remote_at, _remote_count, _no_flags)
+    if moved != total:
+        _checked(moved)
+        # The rest of the memory is not there.
+        raise OSError(14, os.strerror(14))
 
 
 def read_memory(pid: int, pieces: Pieces, total: int) -> Data:
@@ -136,10 +142,8 @@ def read_memory(pid: int, pieces: Pieces, total: int) -> Data:
         data = bytearray(total)
         read_into(pid, pieces, data)
         return data
-    count = _fill(pieces, total)
-    _local.base, _local.length = _scratch_at, total
-    _copied(_read(pid, _local_at, 1, _remote_at, count, 0), total)
-    return bytes(_scratch_view[:total])
+    _move(_read, pid, pieces, _scratch_at, total)
+    return bytes(_scratch[:total])
 
 
 def check_memory(pid: int) -> None:
@@ -149,24 +153,16 @@ def check_memory(pid: int) -> None:
 
 def read_into(pid: int, pieces: Pieces, data: bytearray) -> None:
     """The same, into the caller's buffer and nowhere else: for keys."""
-    total = len(data)
-    if not total:
-        return
-    count = _fill(pieces, total)
-    _local.base, _local.length = ctypes.addressof((ctypes.c_char * total).from_buffer(data)), total
-    _copied(_read(pid, _local_at, 1, _remote_at, count, 0), total)
+    if data:
+        _move(_read, pid, pieces, _address_of(data), len(data))
 
 
-def write_memory(pid: int, pieces: Pieces, data: bytes) -> None:
+def write_memory(pid: int, pieces: Pieces, data: Data) -> None:
     """Copy bytes into a process's memory, which has room for them."""
     total = len(data)
-    count = _fill(pieces, total)
-    _local.base, _local.length = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, total
-    _copied(_write(pid, _local_at, 1, _remote_at, count, 0), total)
-
-
-def _copied(size: int, wanted: int) -> None:
-    _checked(size)
-    if size != wanted:
-        # The rest of the memory is not there.
-        raise OSError(14, os.strerror(14))
+    if total <= _SCRATCH:
+        _scratch[:total] = data
+        _move(_write, pid, pieces, _scratch_at, total)
+    else:
+        whole = data if isinstance(data, bytearray) else bytearray(data)
+        _move(_write, pid, pieces, _address_of(whole), total)

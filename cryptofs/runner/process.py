@@ -61,7 +61,7 @@ class Memory:
         if not data:
             return
         try:
-            libc.write_memory(self.tid, pieces, bytes(data))
+            libc.write_memory(self.tid, pieces, data)
         except OSError as error:
             raise _fault(error) from None
 
@@ -175,7 +175,10 @@ def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def size_of(pieces: Pieces) -> int:
     """The bytes of pieces that one call moves."""
-    return min(sum(size for _, size in pieces), MOVED_MAX)
+    total = 0
+    for _, size in pieces:
+        total += size
+    return total if total < MOVED_MAX else MOVED_MAX
 
 
 def _fault(error: OSError) -> SystemFault:

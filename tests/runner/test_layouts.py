@@ -99,6 +99,21 @@ def test_the_same_layout(sender: Sender) -> None:
     assert sender.endpoint.got == (b"dataless", b"CONTROL")
 
 
+def test_two_places_in_turns(sender: Sender) -> None:
+    """A program that allocates the control messages before it frees the last ones: one copy for each message."""
+    sender.describe(b"data 0", control=b"control 0")
+    places = sender.control, ctypes.create_string_buffer(64)
+    copies = []
+    for turn in range(8):
+        sender.control = places[turn % 2]
+        sender.control[:9] = b"control %d" % turn
+        sender.kept[0][:6] = b"data %d" % turn
+        sender.head[:] = _HEADER.pack(0, 0, ctypes.addressof(sender.array), 1, ctypes.addressof(sender.control), 9, 0)
+        copies.append(sender.send())
+        assert sender.endpoint.got == (b"data %d" % turn, b"control %d" % turn)
+    assert copies == [3, 4, 1, 1, 1, 1, 1, 1]
+
+
 def test_another_layout(sender: Sender) -> None:
     """Other pieces, another number of them, other control messages, at the same address of the header."""
     sender.describe(b"data", b"more", control=b"control")
@@ -129,9 +144,8 @@ def test_memory_that_has_gone(sender: Sender) -> None:
     """A piece of the message before is nowhere: only what the new message says counts."""
     sender.describe(b"data", control=b"control")
     sender.send()
-    layout = sender.endpoint.layout
-    assert layout is not None
-    sender.endpoint.layout = layout._replace(parts=[*layout.parts[:-1], (8, 4)])
+    (layout,) = sender.endpoint.layouts
+    sender.endpoint.layouts[0] = layout._replace(parts=[*layout.parts[:-1], (8, 4)])
     assert sender.send() == 4
     assert sender.endpoint.got == (b"data", b"control")
 

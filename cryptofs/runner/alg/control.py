@@ -12,6 +12,8 @@ SOCKADDR = struct.Struct("=H14sII")
 """Without the name, which follows it."""
 _CMSG = struct.Struct("=QiI")
 _INTEGER = struct.Struct("=I")
+_HEAD = _CMSG.size
+_unpack_head, _unpack_integer = _CMSG.unpack_from, _INTEGER.unpack_from
 _OPERATIONS = (Operation.DECRYPT, Operation.ENCRYPT)
 
 
@@ -29,22 +31,23 @@ def parse_control(control: bytes) -> Control:
     Errors: InvalidValue.
     """
     operation, iv, assoclen = 0, None, 0
-    at = 0
-    while at + _CMSG.size <= len(control):
-        size, level, kind = _CMSG.unpack_from(control, at)
-        body = control[at + _CMSG.size : at + size]
-        if size < _CMSG.size or at + size > len(control):
-            raise InvalidValue(f"control message of {size} bytes: {len(control) - at} are left")
-        at += (size + 7) & ~7
+    at, total = 0, len(control)
+    while at + _HEAD <= total:
+        size, level, kind = _unpack_head(control, at)
+        end = at + size
+        if size < _HEAD or end > total:
+            raise InvalidValue(f"control message of {size} bytes: {total - at} are left")
+        body, at = at + _HEAD, (end + 7) & ~7
         if level != SOL_ALG:
             continue
-        if len(body) < _INTEGER.size:
-            raise InvalidValue(f"control message {kind} with {len(body)} bytes: at least {_INTEGER.size}")
-        (value,) = _INTEGER.unpack_from(body)
+        text = body + _INTEGER.size
+        if text > end:
+            raise InvalidValue(f"control message {kind} with {size - _HEAD} bytes: at least {_INTEGER.size}")
+        (value,) = _unpack_integer(control, body)
         if kind == SET_IV:
-            if len(body) < _INTEGER.size + value:
-                raise InvalidValue(f"an IV of {value} bytes: the control message has {len(body) - _INTEGER.size}")
-            iv = bytes(body[_INTEGER.size : _INTEGER.size + value])
+            if text + value > end:
+                raise InvalidValue(f"an IV of {value} bytes: the control message has {end - text}")
+            iv = control[text : text + value]
         elif kind == SET_OP:
             operation = value
         elif kind == SET_ASSOCLEN:

@@ -161,17 +161,19 @@ def receive_from(desk: Desk, call: Call) -> int:
 
 def _send_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
     memory = call.memory
-    last = endpoint.layout
-    if last is not None and last.parts[0][0] == address:
-        # Each copy costs microseconds. If the message lies where the one before lay, a single one is enough.
+    layouts = endpoint.layouts
+    if layouts and (expected := layouts[0]).parts[0][0] == address:
+        # Each copy costs microseconds. If the message lies where an earlier one lay, a single one is enough.
         try:
-            whole = bytes(memory.gather(last.parts, last.size))
+            whole = bytes(memory.gather(expected.parts, expected.size))
         except SystemFault:
             # A part that lay there has gone.
             whole = b""
-        if whole.startswith(last.start):
-            text = len(last.start) + last.control
-            return send(endpoint, call, whole[text:], whole[len(last.start) : text], flags)
+        if whole.startswith(expected.start):
+            layouts.append(expected)
+            begin = len(expected.start)
+            text = begin + expected.control
+            return send(endpoint, call, whole[text:], whole[begin:text], flags)
     head = memory.read(address, _MSGHDR.size)
     _, _, iovec, count, control_at, control_size, _ = _MSGHDR.unpack(head)
     if count > PIECES_MAX:
@@ -188,7 +190,7 @@ def _send_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flag
     data = memory.gather(pieces, room)
     if len(head) + len(raw) + room <= _LAYOUT_MAX and count <= _LAYOUT_PIECES:
         parts = [(address, len(head)), (iovec, size), (control_at, control_size), *pieces]
-        endpoint.layout = Layout(bytes(head + raw[:size]), parts, control_size, len(head) + len(raw) + room)
+        layouts.append(Layout(bytes(head + raw[:size]), parts, control_size, len(head) + len(raw) + room))
     return send(endpoint, call, data, bytes(raw[size:]), flags)
 
 
