@@ -1,14 +1,19 @@
 """When the loop looks for the next request without sleeping in trio.
 
-A program that has its answer sends its next request within microseconds, and a pass of trio's scheduler costs tens of
-them. So for WINDOW seconds after each request the loop only gives way to whoever else wants its processor, and looks
-again: a client on this very processor has to run before it can ask.
+A program that has its answer often sends its next request within microseconds, and a pass of trio's scheduler costs
+tens of them. So the loop looks again in two steps before it sleeps in trio:
 
-On a busy machine that goes wrong. Giving way then hands the processor to a program that computes, for the milliseconds
-of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of such a program. So
-where giving way is costly again and again the loop waits in poll() for a while instead: that is dearer than the window
-on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no such program, although
-each of the two meets one now and then.
+1. For WINDOW seconds after each request it only gives way to whoever else wants its processor: a client on this very
+   processor has to run before it can ask.
+2. Then it sleeps in poll() for a millisecond, in which a request wakes it without trio. A program that does something
+   else between its requests, as `cryptofs run` does, needs longer than the window. It takes no processor time, and
+   trio's other tasks wait no longer than for a turn of requests.
+
+On a busy machine the first step goes wrong. Giving way then hands the processor to a program that computes, for the
+milliseconds of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of such a
+program. So where giving way is costly again and again the loop leaves the first step out for a while: that is dearer
+than the window on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no such
+program, although each of the two meets one now and then.
 """
 
 import os
@@ -16,7 +21,7 @@ import select
 import time
 
 WINDOW = 50e-6
-"""Seconds after a request in which the loop looks for the next one without sleeping."""
+"""Seconds after a request in which the loop looks for the next one without sleeping at all."""
 _COSTLY = 2 * WINDOW
 """Seconds for which another program has the processor, when the loop gives way, on a busy machine."""
 _MANY, _CHEAP = 4.0, 1 / 32
@@ -45,10 +50,8 @@ class Window:
     def look_again(self) -> bool:
         """Wait a little for the next request. Returns false where the loop should sleep in trio."""
         now = time.perf_counter()
-        if now < self._ends:
+        if now < self._ends or now >= self.until:
             return bool(self._poll(_NAP))
-        if now >= self.until:
-            return False
         os.sched_yield()
         ended = time.perf_counter()
         if ended - now < _COSTLY:

@@ -53,6 +53,18 @@ def test_an_idle_machine(pipe: tuple[int, int], clock: Clock) -> None:
     assert not window.look_again()
 
 
+def test_after_the_window(pipe: tuple[int, int], clock: Clock) -> None:
+    """The loop sleeps in poll() for a millisecond: a request wakes it there, and trio has its turn if none comes."""
+    window = Window(pipe[0])
+    window.until = clock.now
+    os.write(pipe[1], b"x")
+    assert window.look_again()
+    os.read(pipe[0], 1)
+    began = time.monotonic()
+    assert not window.look_again()
+    assert time.monotonic() - began >= 0.9e-3
+
+
 def test_a_busy_machine(pipe: tuple[int, int], clock: Clock) -> None:
     """Where another program takes its whole turn, the loop stops to give way, and waits in poll() for requests."""
     window = Window(pipe[0])
