@@ -5,6 +5,8 @@ import errno
 import fcntl
 import os
 import struct
+import sys
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import SystemFault
@@ -77,10 +79,11 @@ class Listener:
             if error.errno in (errno.ENOENT, errno.EINTR):
                 return None
             raise
-        identity, tid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack_from(buffer)
+        fields = _NOTIFICATION.unpack_from(buffer)
+        identity, tid, _, number, architecture, _ = fields[:6]
         if architecture != self._architecture or number & X32:
             number = FOREIGN
-        return Call(identity, tid, number, tuple(arguments), self._memory(identity, tid))
+        return Call(identity, tid, number, fields[6:], self._memory(identity, tid))
 
     def _memory(self, identity: int, tid: int) -> Memory:
         return Memory(tid)
@@ -125,11 +128,11 @@ class GuardedListener(Listener):
     _kind: type[GuardedMemory] = GuardedMemory
 
     def _memory(self, identity: int, tid: int) -> Memory:
-        return self._kind(tid, lambda: self._check(identity))
+        return self._kind(tid, partial(self._check, identity.to_bytes(8, sys.byteorder)))
 
-    def _check(self, identity: int) -> None:
+    def _check(self, identity: bytes) -> None:
         try:
-            fcntl.ioctl(self.descriptor, _IS_VALID, identity.to_bytes(8, "little"))
+            fcntl.ioctl(self.descriptor, _IS_VALID, identity)
         except OSError:
             raise SystemFault("the thread does not wait any longer", errno.ESRCH) from None
 

@@ -140,16 +140,18 @@ class GuardedMemory(Memory):
         return data
 
     def scatter(self, pieces: Pieces, data: Data) -> None:
+        if not data:
+            return
         try:
             # The open file stands for the memory, whoever gets the number.
-            memory = os.open(f"/proc/{self.tid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+            memory = os.open(b"/proc/%d/mem" % self.tid, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _fault(error) from None
         try:
             self._check()
             done = 0
             for address, size in pieces:
-                piece = bytes(data[done : done + size])
+                piece = data if not done and len(data) <= size else data[done : done + size]
                 if piece and os.pwrite(memory, piece, address) != len(piece):
                     raise SystemFault("the program's memory", errno.EFAULT)
                 done += len(piece)
