@@ -352,6 +352,14 @@ static void cipher(void)
 	show("the largest that waits", say(op, 1, -1, -1, memset(buffer, 9, 65536), 65536, 0));
 	show("all of it", read(op, buffer, 65536));
 	close(op);
+
+	op = bound("skcipher", "ecb(cipher_null)");
+	show("a key of the null cipher", setsockopt(op, SOL_ALG, ALG_SET_KEY, key, 16));
+	show("its empty key", setsockopt(op, SOL_ALG, ALG_SET_KEY, key, 0));
+	op = operation(op);
+	show("send", say(op, 1, -1, -1, key, 32, 0));
+	bytes("the same", read(op, buffer, 32));
+	close(op);
 }
 
 static void aead(void)

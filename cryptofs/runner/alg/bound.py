@@ -109,8 +109,12 @@ class Bound(Endpoint):
             raise _no_option(option)
         type_ = transform.description.type
         if option == SET_KEY:
-            if type_ is Type.HASH and not transform.description.key_sizes.takes_key:
+            takes_key = transform.description.key_sizes.takes_key
+            if type_ is Type.HASH and not takes_key:
                 raise SystemFault(f"{transform.description.name} takes no key", errno.ENOSYS)
+            if type_ is Type.SKCIPHER and not takes_key and not size:
+                # Of the size that the null cipher has.
+                return
             self.seeded = False
             transform.set_key(key)
             self.seeded = True
