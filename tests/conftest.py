@@ -14,9 +14,23 @@ pytest.register_assert_rewrite("helpers")
 
 from helpers.daemons import SHARED, Daemon, serving  # noqa: E402
 from helpers.machine import AF_ALG, IN_GUEST, mounts_below  # noqa: E402
+from helpers.sharing import Shared  # noqa: E402
 from helpers.waiting import PATIENCE  # noqa: E402
 
 from cryptofs.daemon.privileges import PrivilegeError, take_away  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What ./scripts/test passes to the processes that it starts side by side."""
+    parser.addoption(
+        "--share", type=Path, metavar="DIR", help="run only test files that no other process with this DIR has taken"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the tests with other processes, if asked."""
+    if config.option.share is not None:
+        config.pluginmanager.register(Shared(config.option.share))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

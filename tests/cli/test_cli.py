@@ -149,3 +149,11 @@ def test_a_missing_mount_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"no cryptofs is mounted here" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("module", ["files", "hash", "key", "run", "show", "status"])
+def test_a_command_loads_little(module: str) -> None:
+    """A shell starts a command for each file of a loop: none loads what only a terminal or an event loop needs."""
+    code = f"import cryptofs.cli.commands, cryptofs.cli.{module}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"asyncio", "rich", "trio", "pyfuse3"} & set(done.stdout.split())
