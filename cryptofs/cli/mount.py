@@ -13,7 +13,6 @@ from ..daemon.detaching import detach
 from ..daemon.logs import discards_messages
 from ..daemon.mounting import MountError, check_options, prepare_mountpoint, unmount
 from ..daemon.privileges import SERVICE_USER, Account, PrivilegeError, find_account
-from ..daemon.serve import Settings, serve
 from ..engines import parse_engines
 from ..engines.opening import ENGINES
 from ..errors import WrongUsage, printable
@@ -87,6 +86,9 @@ def mount(
         raise MountError(
             "mount option 'allow_root': not with an unprivileged user: allow_other is always set there", errno.EINVAL
         )
+    # Not before: what serves takes longest to load, and the start may be refused.
+    from ..daemon.serve import Settings, serve
+
     usual = config is None and (service or os.geteuid() == 0)
     if usual:
         config = DEFAULT_CONFIG

@@ -151,7 +151,7 @@ def test_a_missing_mount_is_told(tmp_path: Path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("module", ["files", "hash", "key", "run", "show", "status"])
+@pytest.mark.parametrize("module", ["files", "hash", "key", "mount", "run", "show", "status"])
 def test_a_command_loads_little(module: str) -> None:
     """A shell starts a command for each file of a loop: none loads what only a terminal or an event loop needs."""
     code = f"import cryptofs.cli.commands, cryptofs.cli.{module}, sys; print(*sys.modules)"

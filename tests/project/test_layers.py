@@ -121,6 +121,7 @@ LAZY = {
     "version": {"_version"},
     "cli": {"commands", "steps"},
     "cli.completing": {"algorithms", "client", "client.mounts", "engines"},
+    "cli.mount": {"daemon.serve"},
     "cli.pieces": {"bars"},
     "cli.steps": {"formats.token_uri"},
     "cli.computing": {"client.mounts"},
