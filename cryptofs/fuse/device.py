@@ -15,6 +15,7 @@ from .protocol import (
     DIRECT_IO,
     FOUND,
     IOCTL_RETRY,
+    NO_FLUSH,
     NONSEEKABLE,
     NOTIFY_POLL,
     OPENED,
@@ -99,7 +100,8 @@ class Device:
 
     def give_opened(self, unique: int, handle: int, seekable: bool) -> bool:
         """Answer an open; returns whether the kernel now knows the handle, and so will release it."""
-        how = DIRECT_IO if seekable else DIRECT_IO | NONSEEKABLE
+        # A flush would take the lock of the file, which a program that writes to a stream holds while it waits.
+        how = DIRECT_IO | NO_FLUSH if seekable else DIRECT_IO | NO_FLUSH | NONSEEKABLE
         return self.put(OPENED.pack(OPENED.size, 0, unique, handle, how, 0))
 
     def give_written(self, unique: int, size: int) -> None:

@@ -121,7 +121,7 @@ class Operations(pyfuse3.Operations):
         return _entry(self._tree.node(inode), inode, _caller(ctx))
 
     async def flush(self, fh: FileHandleT) -> None:
-        # answered once, it stops the kernel from asking at every close, dup and exit
+        # before Linux 5.16: answered once, it stops the kernel from asking at every close, dup and exit
         raise FUSEError(errno.ENOSYS)
 
     @_guarded

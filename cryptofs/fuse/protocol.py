@@ -124,8 +124,8 @@ CUSE_INIT_OUT: Any = Struct(
     "spare" / Bytes(40),
 )
 
-DIRECT_IO, NONSEEKABLE = 1 << 0, 1 << 2
-"""Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused."""
+DIRECT_IO, NONSEEKABLE, NO_FLUSH = 1 << 0, 1 << 2, 1 << 5
+"""Flags of OPEN_OUT: no page cache; lseek, pread and pwrite are refused; no close asks for a flush (Linux 5.16)."""
 SCHEDULE_NOTIFY = 1 << 0
 """Flag of POLL_IN: the caller will sleep and wants to be woken."""
 IOCTL_RETRY = 1 << 2

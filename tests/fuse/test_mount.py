@@ -360,6 +360,27 @@ def test_a_copy_does_not_wait_for_a_waiting_writer(own_daemon: Daemon, tmp_path:
             os.close(target)
 
 
+def test_a_close_does_not_wait_for_a_waiting_writer(mount: Path, tmp_path: Path) -> None:
+    """Of a process that inherited the stream's descriptor, and of the reader itself."""
+    (tmp_path / "data").write_bytes(bytes(3_000_000))
+    with Context("skcipher", "ctr(aes)", bytes(16), mount=mount) as cipher:
+        (cipher.directory / "ctl").write_text(f"reset iv=hex:{bytes(16).hex()}")
+        stream = cipher.directory / "stream"
+        reader = os.open(stream, os.O_RDONLY)
+        command = ["dd", f"if={tmp_path / 'data'}", f"of={stream}", "bs=128K"]
+        writer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: "stream-waiting: 1048576" in (cipher.directory / "status").read_text())
+            heir = subprocess.Popen(["true"], pass_fds=[reader])
+            assert heir.wait(10 * PATIENCE) == 0
+            closing = subprocess.Popen(["head", "-c1", stream], stdout=subprocess.DEVNULL)
+            assert closing.wait(10 * PATIENCE) == 0
+        finally:
+            writer.kill()
+            writer.wait(20 * PATIENCE)
+            os.close(reader)
+
+
 def test_an_exact_reader_opens_again(mount: Path) -> None:
     """Open for both, write, read just the digest, close: each digest is its own message's."""
     with Context("hash", "sha256", mount=mount) as context:
