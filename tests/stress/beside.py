@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from helpers.other_user import become
 from cryptofs.client import Context
 from cryptofs.records import RECORD_MAX, Attr, Operation, Record, build
 
-from . import declared, server
+from . import declared, rotation, server
 from .attack import Attacker, AttackResult
 from .declared import FIRST_UID, Keys, Secrets
 from .good import GoodClient, GoodResult
@@ -211,7 +212,8 @@ def run(records: int, seed: int, rounds: int, done: Any, clients: int = HOSTILE_
         mount = daemon.mountpoint
         with _workers(mount, seed, clients, keys, done, stop) as (good, attackers):
             try:
-                _rounds(daemon, result, records // rounds // clients, rounds, good, attackers, stop)
+                rotate = partial(rotation.rotate, daemon, declared.key_set(path), keys.rotated)
+                _rounds(daemon, result, records // rounds // clients, rounds, good, attackers, stop, rotate)
             except RuntimeError as error:
                 result.wrong.append(str(error))
         result.wrong += result.attack.wrong + result.good.wrong
@@ -228,7 +230,14 @@ def run(records: int, seed: int, rounds: int, done: Any, clients: int = HOSTILE_
 
 
 def _rounds(
-    daemon: Daemon, result: BesideResult, size: int, rounds: int, good: Worker, attackers: list[Worker], stop: Any
+    daemon: Daemon,
+    result: BesideResult,
+    size: int,
+    rounds: int,
+    good: Worker,
+    attackers: list[Worker],
+    stop: Any,
+    rotate: Callable[[int], None],
 ) -> None:
     mount = daemon.mountpoint
     for index in range(rounds):
@@ -239,6 +248,7 @@ def _rounds(
         good.connection.send(0)
         for worker in attackers:
             worker.connection.send(size)
+        rotate(index + 2)
         for worker in attackers:
             result.take(worker.ask())
         stop.set()
@@ -271,6 +281,11 @@ def _check_daemon(result: BesideResult, daemon: Daemon, status: int, secrets: Se
     log = daemon.log
     if status:
         result.wrong.append(f"the daemon ended with status {status}")
+    if "reload failed" in log:
+        result.wrong.append(f"a reload failed: {log[log.index('reload failed') :][:500]}")
+    # In the last round, the good client may have been done before the reload.
+    if result.good.newest < len(result.samples):
+        result.wrong.append(f"the good client saw version {result.good.newest} of {len(result.samples) + 1}")
     if "Traceback" in log:
         result.wrong.append(f"the daemon's log has a traceback: {log[log.index('Traceback') :][:2000]}")
     shown = secrets.shown(log.encode()) or ("a hostile client's own" if "s3cret-key" in log else None)

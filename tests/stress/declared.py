@@ -9,7 +9,7 @@ from random import Random
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from .kinds import CANARY, DEVICE_KINDS, RSA_PRIME
+from .kinds import CANARY, DEVICE_KINDS, ROTATED, RSA_PRIME
 
 FIRST_UID = 65_000
 """The hostile clients' uids begin here, where there are several."""
@@ -63,6 +63,7 @@ class Keys:
     mac: bytes
     drop: bytes
     signer: bytes
+    rotated: bytes
 
     @classmethod
     def drawn(cls, rng: Random) -> "Keys":
@@ -81,6 +82,7 @@ class Keys:
             "mac": self.mac,
             "drop": self.drop,
             "restore": self.drop,
+            ROTATED: self.rotated,
             "signer": signer.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         }
 
@@ -118,14 +120,24 @@ def write(directory: Path, keys: Keys, several_users: bool) -> Path:
         sections += [f"[policy.users.{FIRST_UID + index}]\n{rule}" for index, rule in enumerate(RULES)]
     for name, data in keys.files().items():
         more, mode = DEVICES[name]
-        settings = DEVICE_KINDS["drop" if name == "restore" else name].configuration
+        settings = DEVICE_KINDS[{"restore": "drop"}.get(name, name)].configuration
         type_, algorithm = settings.values()
-        path = _private(directory / f"{name}.key", data)
+        if name == ROTATED:
+            path = key_set(directory)
+            path.mkdir(0o700, exist_ok=True)
+            _private(path / "1", data)
+        else:
+            path = _private(directory / f"{name}.key", data)
         sections.append(
             f'[devices.{name}]\ntype = "{type_}"\nname = "{algorithm}"\nuser = {os.geteuid()}\n'
-            f'mode = "{mode}"\nkey.file = "{path}"\n{more}\n'
+            f'mode = "{mode}"\nkey.{"directory" if path.is_dir() else "file"} = "{path}"\n{more}\n'
         )
     return _private(directory / "cryptofs.toml", "\n".join(sections).encode())
+
+
+def key_set(directory: Path) -> Path:
+    """Where the versions of the rotated device's key are."""
+    return directory / f"{ROTATED}.keys"
 
 
 def _private(path: Path, data: bytes) -> Path:

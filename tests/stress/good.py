@@ -36,6 +36,8 @@ class GoodResult:
     longest: float = 0.0
     nonces: list[bytes] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    newest: int = 0
+    """Version of the rotated key."""
 
     def add(self, other: "GoodResult") -> None:
         """Take a later round into account."""
@@ -44,6 +46,7 @@ class GoodResult:
         self.longest = max(self.longest, other.longest)
         self.nonces += other.nonces
         self.wrong += other.wrong
+        self.newest = max(self.newest, other.newest)
 
 
 class GoodClient:
@@ -91,6 +94,7 @@ class GoodClient:
                 self._once(check_device.__name__, functools.partial(check_device, data), data)
         self.result.nonces = self._devices.nonces
         self._devices.nonces = []
+        self.result.newest = self._devices.rotated.newest
         self._tell(())
         return self.result
 

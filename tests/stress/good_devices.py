@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,10 +22,12 @@ from cryptofs.records import Attr, Operation, Record
 
 from .declared import Keys
 from .device_files import SEGMENT, segments
+from .kinds import ROTATED
+from .rotation import RotatedDevice
 
 _MAGIC = b"cryptofs file 1\n"
 _PIECE = 100_000
-_CONTEXTS = ("gcm", "authenc", "cbc", "ctr", "mac", "drop", "restore", "signer")
+_CONTEXTS = ("gcm", "authenc", "cbc", "ctr", "mac", "drop", "restore", "signer", ROTATED)
 
 Check = Callable[[bytes], bool]
 
@@ -46,6 +49,7 @@ class GoodDevices:
         self._signer = Ed25519PrivateKey.from_private_bytes(keys.signer).public_key()
         self._contexts: dict[str, Context] = {}
         self.nonces: list[bytes] = []
+        self.rotated = RotatedDevice(keys.rotated, rng, partial(self._through, ROTATED), partial(self._seen, ROTATED))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -66,6 +70,7 @@ class GoodDevices:
                 self._mac_device,
                 self._drop_and_restore,
                 self._signer_device,
+                self._rotated_device,
             )
         self._contexts.clear()
 
@@ -157,6 +162,9 @@ class GoodDevices:
         except OSError as error:
             return error.errno
         return None
+
+    def _rotated_device(self, data: bytes) -> bool:
+        return self.rotated.is_right(self._contexts[ROTATED], data)
 
     def _signer_device(self, data: bytes) -> bool:
         context = self._contexts["signer"]

@@ -203,6 +203,8 @@ OPERANDS = {each: each.row.kept for each in Operation if each.row.operands}
 # Devices, as hostile clients see them: configured, with a key that they do not have
 
 _DEVICE_GCM = _settings("aead", "gcm(aes)")
+ROTATED = "rotated"
+"""The device whose key gets other versions in the run."""
 
 DEVICE_KINDS: dict[str, Kind] = {
     "gcm": Kind(_DEVICE_GCM, _CRYPT),
@@ -214,6 +216,7 @@ DEVICE_KINDS: dict[str, Kind] = {
     "ctr": Kind(_settings("skcipher", "ctr(aes)"), _CRYPT, 16),
     "mac": Kind(_settings("hash", "hmac(sha256)"), (Operation.DIGEST,)),
     "drop": Kind(_DEVICE_GCM, _CRYPT),
+    ROTATED: Kind(_DEVICE_GCM, _CRYPT),
     "signer": Kind(_settings("sig", "ed25519"), _SIGN, 0, {}, {Attr.SIGNATURE: (bytes(64),)}),
 }
 """By the device's name."""
