@@ -178,6 +178,7 @@ def lines(found: dict[str, Any]) -> list[str]:
                 "messages",
                 "version",
                 "key age",
+                "loaded",
             ),
             [_device_row(device, at) for device in found["devices"]],
         ),
@@ -191,14 +192,19 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _device_row(device: Tags, at: float) -> Tags:
-    loaded = datetime.datetime.fromisoformat(device["key-loaded"]).timestamp()
     return {
         **device,
         "version": device.get("key-version", "1"),
         "input": _amount(int(device["input-bytes"])),
         "output": _amount(int(device["output-bytes"])),
-        "key age": _length(at - loaded),
+        "key age": _age(device.get("key-written"), at),
+        "loaded": _age(device["key-loaded"], at),
     }
+
+
+def _age(since: str | None, at: float) -> str:
+    """Empty for a key whose source does not tell."""
+    return "" if since is None else _length(at - datetime.datetime.fromisoformat(since).timestamp())
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]], left_out: int = 0) -> list[str]:

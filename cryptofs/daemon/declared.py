@@ -140,7 +140,10 @@ def make_device(path: Path, name: str, model: DeviceModel, source: KeySet, engin
     try:
         keys = source.open(engines, settings.type, settings.algorithm, settings.authsize)
         try:
-            return Device(settings, keys)
+            device = Device(settings, keys)
+            for version in device.versions.all:
+                version.written_at = source.sources[version.number].written_at()
+            return device
         except BaseException:
             for transform in keys.values():
                 transform.close()

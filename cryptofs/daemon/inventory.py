@@ -9,7 +9,7 @@ from ..config import Config, ConfigError, DeviceModel, load
 from ..devices import fingerprint
 from ..engines.base import Engine
 from ..errors import CryptofsError, InvalidValue, NotPermitted, printable
-from ..keys import FileKey, KeySet, KeySource
+from ..keys import KeySet, KeySource
 from ..keys.making import Form
 from .declared import Access, check_engines_of, key_set, make_device
 
@@ -89,12 +89,8 @@ def _fingerprint(path: Path, name: str, model: DeviceModel, keys: KeySet, engine
 
 
 def _days(source: KeySource) -> int | None:
-    if not isinstance(source, FileKey):
-        return None
-    try:
-        return max(0, int((time.time() - source.path.stat().st_mtime) // _DAY))
-    except OSError:
-        return None
+    written = source.written_at()
+    return None if written is None else max(0, int((time.time() - written) // _DAY))
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,14 @@ class Device:
             rows += [("nonce-size", made), ("nonce", makers), ("messages", self.messages)]
         if self.versions.named:
             rows += [("key-version", self.versions.newest.number), ("key-versions", str(self.versions))]
-        loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.loaded_at))
-        return format_rows([*rows, ("key-loaded", loaded), ("contexts", self.users)])
+        written = self.versions.newest.written_at
+        if written is not None:
+            rows.append(("key-written", _utc(written)))
+        return format_rows([*rows, ("key-loaded", _utc(self.loaded_at)), ("contexts", self.users)])
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def _alike(one: Transform, other: Transform) -> bool:

@@ -29,6 +29,8 @@ class Version:
         """Of messages encrypted with the daemon's nonces."""
         self.loaded_at = time.time()
         """When the daemon took the key from its source, by Unix time."""
+        self.written_at: float | None = None
+        """When the key's file was last written before that, by Unix time; None for a source that does not tell."""
         self.attributes: dict[int, Value] = {Attr.KEY_VERSION: number}
         """What an answer carries where the device's versions are named."""
         self._end = weakref.finalize(self, _close, transform)

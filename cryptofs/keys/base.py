@@ -43,6 +43,10 @@ class KeySource(ABC):
         KeyRefused for a key that the algorithm does not take; NotOffered; InvalidValue for authsize.
         """
 
+    def written_at(self) -> float | None:
+        """When the key's file was last written, by Unix time; None for a source that does not tell."""
+        return None
+
     def unavailable(self, why: str) -> KeyUnavailable:
         """The error for a source that exists and gives no key."""
         return KeyUnavailable(f"{self.describe()}: {why}")

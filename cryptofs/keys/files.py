@@ -120,6 +120,13 @@ class FileKey(_FileSource):
     def _owners(self) -> set[int]:
         return set() if self.serving is None else {self.serving}
 
+    def written_at(self) -> float | None:
+        try:
+            status = os.stat(self.path) if self.descriptor is None else os.fstat(self.descriptor)
+        except OSError:
+            return None
+        return status.st_mtime
+
     def was_replaced(self) -> bool | None:
         """Whether the path now has another file than the one that was passed; None if the path is hidden."""
         if self.descriptor is None:

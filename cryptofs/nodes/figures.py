@@ -130,6 +130,11 @@ class Figures:
             "When the daemon took the newest version from its source, in Unix time.",
             labels=["device"],
         )
+        written = GaugeMetricFamily(
+            "cryptofs_device_key_written_timestamp_seconds",
+            "When the file of the newest version was last written, in Unix time.",
+            labels=["device"],
+        )
         newest = GaugeMetricFamily(
             "cryptofs_device_key_version", "The number of the newest version of the key.", labels=["device"]
         )
@@ -142,8 +147,10 @@ class Figures:
             kept.add_metric(label, len(device.versions.all))
             contexts.add_metric(label, device.users)
             loaded.add_metric(label, device.loaded_at)
+            if device.versions.newest.written_at is not None:
+                written.add_metric(label, device.versions.newest.written_at)
             if device.nonces is not None:
                 messages.add_metric(label, device.messages)
             if device.messages_max:
                 limit.add_metric(label, device.messages_max)
-        yield from (messages, limit, contexts, newest, kept, loaded)
+        yield from (messages, limit, contexts, newest, kept, loaded, written)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from helpers.configs import write_private
 from helpers.daemons import SHARED, Daemon
 from helpers.waiting import wait_until
 
+from cryptofs.cli import status
 from cryptofs.cli.steps import key_files
 from cryptofs.client import Context, decrypt_file, encrypt_file
 from cryptofs.config import ConfigError
@@ -23,6 +25,7 @@ from cryptofs.daemon.service import Handed, ServiceError
 from cryptofs.devices import Device
 from cryptofs.errors import CryptofsError, KeyUnavailable
 from cryptofs.formats import sealed
+from cryptofs.keys import FileKey, KeyringKey
 
 SET = '[devices.d]\ntype = "aead"\nname = "gcm(aes)"\nkey.directory = "{}"\n'
 
@@ -70,6 +73,25 @@ def spend(device: Device, messages: int, index: int = 0) -> None:
     """Use a version, the newest or another one, for so many messages."""
     for _ in range(messages):
         device.make_nonce(device.versions.all[index])
+
+
+def test_the_age_of_a_key_is_that_of_its_file(declared: Declared) -> None:
+    """Of the newest version, not since the daemon's start; a source without a file has none."""
+    declared.add(2)
+    for version, days in ((1, 400), (2, 10)):
+        then = time.time() - days * 86_400
+        os.utime(declared.set / str(version), (then, then))
+    with closing(Assembly(("openssl",), declared.config)) as assembly:
+        device = assembly.table.devices["d"]
+        tags = dict(line.split(": ", 1) for line in device.status().splitlines())
+        row = status._device_row({**tags, "input-bytes": "0", "output-bytes": "0"}, time.time())
+        assert (row["key age"][:3], row["loaded"][-1]) == ("10d", "s")
+        device.versions.newest.written_at = None
+        tags = dict(line.split(": ", 1) for line in device.status().splitlines())
+        assert "key-written" not in tags
+        assert status._device_row({**tags, "input-bytes": "0", "output-bytes": "0"}, time.time())["key age"] == ""
+    assert FileKey(declared.set / "gone").written_at() is None
+    assert KeyringKey("x").written_at() is None
 
 
 def test_versions_come_and_go(declared: Declared, assembly: Assembly) -> None:
