@@ -7,7 +7,8 @@ threads, fork, exec and dup need no bookkeeping.
 
 import socket
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from ..errors import CryptofsError, NotSupported
@@ -16,7 +17,7 @@ from .ends import End
 from .libc import Data
 from .process import Memory, is_in_call
 
-MSG_MORE, MSG_TRUNC, MSG_PEEK = 0x8000, 0x20, 0x02
+MSG_MORE, MSG_TRUNC, MSG_PEEK, MSG_WAITFORONE = 0x8000, 0x20, 0x02, 0x10000
 
 
 class MustWait(Exception):
@@ -34,12 +35,14 @@ class Received(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A thread that waits in the kernel for a packet of at most `room` bytes. number: of its system call; end: where
-    its descriptor is."""
+    its descriptor is; looks_on: whether the call takes what else is there behind the packet, which is not to be the
+    mark."""
 
     tid: int
     number: int
     room: int
     end: End
+    looks_on: bool = False
 
 
 class Place(Protocol):
@@ -203,6 +206,15 @@ class Endpoint:
                 end.put(answer)
         self.waiting.append(Waiting(tid, number, room, end))
 
+    def wait_on(self, rooms: Sequence[int], looks_on: bool) -> None:
+        """The thread that has begun to wait waits for more packets behind the first one, of these sizes.
+
+        looks_on: whether there are more that it does not wait for, if it waits for none.
+        """
+        first = self.waiting.pop()
+        self.waiting.append(replace(first, looks_on=looks_on and not rooms))
+        self.waiting.extend(replace(first, room=room) for room in rooms)
+
     def make_way(self, place: Place) -> End:
         """Take the mark away, for a call that reads at once what is put there next; returns where to put it."""
         if not place.end.marked:
@@ -214,24 +226,26 @@ class Endpoint:
 
     def settle(self) -> None:
         """Something has come: give those who wait what there is for them, and have poll find the rest."""
-        self.serve()
-        if not self.waiting:
+        if self.serve() and not self.waiting:
             self.mark()
 
-    def serve(self) -> None:
-        """Give those who wait what there is for them."""
+    def serve(self) -> bool:
+        """Give those who wait what there is for them; returns whether the mark may come behind it."""
+        looks_on = False
         while self.waiting:
             each = self.waiting[0]
             if is_in_call(each.tid, each.number):
                 try:
                     each.end.put(self.receive(each.room, 0).data)
                 except MustWait:
-                    return
+                    return False
                 except CryptofsError:
                     # An errno cannot pass through a pair. An end of file is at least no wrong byte.
                     each.end.put(b"")
                 self.served.append(each)
+                looks_on = each.looks_on
             self.waiting.popleft()
+        return not looks_on
 
     def left_behind(self, place: Place) -> Data | None:
         """An answer that was put there for a thread which a signal has taken out of its call meanwhile."""

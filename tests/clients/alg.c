@@ -664,6 +664,31 @@ static void threads(int storm)
 	show("signals came", !storm || ticks > 10);
 }
 
+static void *late_twice(void *op)
+{
+	for (int i = 0; i < 2; i++) {
+		usleep(100000);
+		send(*(int *)op, text, 16, 0);
+	}
+	return NULL;
+}
+
+/* How many messages came, and their sizes. */
+static void several(const char *what, int op, int flags)
+{
+	struct iovec piece[2] = { { buffer, 16 }, { buffer + 16, 16 } };
+	struct mmsghdr message[2] = { 0 };
+	long count;
+	for (int i = 0; i < 2; i++) {
+		message[i].msg_hdr.msg_iov = &piece[i];
+		message[i].msg_hdr.msg_iovlen = 1;
+		message[i].msg_len = 7;
+	}
+	count = show(what, recvmmsg(op, message, 2, flags, NULL));
+	for (int i = 0; i < count; i++)
+		show("size", message[i].msg_len);
+}
+
 static void waiting(void)
 {
 	struct sigaction action = { .sa_handler = tick };
@@ -685,6 +710,14 @@ static void waiting(void)
 	setitimer(ITIMER_REAL, &once, NULL);
 	pthread_create(&thread, NULL, late, &op);
 	bytes("a read that goes on behind a signal", read(op, buffer, 16));
+	pthread_join(thread, NULL);
+	say(op, 1, -1, -1, text, 0, MSG_MORE);
+	pthread_create(&thread, NULL, late_twice, &op);
+	several("several that come late", op, 0);
+	pthread_join(thread, NULL);
+	say(op, 1, -1, -1, text, 0, MSG_MORE);
+	pthread_create(&thread, NULL, late, &op);
+	several("one that comes late", op, MSG_WAITFORONE);
 	pthread_join(thread, NULL);
 	close(op);
 }

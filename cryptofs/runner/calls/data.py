@@ -8,7 +8,7 @@ from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldB
 from ...records import Buffer
 from ..alg.operation import GATHERED_MAX
 from ..desk import Desk, Handler
-from ..endpoint import MSG_MORE, Endpoint, Layout, MustWait, Received
+from ..endpoint import MSG_MORE, MSG_WAITFORONE, Endpoint, Layout, MustWait, Received
 from ..ends import MSG_DONTWAIT
 from ..libc import PIECES_MAX, Data, Pieces
 from ..notify import Call, PassOn
@@ -205,6 +205,11 @@ def _receive_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, f
     return len(received.data)
 
 
+def _room(call: Call, address: int) -> int:
+    _, _, iovec, count, _, _, _ = _MSGHDR.unpack(call.memory.read(address, _MSGHDR.size))
+    return size_of(call.memory.pieces(iovec, count))
+
+
 _MoveMessage = Callable[[Desk, Endpoint, Call, int, int], int]
 
 
@@ -225,7 +230,8 @@ def _several(move: _MoveMessage) -> Handler:
         number, address, count, flags = call.arguments[:4]
         endpoint = desk.descriptors.find(call, number)
         moved = 0
-        for at in range(address, address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX), _MMSGHDR):
+        end = address + _MMSGHDR * min(count & 0xFFFFFFFF, _MESSAGES_MAX)
+        for at in range(address, end, _MMSGHDR):
             try:
                 size = move(desk, endpoint, call, at, flags)
                 call.memory.write(at + _MSGHDR.size, _INTEGER.pack(size))
@@ -233,6 +239,11 @@ def _several(move: _MoveMessage) -> Handler:
                 if not moved:
                     raise
                 break
+            except PassOn:
+                # The kernel waits for the first one, and then for the others.
+                rest = range(at + _MMSGHDR, end, _MMSGHDR)
+                endpoint.wait_on([] if flags & MSG_WAITFORONE else [_room(call, each) for each in rest], bool(rest))
+                raise
             moved += 1
             flags |= MSG_DONTWAIT
         return moved
