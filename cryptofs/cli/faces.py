@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from . import completing
 from .files import mount_option
 from .keys import options
 from .standard import complain, describe
+
+log = logging.getLogger("cryptofs")
 
 _NOT_EXECUTED, _NOT_FOUND = 126, 127
 
@@ -68,8 +70,7 @@ def ssh_agent(where: Path | None, devices: tuple[str, ...], verbose: bool, **how
     It detaches, and prints commands that set SSH_AUTH_SOCK, as ssh-agent does: eval "$(cryptofs ssh-agent)". With
     COMMAND, it serves until the command ends. No private key leaves the daemon: the agent holds none.
     """
-    keys = _begin(where, devices, verbose)
-    keys.find(ssh.ALGORITHMS)
+    keys = _begin(where, devices, verbose, ssh.ALGORITHMS)
     client = functools.partial(ssh.serve_client, keys)
     _Face("ssh-agent", client, "SSH_AUTH_SOCK", "SSH_AGENT_PID", str).run(**how)
 
@@ -83,15 +84,19 @@ def pkcs11_server(where: Path | None, devices: tuple[str, ...], verbose: bool, *
     P11_KIT_SERVER_ADDRESS: eval "$(cryptofs pkcs11-server)". With COMMAND, it serves until the command ends. No private
     key leaves the daemon.
     """
-    keys = _begin(where, devices, verbose)
-    keys.find(pkcs11.ALGORITHMS)
+    keys = _begin(where, devices, verbose, pkcs11.ALGORITHMS)
     client = functools.partial(pkcs11.serve_client, keys)
     _Face("pkcs11-server", client, "P11_KIT_SERVER_ADDRESS", "P11_KIT_SERVER_PID", _address).run(**how)
 
 
-def _begin(where: Path | None, devices: tuple[str, ...], verbose: bool) -> DeviceKeys:
+def _begin(where: Path | None, devices: tuple[str, ...], verbose: bool, algorithms: Mapping[str, str]) -> DeviceKeys:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="cryptofs: %(message)s")
-    return DeviceKeys(find_mount(where).absolute(), frozenset(devices))
+    keys = DeviceKeys(find_mount(where).absolute(), frozenset(devices))
+    found = {key.device for key in keys.find(algorithms)}
+    for name in sorted(keys.only - found):
+        # No error: a reload may bring it.
+        log.warning("device %s: not used now; it is missing, not yours, or has no key pair for this", printable(name))
+    return keys
 
 
 def _address(path: Path) -> str:

@@ -175,10 +175,12 @@ def test_devices_of_others(mount: Path) -> None:
 def test_with_a_command(mount: Path, tmp_path: Path) -> None:
     """It serves while a command runs, in a directory of its own, and has its status."""
     script = 'ssh-add -L | head -n 1; stat -c %a "$SSH_AUTH_SOCK" "${SSH_AUTH_SOCK%/*}"; exit 3'
-    line = [*SSH, "--mount", str(mount), "--device", "ed", "--", "sh", "-c", script]
+    names = ["--device", "ed", "--device", "gcm", "--device", "nowhere"]
+    line = [*SSH, "--mount", str(mount), *names, "--", "sh", "-c", script]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=60 * PATIENCE)
     assert (done.stdout, done.returncode) == (f"{openssh(KEYS['ed'])} ed\n600\n700\n", 3), done.stderr
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" device gcm", " device nowhere"]
     assert list(tmp_path.iterdir()) == []
     line = [*SSH, "--mount", str(mount), "--", "no-such-program"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60 * PATIENCE)

@@ -90,7 +90,9 @@ def logged_in(
         *(f"-o{word}" for word in ("BatchMode=yes", "StrictHostKeyChecking=yes")),
         f"-oUserKnownHostsFile={directory}/known",
     ]
-    there = f"printf 'in '; {shlex.join([*ssh, '127.0.0.1', 'echo again'])}" if again else "echo in again"
+    # A forwarded agent signs logins, and nothing at random.
+    test = f"if ssh-add -T {directory}/key.pub; then echo 'signs at random'; fi"
+    there = f"{test}; printf 'in '; {shlex.join([*ssh, '127.0.0.1', 'echo again'])}" if again else "echo in again"
     line = [sys.executable, "-m", "cryptofs", face, "--mount", str(mount), "--", *ssh, *again, "127.0.0.1", there]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=90 * PATIENCE)
     log = (directory / "sshd.log").read_text()
