@@ -10,7 +10,7 @@ from ..algorithms.public import signs_digest_of
 from ..client import Context
 from ..errors import InvalidValue, printable
 from ..records import PAYLOAD_MAX, Attr, Operation
-from . import completing
+from . import completing, pss
 from .files import check_terminal, file_options, mount_option, open_files
 from .keys import options
 from .pieces import parts, read_full
@@ -29,6 +29,9 @@ _options = options(
         help="Sign the digest of FILE by this hash; none: FILE is what the key signs. Default: the hash in the key's "
         "algorithm, or, for ECDSA, the one of the curve's size.",
     ),
+    click.option(
+        "--pss", "with_pss", is_flag=True, help="RSA-PSS, with a device of the algorithm rsa; default: sha256."
+    ),
     click.option("--hex", "hexadecimal", is_flag=True, help="The signature is in hexadecimal."),
     mount_option,
 )
@@ -38,7 +41,15 @@ _options = options(
 @click.argument("device", shell_complete=completing.devices)
 @file_options
 @_options
-def sign(device: str, source: Stream, sink: Stream, hash_: str | None, hexadecimal: bool, where: Path | None) -> None:
+def sign(
+    device: str,
+    source: Stream,
+    sink: Stream,
+    hash_: str | None,
+    with_pss: bool,
+    hexadecimal: bool,
+    where: Path | None,
+) -> None:
     """Sign FILE with a device: `cryptofs sign release FILE -o FILE.sig`.
 
     The command hashes FILE through the mount if the key's algorithm signs a digest, and else gives the key FILE itself,
@@ -47,7 +58,11 @@ def sign(device: str, source: Stream, sink: Stream, hash_: str | None, hexadecim
     if not hexadecimal:
         check_terminal(", --hex")
     with open_files(source, sink) as (reader, writer), Context.of_device(device, mount=where) as signer:
-        signature = signer.sign(_signed(signer, reader, writer, hash_, where))
+        if with_pss:
+            hashed = pss.hash_for(signer, hash_)
+            signature = pss.sign(signer, _digest(hashed, reader, writer, where), hashed)
+        else:
+            signature = signer.sign(_signed(signer, reader, writer, hash_, where))
         writer.write(signature.hex().encode() + b"\n" if hexadecimal else signature)
 
 
@@ -56,7 +71,15 @@ def sign(device: str, source: Stream, sink: Stream, hash_: str | None, hexadecim
 @click.argument("file", shell_complete=completing.files)
 @click.argument("signature", shell_complete=completing.files)
 @_options
-def verify(device: str, file: str, signature: str, hash_: str | None, hexadecimal: bool, where: Path | None) -> None:
+def verify(
+    device: str,
+    file: str,
+    signature: str,
+    hash_: str | None,
+    with_pss: bool,
+    hexadecimal: bool,
+    where: Path | None,
+) -> None:
     """Check a signature of FILE with a device. The exit status is 0 if it is good, and 1 if it is not.
 
     Give the same --hash as to `sign`. FILE or SIGNATURE may be standard input (-).
@@ -66,7 +89,11 @@ def verify(device: str, file: str, signature: str, hash_: str | None, hexadecima
     with signed.open_input() as opened:
         octets = _signature(read_full(opened, 2 * _SIGNATURE_MAX + 2), hexadecimal)
     with data.open_input() as reader, Context.of_device(device, mount=where) as checker:
-        good = checker.verify(octets, _signed(checker, reader, None, hash_, where))
+        if with_pss:
+            hashed = pss.hash_for(checker, hash_)
+            good = pss.is_signed(checker, octets, _digest(hashed, reader, None, where), hashed)
+        else:
+            good = checker.verify(octets, _signed(checker, reader, None, hash_, where))
     if not good:
         complain(f"EKEYREJECTED: {printable(signed.label)}: not a signature of {printable(data.label)} by this device")
         sys.exit(1)
@@ -93,10 +120,15 @@ def _signed(
         what = f"it signs digests of {digest}" if digest else "it signs the message itself"
         raise click.UsageError(f"--hash {printable(hash_ or '')}: {what}; the device's algorithm is {context.name}")
     chosen = digest if hash_ is None else hash_
-    if chosen in (None, _NONE):
+    if chosen is None or chosen == _NONE:
         # One byte more than can be signed: the error says so.
         return read_full(reader, PAYLOAD_MAX + 1)
-    with Context("hash", chosen, mount=where) as hashing:
+    return _digest(chosen, reader, writer, where)
+
+
+def _digest(name: str, reader: BinaryIO, writer: BinaryIO | None, where: Path | None) -> bytes:
+    """The digest of a file by a hash of the mount."""
+    with Context("hash", name, mount=where) as hashing:
         message = hashing.message(Operation.DIGEST)
         for piece in parts(reader, sink=writer):
             message.update(piece)

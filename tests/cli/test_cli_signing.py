@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from helpers.cli_process import Done, forked
 from helpers.daemons import Daemon
 from helpers.signing import DEVICES, KEYS, signing_mount
 from helpers.waiting import PATIENCE
+
+from cryptofs.cli import pss
+from cryptofs.errors import InvalidValue
 
 pytestmark = pytest.mark.mount
 
@@ -73,6 +76,55 @@ def test_sign_and_verify(mount: Path, tmp_path: Path, device: str, more: list[st
         assert not wrong or b"s2: not a signature of f2" in done.stderr or b"EINVAL" in done.stderr
 
 
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
+def test_pss(mount: Path, tmp_path: Path, digest: str) -> None:
+    """Another library accepts the signature, and what that one signs, with any salt; no two signatures are equal."""
+    (tmp_path / "f").write_bytes(DATA)
+    more = ["--pss", *([] if digest == "sha256" else ["--hash", digest])]
+    signatures = []
+    for _ in range(2):
+        assert run(mount, tmp_path, "sign", "textbook", "f", "-o", "s", *more) == (0, b"", b"")
+        signatures.append((tmp_path / "s").read_bytes())
+        assert run(mount, tmp_path, "verify", "textbook", "f", "s", *more) == (0, b"", b"")
+    assert signatures[0] != signatures[1]
+    private, method = KEYS["rsa"], HASHES[digest]
+    assert isinstance(private, rsa.RSAPrivateKey)
+    strict = padding.PSS(padding.MGF1(method), method.digest_size)
+    private.public_key().verify(signatures[0], DATA, strict, method)
+    (tmp_path / "s").write_bytes(private.sign(DATA, padding.PSS(padding.MGF1(method), 11), method))
+    assert run(mount, tmp_path, "verify", "textbook", "f", "s", *more).returncode == 0
+    for wrong in (
+        signatures[0][:-1] + bytes([signatures[0][-1] ^ 1]),
+        b"",
+        private.sign(DATA, padding.PKCS1v15(), method),
+    ):
+        (tmp_path / "s").write_bytes(wrong)
+        done = run(mount, tmp_path, "verify", "textbook", "f", "s", *more)
+        assert (done.returncode, b"not a signature" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("bits", [1024, 1025, 1026, 1031, 2048])
+def test_the_encoding_of_pss(bits: int) -> None:
+    """Moduli whose size is no number of whole bytes, too: another library accepts what is made of it."""
+    salt, digest = os.urandom(20), os.urandom(32)
+    made = pss.encoded(digest, "sha256", bits - 1, salt)
+    assert len(made) == (bits + 6) // 8
+    assert int.from_bytes(made, "big").bit_length() <= bits - 1
+    if bits >= 1025:
+        private = rsa.generate_private_key(65537, bits)
+        numbers = private.private_numbers()
+        number = pow(int.from_bytes(made, "big"), numbers.d, numbers.public_numbers.n)
+        scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 20)
+        signature = number.to_bytes((bits + 7) // 8, "big")
+        private.public_key().verify(signature, digest, scheme, utils.Prehashed(hashes.SHA256()))
+
+
+def test_a_key_that_is_too_small_for_pss() -> None:
+    """RSA of 1024 bits, and a digest and salt of 512 each."""
+    with pytest.raises(InvalidValue, match="1024 bits is too small for PSS with sha512"):
+        pss.encoded(bytes(64), "sha512", 1023, bytes(64))
+
+
 def test_a_digest_that_is_there_already(mount: Path, tmp_path: Path) -> None:
     """With --hash none the file is what the key signs; hexadecimal signatures are lines."""
     hashed = hashes.Hash(hashes.SHA256())
@@ -92,6 +144,10 @@ def test_a_digest_that_is_there_already(mount: Path, tmp_path: Path) -> None:
         (["sign", "rsa-256", "f", "--hash", "sha512"], 2, b"it signs digests of sha256"),
         (["sign", "ed", "f", "--hash", "sha512"], 2, b"it signs the message itself"),
         (["sign", "p256", "f", "-o", "f"], 2, b"the output is the input"),
+        (["sign", "rsa-256", "f", "--pss"], 2, b"for a device of akcipher rsa"),
+        (["verify", "ed", "f", "f", "--pss"], 2, b"for a device of akcipher rsa"),
+        (["sign", "textbook", "f", "--pss", "--hash", "md5"], 2, b"with --pss one of sha256"),
+        (["sign", "textbook", "f", "--pss", "--hash", "none"], 2, b"with --pss one of sha256"),
         (["sign"], 2, b"DEVICE"),
         (["verify", "ed", "-", "-"], 2, b"come from one stream"),
         (["verify", "ed", "f"], 2, b"SIGNATURE"),

@@ -54,6 +54,7 @@ def signing_mount(directory: Path) -> Iterator[Daemon]:
     text += declare("sha1", "sig", "pkcs1(rsa,sha1)", "{rsa}")
     text += declare("raw", "sig", "pkcs1(rsa,none)", "{rsa-raw}")
     text += declare("decrypter", "akcipher", "pkcs1pad(rsa)", "{rsa}", 'operations = ["decrypt", "public-key"]')
+    text += declare("textbook", "akcipher", "rsa", "{rsa}", 'operations = ["decrypt", "public-key"]')
     text += declare("curve", "kpp", "ecdh-nist-p256", "{p256}")
     text += declare("gcm", "aead", "gcm(aes)", "{aes}")
     if ROOT:
