@@ -18,8 +18,10 @@ _ENDS = 0xBC
 
 
 def hash_for(context: Context, name: str | None) -> str:
-    """The hash to use, `name` if it was given. Errors: UsageError for one that does not do, and for an algorithm that has
-    its own padding, or none."""
+    """The hash to use, `name` if it was given.
+
+    Errors: UsageError for a hash that cannot be used, and for an algorithm that has its own padding, or none.
+    """
     if context.type != "akcipher" or context.name != "rsa":
         raise click.UsageError(f"--pss: for a device of akcipher rsa; this one is of {context.type} {context.name}")
     if name not in (None, *HASHES):
