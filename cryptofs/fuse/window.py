@@ -5,11 +5,13 @@ tens of them. So the loop looks again in two steps before it sleeps in trio:
 
 1. For WINDOW seconds after each request it only gives way to whoever else wants its processor: a client on this very
    processor has to run before it can ask.
-2. Then it sleeps in poll() for a millisecond, in which a request wakes it without trio. A program that does something
-   else between its requests, as `cryptofs run` does, needs longer than the window. It takes no processor time, and
-   trio's other tasks wait no longer than for a turn of requests.
+2. Then it sleeps in poll() for a millisecond, in which a request wakes it without trio. That takes no processor time,
+   and trio's other tasks wait no longer than for a turn of requests.
 
-On a busy machine the first step goes wrong. Giving way then hands the processor to a program that computes, for the
+A program that does something else between its requests, as `cryptofs run` does, needs longer than the window. So after
+a request that came later than that, the loop leaves the first step out: it would use a processor for nothing.
+
+On a busy machine the first step goes wrong, too. Giving way then hands the processor to a program that computes, for the
 milliseconds of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of such a
 program. So where giving way is costly again and again the loop leaves the first step out for a while: that is dearer
 than the window on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no such
@@ -35,7 +37,7 @@ _NAP = 1
 class Window:
     """One loop's window."""
 
-    __slots__ = ("_costly", "_ends", "_pause", "_poll", "until")
+    __slots__ = ("_costly", "_ends", "_late", "_pause", "_poll", "until")
 
     def __init__(self, descriptor: int) -> None:
         self.until = 0.0
@@ -43,6 +45,8 @@ class Window:
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         self._poll = poller.poll
+        self._late = False
+        """Whether the last request came after its window."""
         self._costly = 0.0
         self._pause = _PAUSE
         self._ends = 0.0
@@ -50,8 +54,10 @@ class Window:
     def look_again(self) -> bool:
         """Wait a little for the next request. Returns false where the loop should sleep in trio."""
         now = time.perf_counter()
-        if now < self._ends or now >= self.until:
-            return bool(self._poll(_NAP))
+        if self._late or now < self._ends or now >= self.until:
+            has_come = bool(self._poll(_NAP))
+            self._late = not has_come or time.perf_counter() >= self.until
+            return has_come
         os.sched_yield()
         ended = time.perf_counter()
         if ended - now < _COSTLY:

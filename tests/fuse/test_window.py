@@ -36,8 +36,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def turns(window: Window, clock: Clock, most: int = 1000) -> int:
-    """How often the loop looks again after one request."""
+class Client:
+    """Writes to a pipe as the kernel does for a client."""
+
+    def __init__(self, pipe: tuple[int, int]) -> None:
+        self._pipe = pipe
+
+    def ask(self, window: Window, after: float, clock: Clock) -> None:
+        """A request, so many seconds after the last one was answered, for which the loop waits in poll() at most."""
+        window.until = clock.now + WINDOW
+        os.write(self._pipe[1], b"x")
+        clock.now += after
+        assert window.look_again()
+        os.read(self._pipe[0], 1)
+
+
+@pytest.fixture
+def client(pipe: tuple[int, int]) -> Client:
+    return Client(pipe)
+
+
+def turns(window: Window, client: Client, clock: Clock, most: int = 1000) -> int:
+    """How often the loop looks again after one of several requests in a row."""
+    cost, clock.cost = clock.cost, 0.0
+    client.ask(window, 0.0, clock)
+    clock.cost = cost
     window.until = clock.now + WINDOW
     for turn in range(most):
         if not window.look_again():
@@ -45,11 +68,11 @@ def turns(window: Window, clock: Clock, most: int = 1000) -> int:
     return most
 
 
-def test_an_idle_machine(pipe: tuple[int, int], clock: Clock) -> None:
+def test_an_idle_machine(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
     """The loop looks again until the window ends, after each request, however many there were."""
     window = Window(pipe[0])
     for _ in range(100):
-        assert 45 <= turns(window, clock) <= 51
+        assert 45 <= turns(window, client, clock) <= 51
     assert not window.look_again()
 
 
@@ -65,11 +88,27 @@ def test_after_the_window(pipe: tuple[int, int], clock: Clock) -> None:
     assert time.monotonic() - began >= 0.9e-3
 
 
-def test_a_busy_machine(pipe: tuple[int, int], clock: Clock) -> None:
+def test_a_late_request(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
+    """After a request that came after the window the loop sleeps at once, until one comes within it."""
+    window = Window(pipe[0])
+    client.ask(window, 0.0, clock)
+    assert turns(window, client, clock) >= 45
+    client.ask(window, 2 * WINDOW, clock)
+    before = clock.now
+    window.until = before + WINDOW
+    assert not window.look_again()
+    assert clock.now == before
+    client.ask(window, WINDOW / 2, clock)
+    window.until = clock.now + WINDOW
+    assert window.look_again()
+    assert clock.now > before
+
+
+def test_a_busy_machine(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
     """Where another program takes its whole turn, the loop stops to give way, and waits in poll() for requests."""
     window = Window(pipe[0])
     clock.cost = 3e-3
-    assert sum(turns(window, clock) for _ in range(100)) == 4
+    assert sum(turns(window, client, clock) for _ in range(100)) == 4
     before = time.monotonic()
     os.write(pipe[1], b"x")
     assert window.look_again()
@@ -77,22 +116,22 @@ def test_a_busy_machine(pipe: tuple[int, int], clock: Clock) -> None:
     assert not window.look_again()
     assert time.monotonic() - before < 1
     # after the pause the window is tried again, for longer each time, and used again when it is cheap
-    assert pauses(window, clock, 5) == pytest.approx([2, 4, 8, 16, 16], rel=0.1)
+    assert pauses(window, client, clock, 5) == pytest.approx([2, 4, 8, 16, 16], rel=0.1)
     clock.now += 20
     clock.cost = 1e-6
-    assert turns(window, clock) >= 45
+    assert turns(window, client, clock) >= 45
     clock.cost = 3e-3
     clock.now += 100
-    assert pauses(window, clock, 1) == pytest.approx([1], rel=0.1)
+    assert pauses(window, client, clock, 1) == pytest.approx([1], rel=0.1)
 
 
-def pauses(window: Window, clock: Clock, count: int) -> list[float]:
+def pauses(window: Window, client: Client, clock: Clock, count: int) -> list[float]:
     """How long the window stays closed, the next `count` times, in seconds."""
     found = []
     for _ in range(count):
         clock.now = max(clock.now, window._ends)
         while clock.now >= window._ends:
-            turns(window, clock)
+            turns(window, client, clock)
         found.append(window._ends - clock.now)
     return found
 
