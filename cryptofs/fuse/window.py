@@ -11,11 +11,11 @@ tens of them. So the loop looks again in two steps before it sleeps in trio:
 A program that does something else between its requests, as `cryptofs run` does, needs longer than the window. So after
 a request that came later than that, the loop leaves the first step out: it would use a processor for nothing.
 
-On a busy machine the first step goes wrong, too. Giving way then hands the processor to a program that computes, for the
-milliseconds of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of such a
-program. So where giving way is costly again and again the loop leaves the first step out for a while: that is dearer
-than the window on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no such
-program, although each of the two meets one now and then.
+On a busy machine the first step goes wrong, too. Giving way then hands the processor to a program that computes, for
+the milliseconds of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of
+such a program. So where giving way is costly again and again the loop leaves the first step out for a while: that is
+dearer than the window on an idle machine, and far cheaper on a busy one. A client on the loop's own processor is no
+such program, although each of the two meets one now and then.
 """
 
 import os

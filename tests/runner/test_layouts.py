@@ -1,6 +1,7 @@
 """sendmsg(2) reads the parts of a message at once if they lie where those of the message before lay."""
 
 import ctypes
+import errno
 import struct
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ class Sender:
         self.array = ctypes.create_string_buffer(20 * _PIECE.size)
         self.control = ctypes.create_string_buffer(64)
         self.kept: list[ctypes.Array[ctypes.c_char]] = []
+        self.gone: list[ctypes.Array[ctypes.c_char]] = []
+        """Control messages of earlier messages, whose memory must not be used again."""
 
     def describe(self, *pieces: bytes, control: bytes = b"") -> None:
         """Lay a message out in fresh memory, at the same address of its header."""
@@ -111,7 +114,25 @@ def test_two_places_in_turns(sender: Sender) -> None:
         sender.head[:] = _HEADER.pack(0, 0, ctypes.addressof(sender.array), 1, ctypes.addressof(sender.control), 9, 0)
         copies.append(sender.send())
         assert sender.endpoint.got == (b"data %d" % turn, b"control %d" % turn)
-    assert copies == [3, 4, 1, 1, 1, 1, 1, 1]
+    assert copies == [3, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_moved_control_messages(sender: Sender) -> None:
+    """What has moved is read where it lies now, and nothing else twice; what is no longer there is EFAULT."""
+    sender.describe(b"data 0", b"more", control=b"control 0")
+    assert sender.send() == 3
+    for turn in range(1, 5):
+        sender.control = ctypes.create_string_buffer(b"control %d" % turn)
+        sender.kept[0][:6] = b"data %d" % turn
+        at = ctypes.addressof
+        sender.head[:] = _HEADER.pack(0, 0, at(sender.array), 2, at(sender.control), 9, 0)
+        sender.gone.append(sender.control)
+        assert sender.send() == 2
+        assert sender.endpoint.got == (b"data %dmore" % turn, b"control %d" % turn)
+    sender.head[:] = _HEADER.pack(0, 0, ctypes.addressof(sender.array), 2, 8, 9, 0)
+    with pytest.raises(SystemFault) as caught:
+        sender.send()
+    assert caught.value.errno == errno.EFAULT
 
 
 def test_another_layout(sender: Sender) -> None:

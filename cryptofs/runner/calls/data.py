@@ -2,6 +2,7 @@
 
 import errno
 import struct
+import sys
 from collections.abc import Callable, Iterator
 
 from ...errors import CryptofsError, InvalidValue, SystemFault, TooLarge, WouldBlock
@@ -12,11 +13,11 @@ from ..endpoint import MSG_MORE, MSG_WAITFORONE, Endpoint, Layout, MustWait, Rec
 from ..ends import MSG_DONTWAIT
 from ..libc import PIECES_MAX, Data, Pieces
 from ..notify import Call, PassOn
-from ..process import checked, is_nonblocking, size_of
+from ..process import Memory, checked, is_nonblocking, size_of
 
 _MSGHDR = struct.Struct("=QI4xQQQQi4x")
 """struct msghdr: name, its size, pieces, their number, control, its size, flags."""
-_NAME_SIZE_AT, _CONTROL_SIZE_AT = 8, 40
+_NAME_SIZE_AT, _CONTROL_AT, _CONTROL_SIZE_AT = 8, 32, 40
 _MMSGHDR = _MSGHDR.size + 8
 _AFTER = struct.Struct("=QI")
 """Its end after a receive: the size of the control data, the flags."""
@@ -159,21 +160,37 @@ def receive_from(desk: Desk, call: Call) -> int:
 # Messages: each is a struct msghdr at an address.
 
 
+def _read_in_place(endpoint: Endpoint, memory: Memory, address: int) -> tuple[bytes, bytes] | None:
+    """The data and the control messages of a message that lies where an earlier one lay, or None.
+
+    Each copy costs microseconds. A single one is enough, or two if only the control messages have moved.
+    """
+    layouts = endpoint.layouts
+    if not layouts or (layout := layouts[0]).parts[0][0] != address:
+        return None
+    try:
+        whole = bytes(memory.gather(layout.parts, layout.size))
+    except SystemFault:
+        # A part that lay there has gone.
+        return None
+    start, begin = layout.start, len(layout.start)
+    control = whole[begin : begin + layout.control]
+    if not whole.startswith(start):
+        if whole[:_CONTROL_AT] != start[:_CONTROL_AT] or whole[_CONTROL_SIZE_AT:begin] != start[_CONTROL_SIZE_AT:]:
+            return None
+        moved = int.from_bytes(whole[_CONTROL_AT:_CONTROL_SIZE_AT], sys.byteorder), layout.control
+        control = bytes(memory.gather([moved], layout.control))
+        head, array, _, *pieces = layout.parts
+        layout = layout._replace(start=whole[:begin], parts=[head, array, moved, *pieces])
+    layouts.append(layout)
+    return whole[begin + layout.control :], control
+
+
 def _send_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flags: int) -> int:
     memory = call.memory
-    layouts = endpoint.layouts
-    if layouts and (expected := layouts[0]).parts[0][0] == address:
-        # Each copy costs microseconds. If the message lies where an earlier one lay, a single one is enough.
-        try:
-            whole = bytes(memory.gather(expected.parts, expected.size))
-        except SystemFault:
-            # A part that lay there has gone.
-            whole = b""
-        if whole.startswith(expected.start):
-            layouts.append(expected)
-            begin = len(expected.start)
-            text = begin + expected.control
-            return send(endpoint, call, whole[text:], whole[begin:text], flags)
+    message = _read_in_place(endpoint, memory, address)
+    if message is not None:
+        return send(endpoint, call, *message, flags)
     head = memory.read(address, _MSGHDR.size)
     _, _, iovec, count, control_at, control_size, _ = _MSGHDR.unpack(head)
     if count > PIECES_MAX:
@@ -190,7 +207,7 @@ def _send_message(desk: Desk, endpoint: Endpoint, call: Call, address: int, flag
     data = memory.gather(pieces, room)
     if len(head) + len(raw) + room <= _LAYOUT_MAX and count <= _LAYOUT_PIECES:
         parts = [(address, len(head)), (iovec, size), (control_at, control_size), *pieces]
-        layouts.append(Layout(bytes(head + raw[:size]), parts, control_size, len(head) + len(raw) + room))
+        endpoint.layouts.append(Layout(bytes(head + raw[:size]), parts, control_size, len(head) + len(raw) + room))
     return send(endpoint, call, data, bytes(raw[size:]), flags)
 
 
