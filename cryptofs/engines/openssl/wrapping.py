@@ -34,7 +34,8 @@ def _check_size(size: int, least: int, unit: int, most: int = WRAPPED_MAX) -> No
     if size > most:
         raise TooLarge(f"message of {size} bytes: at most {most}, because it is meant for keys")
     if size < least or size % unit:
-        raise InvalidValue(f"message of {size} bytes: at least {least}, in multiples of {unit}")
+        multiples = f", in multiples of {unit}" if unit > 1 else ""
+        raise InvalidValue(f"message of {size} bytes: at least {least}{multiples}")
 
 
 class _Wrap(NamedTuple):
