@@ -49,6 +49,26 @@ def refused(number: int, call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def test_short_messages_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of an engine's shorter way, the longer one answers, with its own errors."""
+    backend = LocalBackend(("openssl",))
+    digest = backend.open(Type.HASH, "sha256")
+    box = backend.open(Type.AEAD, "gcm(aes)")
+    box.set_key(KEY)
+    for result in (OSError(errno.ENOMEM, "no memory"), ValueError("wrong"), None):
+
+        def short(*_: object, result: Exception | None = result) -> None:
+            if result is not None:
+                raise result
+
+        for transform in (digest, box):
+            monkeypatch.setattr(transform._transform, "short", short, raising=False)  # type: ignore[attr-defined]
+        assert digest.once(DIGEST, None, 0, b"data") == hashlib.sha256(b"data").digest()
+        refused(errno.EBADMSG, lambda: box.once(DECRYPT, IV[:12], 0, bytes(32)))
+    digest.close()
+    box.close()
+
+
 def test_a_name_is_described_and_opened(backend: Backend) -> None:
     """With its sizes, by its generic name or its driver's; an unknown one is ENOENT, whatever is wrong with it."""
     found = backend.describe(Type.SKCIPHER, "cbc(aes)")
