@@ -5,16 +5,18 @@ whatever number, process or copy it comes by. The close of the last copy is a ha
 threads, fork, exec and dup need no bookkeeping.
 """
 
+import errno
 import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from ..errors import CryptofsError, NotSupported
+from ..errors import CryptofsError, NotSupported, SystemFault
 from ..records import Buffer
 from .ends import End
 from .libc import Data
+from .notify import PassOn
 from .process import Memory, is_in_call
 
 MSG_MORE, MSG_TRUNC, MSG_PEEK, MSG_WAITFORONE = 0x8000, 0x20, 0x02, 0x10000
@@ -199,7 +201,7 @@ class Endpoint:
         tid = place.memory.tid
         self.waiting = deque(old for old in self.waiting if old.tid != tid and is_in_call(old.tid, old.number))
         end = place.end
-        if not any(each.end is end for each in self.waiting):
+        if end.marked and not any(each.end is end for each in self.waiting):
             # The mark goes. An answer that nobody has taken yet is for whoever reads first.
             end, answers = place.clear()
             for answer in answers:
@@ -252,8 +254,14 @@ class Endpoint:
         # The caller itself is in this call now, so not in that one.
         others = [each for each in self.served if each.tid != place.memory.tid]
         if self.served and not any(is_in_call(each.tid, each.number) for each in others):
-            self.served.clear()
             if place.end.has_answers:
-                self.kept.extend(place.clear()[1])
+                try:
+                    self.kept.extend(place.clear()[1])
+                except SystemFault as error:
+                    if error.errno != errno.EPERM:
+                        raise
+                    # It cannot be taken back here, but lies before the mark: the kernel's read finds it.
+                    raise PassOn from None
                 self.mark()
+            self.served.clear()
         return self.kept.popleft() if self.kept else None
