@@ -42,7 +42,9 @@ def test_ells_tests(ell: Path, name: str) -> None:
     done = run(ell / f"test-{name}", cwd=ell)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-2000:]
-    assert said.count("TEST: ") >= ELLS[name], said
+    # newer ones speak TAP
+    assert said.count("TEST: ") + len(re.findall(r"^ok \d+ (?!.*# SKIP)", said, re.MULTILINE)) >= ELLS[name], said
+    assert "not ok " not in said
 
 
 LTPS = {1: 7, 2: 0, 3: 1, 4: 0, 5: 0, 6: 1, 7: 1, 8: 0}
@@ -94,4 +96,7 @@ def test_bluez(packages: Packages, tmp_path: Path) -> None:
     subprocess.run(line, cwd=source, check=True, timeout=120 * PATIENCE)
     done = run(source / "test-crypto", env=packages.environment())
     assert done.returncode == 0, done.stdout[-2000:]
-    assert re.search(r"Total: 10, .*Passed: 10 .*Failed: 0.*Not Run: 0", done.stdout), done.stdout[-2000:]
+    total = re.search(r"Total: (\d+), .*Passed: \1 .*Failed: 0.*Not Run: 0", done.stdout)
+    assert total, done.stdout[-2000:]
+    # of BlueZ 5.66; later ones have more
+    assert int(total[1]) >= 10
