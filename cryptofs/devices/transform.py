@@ -10,7 +10,6 @@ from ..engines.base import OUT_SLACK, Answer, Around, Message, Operands, Transfo
 from ..errors import InvalidValue, NotPermitted, TooLarge
 from ..records import OPERATIONS, PAYLOAD_MAX, Attr, Buffer, Operation
 from .device import Device
-from .nonces import MESSAGES_MAX
 from .versions import Version, first_right
 
 ENCRYPT, DECRYPT = int(Operation.ENCRYPT), int(Operation.DECRYPT)
@@ -154,11 +153,13 @@ class DeviceTransform(Transform):
         if nonces.untagged:
             return None
         if operation == ENCRYPT:
-            if version.count.used >= MESSAGES_MAX:
-                return None
-            nonce = self.device.make_nonce(version)
+            nonce = nonces.make()
             output = version.transform.short(operation, nonces.iv(nonce), data)
-            return None if output is None else nonce + output
+            if output is None:
+                return None
+            # Only now, because the general way counts what this way leaves to it. At the bound nothing goes out.
+            version.count.take(self.device.settings.name)
+            return nonce + output
         if operation == DECRYPT and len(data) >= self._prefix:
             return version.transform.short(operation, nonces.iv(data[: self._prefix]), data[self._prefix :])
         return None

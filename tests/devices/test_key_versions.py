@@ -302,6 +302,20 @@ def test_the_fast_way_is_taken() -> None:
     assert parse_responses(bytes(answer))[0].attributes == {Attr.KEY_VERSION: 6}
 
 
+@pytest.mark.parametrize("versions", [(1,), (1, 2)])
+def test_a_message_counts_once(versions: tuple[int, ...]) -> None:
+    """Also where the engine has no short way, and the general one does it: AF_ALG's AEADs."""
+    own = device(*versions)
+    context = context_of(own, as_stream=False)
+    data = build(Record(ENCRYPT, 0, 1, 0, {}, b"x"))
+    assert FastWay(context).answer(memoryview(data))
+    assert own.messages == 1
+    own.transform.short = lambda operation, iv, data: None  # type: ignore[method-assign]
+    assert not FastWay(context).answer(memoryview(data))
+    write(context, data)
+    assert own.messages == 2
+
+
 # Sealed files
 
 
