@@ -30,13 +30,13 @@ def test_each_test_runs_once(tmp_path: Path) -> None:
         folder = tmp_path / "tests" / name
         folder.mkdir(parents=True)
         (folder / f"test_{name}.py").write_text(SUITE.format(name=name))
-    (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (tmp_path / "tests" / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
     share = tmp_path / "share"
     share.mkdir()
-    options = ["-m", "pytest", "-s", "--tb=no", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir"]
-    command = [sys.executable, *options, tmp_path, "--share", share, tmp_path / "tests"]
+    command = [sys.executable, "-m", "pytest", "-s", "--tb=no", "-p", "no:cacheprovider", f"--share={share}"]
     environ = {"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin"}
-    both = [subprocess.Popen(command, cwd=TESTS, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in both]
     ran = [re.findall(r"(made|ran|gone) (\w)(?: (\d))?", output) for output in outputs]
     whole = [("made", ""), ("ran", "0"), ("ran", "1"), ("ran", "2"), ("gone", "")]
