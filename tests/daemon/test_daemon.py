@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.machine import mount_lines
 
 from cryptofs.client import Context, RequestError
 from cryptofs.records import Attr, Operation, Record, build
@@ -22,7 +23,7 @@ CRYPTOFS = (sys.executable, "-m", "cryptofs")
 
 def is_mounted(path: Path) -> bool:
     """Whether a cryptofs is mounted here."""
-    return f" {path} fuse.cryptofs " in Path("/proc/self/mounts").read_text()
+    return any(f" {path} fuse.cryptofs " in line for line in mount_lines())
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -69,7 +69,7 @@ def test_a_log_file_of_an_unprivileged_daemon(tmp_path: Path) -> None:
     $C mount /mnt/m --daemon --user nobody --engines openssl --verbose --log-file /mnt/log
     stat -c '%a %U' /mnt/log
     mv /mnt/log /mnt/old
-    pkill -HUP -u nobody -o python
+    pkill -HUP -u nobody -o -f -- 'mount /mnt/m --daemon'
     for i in {1..100}; do grep -q 'not opened again' /mnt/old && break; sleep 0.1; done
     cat /mnt/old
     """

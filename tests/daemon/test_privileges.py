@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.machine import mount_lines
 from helpers.waiting import wait_until
 
 from cryptofs.cli.mount import who_serves
@@ -79,9 +80,7 @@ def test_the_daemon_has_nothing_of_root(unprivileged: Daemon) -> None:
 def test_it_serves_every_user(unprivileged: Daemon, uid: int) -> None:
     """allow_other holds, and default_permissions with it: a user's own context is not another's."""
     mount = unprivileged.mountpoint
-    options = next(
-        line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines() if f" {mount} " in line
-    )
+    options = next(line.split()[3] for line in mount_lines() if f" {mount} " in line)
     assert {"allow_other", "default_permissions", "nosuid", "nodev"} <= set(options.split(","))
     asked = subprocess.run(
         ["setpriv", "--reuid", str(uid), "--clear-groups", "sh", "-c", f"cat {mount}/version; cat <{mount}/crypto"],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.daemons import Daemon
+from helpers.machine import mounts_below
 from helpers.other_user import MEMBER, STRANGER, as_user, needs_root
 
 from cryptofs.client import MountNotFound, mounts
@@ -26,11 +27,6 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """`cryptofs` with arguments."""
     full = [sys.executable, "-m", "cryptofs", *map(str, command)]
     return subprocess.run(full, capture_output=True, text=True, timeout=60, check=False)
-
-
-def mount_lines(below: Path) -> list[str]:
-    """What is mounted below a directory, without looking at it."""
-    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(below) in line]
 
 
 @needs_root
@@ -62,7 +58,7 @@ def test_a_link_in_place_of_the_mount_point(reachable: Path, command: tuple[str,
             after = target.lstat()
             assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
             assert after.st_dev == before.st_dev
-        assert len(mount_lines(reachable.parent)) == (to == "mount")
+        assert len(mounts_below(reachable.parent)) == (to == "mount")
         if to == "mount":
             assert (target / "kept").read_text() == "kept"
     finally:
@@ -84,13 +80,13 @@ def test_another_file_system_on_the_mount_point_stays(reachable: Path) -> None:
         assert not take_away(reachable)
         # take-back closes whatever directory it finds there, and unmounts nothing that is not cryptofs
         assert run("take-back", reachable).returncode == 0
-        assert [line.split()[2] for line in mount_lines(reachable)] == ["tmpfs"]
+        assert [line.split()[2] for line in mounts_below(reachable)] == ["tmpfs"]
         descriptor = mount_fuse(reachable, Account("nobody", 65534, 65534))
         try:
             assert run("take-back", reachable).returncode == 0
         finally:
             os.close(descriptor)
-        assert [line.split()[2] for line in mount_lines(reachable)] == ["tmpfs"]
+        assert [line.split()[2] for line in mounts_below(reachable)] == ["tmpfs"]
         assert (reachable / "kept").read_text() == "kept"
     finally:
         subprocess.run(["umount", reachable], check=True)

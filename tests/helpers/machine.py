@@ -22,14 +22,15 @@ def kernel_has_af_alg() -> bool:
 AF_ALG = kernel_has_af_alg()
 
 
+def mount_lines() -> list[str]:
+    """The lines of this namespace's mounts, whose names need not be text: tests beside this one mount such."""
+    return Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+
+
 def mounts_below(below: Path) -> set[str]:
     """The lines of this namespace's mounts at or below a directory."""
     # only this run's own: another one may be going on beside it
-    return {
-        line
-        for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
-        if str(below) in line
-    }
+    return {line for line in mount_lines() if str(below) in line}
 
 
 def af_alg_sockets(pid: int) -> int:
