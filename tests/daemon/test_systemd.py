@@ -29,8 +29,8 @@ pytestmark = [
 
 MOUNT = Path("/run/cryptofs")
 UNIT = "cryptofs.service"
-BUSY = bool(os.environ.get("CRYPTOFS_BUSY"))
 KILLS = int(os.environ.get("CRYPTOFS_KILLS", "20"))
+LOADS = 3
 CANARY = bytes.fromhex("c0ffee5ec2e7ca9a12ab00d1e5c0ded0")
 
 
@@ -281,12 +281,23 @@ def kill_again_and_again() -> tuple[list[float], list[float]]:
     return sorted(errors), sorted(backs)
 
 
+def seconds_to_load() -> float:
+    """What a fresh interpreter takes to load the daemon, on this machine and now: the middle of five."""
+    command = ("/opt/cryptofs/bin/python", "-I", "-c", "import cryptofs.daemon.serve")
+    taken = []
+    for _ in range(5):
+        begun = time.monotonic()
+        run(*command)
+        taken.append(time.monotonic() - begun)
+    return sorted(taken)[2]
+
+
 @pytest.mark.timeout(60 + KILLS * 15)
 def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Every client gets an error within 1 s, and all are served again within 2 s.
 
-    The one processor of the guest is at the mercy of its host. What fails the test is a middle over 2 s, twice; single
-    restarts over it are told.
+    The one processor of the guest is at the mercy of its host, so what is over 2 s is told. What fails the test, if it
+    comes twice, is a middle that is also over LOADS times what the machine needs to load the daemon.
     """
     for attempt in range(2):
         errors, backs = kill_again_and_again()
@@ -301,11 +312,12 @@ def test_killed_under_load(service: int, capsys: pytest.CaptureFixture[str]) -> 
                 print(f"NOT HELD: back within 2 s in {len(late)} of {KILLS}: {' '.join(late)} s")
         assert errors[-1] < 1
         assert backs[-1] < 30
-        if BUSY:
-            with capsys.disabled():
-                print("NOT CHECKED: the 2 s, because other programs keep this machine's processors busy")
-            break
         if middle < 2:
+            break
+        bound = LOADS * seconds_to_load()
+        with capsys.disabled():
+            print(f"the bound for the middle on this machine, now: {bound:.2f} s")
+        if middle < bound:
             break
         assert attempt == 0, f"back after {middle:.2f} s in the middle, twice"
     assert show("NFileDescriptorStore") == "0"
