@@ -4,7 +4,6 @@ pytest-xdist is not for this: its workers are never without a second thread, and
 here) from Python 3.12 on.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -42,7 +41,8 @@ class Shared:
     def _taken(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
         for path, tests in groupby(items, key=lambda item: item.path):
             try:
-                os.close(os.open(self._directory / quote(str(path), safe=""), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                # Not a file: a guest's file system may open one that another guest has made meanwhile.
+                (self._directory / quote(str(path), safe="")).mkdir()
             except FileExistsError:
                 continue
             yield from tests
