@@ -8,8 +8,10 @@ tens of them. So the loop looks again in two steps before it sleeps in trio:
 2. Then it sleeps in poll() for a millisecond, in which a request wakes it without trio. That takes no processor time,
    and trio's other tasks wait no longer than for a turn of requests.
 
-A program that does something else between its requests, as `cryptofs run` does, needs longer than the window. So after
-a request that came later than that, the loop leaves the first step out: it would use a processor for nothing.
+A program that does something else for longer than the window between its requests would have the loop use a processor
+for nothing. So after a request that came later than that, the loop leaves the first step out. Whether a request that
+ended a sleep has come within the window is a guess, because waking takes time, too: what the loop takes off for that
+becomes smaller with each window that ends shortly before the next request.
 
 On a busy machine the first step goes wrong, too. Giving way then hands the processor to a program that computes, for
 the milliseconds of its turn, and each request would wait for that. A process that sleeps is woken at once, ahead of
@@ -22,9 +24,12 @@ import os
 import select
 import time
 
-WINDOW = 50e-6
-"""Seconds after a request in which the loop looks for the next one without sleeping at all."""
-_COSTLY = 2 * WINDOW
+WINDOW = 250e-6
+"""Seconds after a request in which the loop looks for the next one without sleeping at all. A program under `cryptofs
+run` asks again within 60 to 150 us, and to be woken takes as long on a virtual machine."""
+_WAKING = 200e-6
+"""Seconds that waking takes at most."""
+_COSTLY = 100e-6
 """Seconds for which another program has the processor, when the loop gives way, on a busy machine."""
 _MANY, _CHEAP = 4.0, 1 / 32
 """Costly turns that close the window, and what each cheap one takes off their count."""
@@ -37,7 +42,7 @@ _NAP = 1
 class Window:
     """One loop's window."""
 
-    __slots__ = ("_costly", "_ends", "_late", "_pause", "_poll", "until")
+    __slots__ = ("_costly", "_ends", "_late", "_pause", "_poll", "_trying", "_waking", "until")
 
     def __init__(self, descriptor: int) -> None:
         self.until = 0.0
@@ -47,6 +52,10 @@ class Window:
         self._poll = poller.poll
         self._late = False
         """Whether the last request came after its window."""
+        self._waking = _WAKING
+        """Seconds after the window in which a request that ended a sleep is taken for one of before its end."""
+        self._trying = 0.0
+        """The window in which the loop waited last, by its end; 0.0 if it did so in vain."""
         self._costly = 0.0
         self._pause = _PAUSE
         self._ends = 0.0
@@ -56,8 +65,16 @@ class Window:
         now = time.perf_counter()
         if self._late or now < self._ends or now >= self.until:
             has_come = bool(self._poll(_NAP))
-            self._late = not has_come or time.perf_counter() >= self.until
+            self._late = not has_come or time.perf_counter() >= self.until + self._waking
+            if self._trying == self.until:
+                self._trying = 0.0
+                if has_come:
+                    self._waking /= 2
             return has_come
+        if self._trying != self.until:
+            if self._trying:
+                self._waking = _WAKING
+            self._trying = self.until
         os.sched_yield()
         ended = time.perf_counter()
         if ended - now < _COSTLY:

@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        self.cost = 1e-6
+        self.cost = 5e-6
         monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(module.os, "sched_yield", self._give_way)
 
@@ -45,8 +45,12 @@ class Client:
     def ask(self, window: Window, after: float, clock: Clock) -> None:
         """A request, so many seconds after the last one was answered, for which the loop waits in poll() at most."""
         window.until = clock.now + WINDOW
-        os.write(self._pipe[1], b"x")
         clock.now += after
+        self.ask_now(window)
+
+    def ask_now(self, window: Window) -> None:
+        """A request that ends the wait after the last one."""
+        os.write(self._pipe[1], b"x")
         assert window.look_again()
         os.read(self._pipe[0], 1)
 
@@ -104,6 +108,37 @@ def test_a_late_request(pipe: tuple[int, int], client: Client, clock: Clock) -> 
     assert clock.now > before
 
 
+def test_a_request_that_wakes_the_loop(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
+    """A request that ends a sleep counts as one of before the window's end, by what waking may take."""
+    window = Window(pipe[0])
+    client.ask(window, 2 * WINDOW, clock)
+    client.ask(window, WINDOW + 100e-6, clock)
+    assert turns(window, client, clock) >= 45
+
+
+def test_a_window_that_is_a_little_too_short(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
+    """A client that always asks shortly after the window's end makes the loop wait in vain only a few times."""
+    window = Window(pipe[0])
+    tries = 0
+    for _ in range(100):
+        window.until = clock.now + WINDOW
+        begin = clock.now
+        while clock.now < window.until and not window._late:
+            assert window.look_again()
+        tries += clock.now > begin
+        clock.now = begin + WINDOW + 50e-6
+        client.ask_now(window)
+    assert tries <= 4
+    # one that keeps within the window gets all of it again
+    client.ask(window, WINDOW / 2, clock)
+    for _ in range(2):
+        window.until = clock.now + WINDOW
+        assert window.look_again()
+    client.ask(window, 2 * WINDOW, clock)
+    client.ask(window, WINDOW + 100e-6, clock)
+    assert not window._late
+
+
 def test_a_busy_machine(pipe: tuple[int, int], client: Client, clock: Clock) -> None:
     """Where another program takes its whole turn, the loop stops to give way, and waits in poll() for requests."""
     window = Window(pipe[0])
@@ -118,7 +153,7 @@ def test_a_busy_machine(pipe: tuple[int, int], client: Client, clock: Clock) -> 
     # after the pause the window is tried again, for longer each time, and used again when it is cheap
     assert pauses(window, client, clock, 5) == pytest.approx([2, 4, 8, 16, 16], rel=0.1)
     clock.now += 20
-    clock.cost = 1e-6
+    clock.cost = 5e-6
     assert turns(window, client, clock) >= 45
     clock.cost = 3e-3
     clock.now += 100
@@ -140,6 +175,6 @@ def test_a_client_on_the_same_processor(pipe: tuple[int, int], clock: Clock) -> 
     """A costly turn now and then closes nothing."""
     window = Window(pipe[0])
     for turn in range(500):
-        clock.cost = 3e-3 if turn % 50 == 0 else 1e-6
+        clock.cost = 3e-3 if turn % 50 == 0 else 5e-6
         window.until = clock.now + WINDOW
         assert window.look_again()
