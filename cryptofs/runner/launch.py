@@ -246,9 +246,9 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
         waiting.poll()
         os.close(go)
         if settings.shim is None:
-            _try_family(AF_ALG, "allow it there, or use --shim")
+            _try_family(AF_ALG, "AF_ALG", "allow it there, or use --shim")
         else:
-            _try_family(ALIAS, "--shim does not help there: allow AF_ALG")
+            _try_family(ALIAS, "what --shim has in place of AF_ALG", "allow AF_ALG there")
             preload(settings.shim)
         status = NOT_EXECUTABLE
         os.execvp(name, list(settings.program))
@@ -329,7 +329,7 @@ def _refuse_privileged(path: str | None) -> None:
         )
 
 
-def _try_family(family: int, advice: str) -> None:
+def _try_family(family: int, name: str, advice: str) -> None:
     """Errors: SystemFault if another filter refuses the family: its errno outranks our notification."""
     try:
         socket.socket(family, socket.SOCK_SEQPACKET, PROBE).close()
@@ -337,7 +337,7 @@ def _try_family(family: int, advice: str) -> None:
         if error.errno == PROBED:
             return
         raise SystemFault(
-            f"AF_ALG ({family}) is refused before it gets here ({error.strerror}), by the filter of a container: "
+            f"{name} is refused before it gets here ({error.strerror}), by the filter of a container: "
             f"{advice} (docs/legacy.md)",
             error.errno,
         ) from None

@@ -1,7 +1,7 @@
 """Which system calls of the program the supervisor answers. It needs no engine, so that the program starts at once."""
 
 from .filter import Argument, Rule, is_at_least
-from .shim import ALIAS
+from .shim import ALIAS, ALIAS_PROTOCOL
 
 AF_NETLINK, AF_ALG = 16, 38
 NETLINK_CRYPTO = 21
@@ -26,7 +26,7 @@ BEGINNING = ("socket", "socketpair", *OPENING)
 
 def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
     """What the filter hands over. wide: calls on descriptors below BASE as well; devices: opens of files; alias:
-    sockets of the shim's family, which make_socket takes for AF_ALG."""
+    sockets of the shim, which make_socket takes for AF_ALG."""
     smallest = 0 if wide else BASE
     ours = is_at_least(0, smallest)
     found = [Rule(name, (ours,)) for name in BY_DESCRIPTOR]
@@ -35,7 +35,8 @@ def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
     found += [Rule(name) for name in AT_ALL]
     found += [Rule(name, (Argument(0, AF_ALG),)) for name in ("socket", "socketpair")]
     if alias:
-        found.append(Rule("socket", (Argument(0, ALIAS),)))
+        protocols = (Argument(2, ALIAS_PROTOCOL, mask=0xFFFFFFFE), Argument(2, PROBE))
+        found += [Rule("socket", (Argument(0, ALIAS), each)) for each in protocols]
     found.append(Rule("socket", (Argument(0, AF_NETLINK), Argument(2, NETLINK_CRYPTO))))
     # Its calls pass by the filter. Programs go on without it.
     found.append(Rule("io_uring_setup", errno=_ENOSYS))

@@ -1,17 +1,21 @@
-/* A library for LD_PRELOAD: socket(AF_ALG) becomes socket(ALIAS).
+/* A library for LD_PRELOAD: socket(AF_ALG) becomes a socket of AF_UNIX with the protocol ALIAS_PROTOCOL.
  *
  * The seccomp filter of a container may refuse AF_ALG with an errno, which outranks the supervisor's notification. Such
- * filters know AF_ALG's number alone. The alias is the number of no family: only the supervisor of `cryptofs run` serves
- * it. What does not come by here, such as the calls of a static program, gets the errno of the container's filter.
+ * filters look at the family alone, and every container has AF_UNIX. That family has no such protocol: only the
+ * supervisor of `cryptofs run` serves it. What does not come by here, such as the calls of a static program, gets the
+ * errno of the container's filter.
  *
  * It needs no library: it works with every version of glibc, and with musl.
  */
 
+#include <linux/errno.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 
 #define AF_ALG 38
-#define ALIAS 99 /* as in runner/shim.py */
+/* as in runner/shim.py */
+#define ALIAS 1
+#define ALIAS_PROTOCOL 0x63666C00
 #define EXPORTED __attribute__((visibility("default")))
 
 /* Both C libraries have the first one. Where the second one is missing, nobody else's `socket` is called. */
@@ -59,10 +63,19 @@ __attribute__((constructor)) static void find_next(void)
 		next_socket = (int (*)(int, int, int))(uintptr_t)dlsym(NEXT, "socket");
 }
 
+static long make_alias(long type, int protocol)
+{
+	long value = kernel(SYS_socket, ALIAS, type, ALIAS_PROTOCOL + !!protocol, 0, 0, 0);
+	/* The kernel's word: there is no supervisor, which has only the protocol 0. */
+	if (value < 0 && !protocol && *__errno_location() == EPROTONOSUPPORT)
+		*__errno_location() = EAFNOSUPPORT;
+	return value;
+}
+
 EXPORTED int socket(int family, int type, int protocol)
 {
 	if (family == AF_ALG)
-		return (int)kernel(SYS_socket, ALIAS, type, protocol, 0, 0, 0);
+		return (int)make_alias(type, protocol);
 	if (next_socket)
 		return next_socket(family, type, protocol);
 	return (int)kernel(SYS_socket, family, type, protocol, 0, 0, 0);
@@ -72,6 +85,6 @@ EXPORTED int socket(int family, int type, int protocol)
 EXPORTED long syscall(long number, long a, long b, long c, long d, long e, long f)
 {
 	if (number == SYS_socket && (int)a == AF_ALG)
-		a = ALIAS;
+		return make_alias(b, (int)c);
 	return kernel(number, a, b, c, d, e, f);
 }

@@ -1,4 +1,8 @@
-"""The library that asks for an alias of AF_ALG, where the filter of a container refuses AF_ALG itself: shim.c."""
+"""The library that asks for an alias of AF_ALG, where the filter of a container refuses AF_ALG itself: shim.c.
+
+The alias is a socket of the family AF_UNIX, which every container has, with a protocol that this family does not have.
+Filters look at the family alone, and newer ones allow only those families that Linux has.
+"""
 
 import errno
 import os
@@ -8,8 +12,10 @@ from pathlib import Path
 
 from ..errors import SystemFault, printable
 
-ALIAS = 99
-"""No family of Linux has this number. shim.c has it, too."""
+ALIAS = 1
+"""The family of the alias: AF_UNIX."""
+ALIAS_PROTOCOL = 0x63666C00
+"""Its protocol; one more stands for every protocol that AF_ALG does not have. shim.c has the number, too."""
 _BUILT = Path(__file__).with_name("_shim" + EXTENSION_SUFFIXES[0])
 
 

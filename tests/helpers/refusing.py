@@ -35,11 +35,13 @@ _FLAG = 32
 def _rule(refused: str) -> Rule:
     if refused == KILLABLE:
         return Rule("seccomp", (Argument(1, _FLAG, mask=_FLAG),), errno.EINVAL)
-    return Rule(refused, errno=errno.EPERM)
+    name, _, family = refused.partition(":")
+    return Rule(name, (Argument(0, int(family)),) if family else (), errno=errno.EPERM)
 
 
 def inside(line: Sequence[str], *refused: str) -> list[str]:
-    """The command line that runs another one in such a container. refused: further system calls, or KILLABLE."""
+    """The command line that runs another one in such a container. refused: further system calls, KILLABLE, or
+    `socket:NUMBER` for a family."""
     return [sys.executable, __file__, ",".join(refused), *line]
 
 

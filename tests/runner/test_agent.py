@@ -206,6 +206,12 @@ def test_another_process_with_the_threads_number() -> None:
     theirs.close()
 
 
+def _sockets(family: int, comparison: str, action: str = "SCMP_ACT_ALLOW", **more: Any) -> dict[str, Any]:
+    """A rule on the family of sockets."""
+    condition = {"index": 0, "value": family, "op": f"SCMP_CMP_{comparison}"}
+    return {"names": ["socket"], "action": action, "args": [condition], **more}
+
+
 def test_the_profile() -> None:
     """What a base refuses stays refused; the calls of the agent have no other rules; no rule repeats the default."""
     base = {
@@ -230,6 +236,32 @@ def test_the_profile() -> None:
     families = [rule["args"][0]["value"] for rule in by_name["socket"] if rule["action"] == "SCMP_ACT_ALLOW"]
     assert not {38, 40} & set(families)
     assert "SCMP_ACT_ALLOW" not in {rule["action"] for rule in profile("/x", None, killable=False)["syscalls"]}
+    # families that the base does not allow, and a base that allows no socket at all
+    assert 1 in families
+    for syscalls, expected in (
+        ([_sockets(3, "LT"), _sockets(16, "EQ")], {0, 1, 2, 16}),
+        ([_sockets(42, "GT")], {43, 44, 45}),
+        ([], set()),
+    ):
+        rules = profile("/x", {**base, "syscalls": syscalls}, killable=True)["syscalls"]
+        allowing = [rule for rule in rules if rule["names"] == ["socket"] and rule["action"] == "SCMP_ACT_ALLOW"]
+        assert {rule["args"][0]["value"] for rule in allowing} == expected
+
+
+def test_the_profile_of_a_base_that_allows_the_rest() -> None:
+    """What its rules refuse stays refused, with its errno."""
+    refusal = {"action": "SCMP_ACT_ERRNO", "errnoRet": 13}
+    syscalls = [{**refusal, "names": ["splice", "bpf"]}, _sockets(40, "EQ", **refusal), _sockets(38, "EQ", **refusal)]
+    made = profile("/x", {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls}, killable=True)["syscalls"]
+    assert made[:2] == [syscalls[0], {**syscalls[1]}]
+    assert [rule["action"] for rule in made if "splice" in rule["names"]] == ["SCMP_ACT_ERRNO"]
+    assert {(rule["action"], rule["args"][0]["value"]) for rule in made if rule["names"] == ["socket"]} == {
+        ("SCMP_ACT_ERRNO", 40), ("SCMP_ACT_NOTIFY", 38), ("SCMP_ACT_NOTIFY", 16),
+    }  # fmt: skip
+
+
+def test_no_profile() -> None:
+    """A base that is none, or that has rules on arguments of the agent's calls."""
     for wrong in (
         [{"names": ["read"]}],
         [{"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0}]}],

@@ -13,7 +13,8 @@ from cryptofs.errors import CryptofsError
 from cryptofs.runner.calls import HANDLERS
 from cryptofs.runner.filter import assemble
 from cryptofs.runner.numbers import MACHINES, X32, Machine, machine
-from cryptofs.runner.rules import rules
+from cryptofs.runner.rules import PROBE, rules
+from cryptofs.runner.shim import ALIAS, ALIAS_PROTOCOL
 
 ALLOW, NOTIFY, ENOSYS = 0x7FFF0000, 0x7FC00000, 0x00050000 | 38
 
@@ -86,7 +87,9 @@ def test_what_is_handed_over(here: Machine) -> None:
             assert told("splice", 3, 0, 4) == low
             assert told("io_submit") == told("io_getevents") == NOTIFY
             assert told("io_uring_setup") == ENOSYS
-            assert told("socket", 99, 5, 0) == (NOTIFY if devices else ALLOW)
+            for protocol in (ALIAS_PROTOCOL, ALIAS_PROTOCOL + 1, PROBE):
+                assert told("socket", ALIAS, 5, protocol) == (NOTIFY if devices else ALLOW)
+            assert told("socket", ALIAS, 5, ALIAS_PROTOCOL + 2) == told("socket", ALIAS, 5, 1) == ALLOW
             assert told("openat") == (NOTIFY if devices else ALLOW)
             assert told("ioctl", 600, 0xC0306366) == (NOTIFY if devices else ALLOW)
             assert told("ioctl", 600, 0x5401) == ALLOW

@@ -19,6 +19,9 @@ from cryptofs.errors import SystemFault
 from cryptofs.runner import shim
 
 SHIM = (*OPENSSL, "--shim")
+AF_UNIX = 1
+ALLOWED_FAMILIES = [each for each in range(1, 46) if each not in (12, 19, 20, 23, 25, 34, 37, 38, 40)]
+"""What a later default profile of docker allows: no family that Linux has given up, no AF_ALG, no AF_VSOCK."""
 
 
 def contained(
@@ -116,6 +119,30 @@ def test_pidfd_getfd_is_refused(program: Path, section: str) -> None:
     """Docker's profile does so, unless the container has a capability: the bytes and errnos are the same."""
     done = contained(program, section, refused=["pidfd_getfd"])
     assert (done.stdout, done.stderr, done.returncode) == (SECTIONS[section], "", 0)
+
+
+@pytest.mark.parametrize("section", sorted(SECTIONS))
+def test_calls_for_memory_are_refused(program: Path, section: str) -> None:
+    """The default profile of docker 20.10 does so: the program's memory is a file of /proc, too."""
+    done = contained(program, section, refused=["pidfd_getfd", "process_vm_readv", "process_vm_writev"])
+    assert (done.stdout, done.stderr, done.returncode) == (SECTIONS[section], "", 0)
+
+
+@pytest.mark.parametrize("allowed", [ALLOWED_FAMILIES, [AF_UNIX]], ids=["those of Linux", "one"])
+def test_only_some_families_are_allowed(program: Path, allowed: list[int]) -> None:
+    """Newer default profiles list the families that they allow, and so refuse every other number."""
+    refused = [f"socket:{family}" for family in (*range(47), 99) if family not in allowed]
+    done = contained(program, "hash", refused=refused)
+    assert (done.stdout, done.stderr, done.returncode) == (SECTIONS["hash"], "", 0)
+
+
+def test_a_protocol_that_af_alg_does_not_have() -> None:
+    """The errno is the one without the shim; sockets of the family that the shim asks for are the kernel's."""
+    text = "import socket\nfor family, protocol in ((38, 5), (1, 5), (1, 0)):\n    try:\n        "
+    text += "socket.socket(family, socket.SOCK_SEQPACKET, protocol).close()\n        print('made')\n    "
+    text += "except OSError as error: print(error.strerror)"
+    done = contained(sys.executable, "-c", text)
+    assert done.stdout == "Protocol not supported\nProtocol not supported\nmade\n", done.stderr
 
 
 SPLICED = """

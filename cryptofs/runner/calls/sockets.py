@@ -14,6 +14,7 @@ from ..endpoint import Endpoint
 from ..netlink import CryptoNetlink
 from ..notify import Call, PassOn
 from ..rules import AF_ALG
+from ..shim import ALIAS, ALIAS_PROTOCOL
 
 _INTEGER = struct.Struct("=I")
 _SERIAL = struct.Struct("=i")
@@ -40,6 +41,8 @@ def make_socket(desk: Desk, call: Call) -> int:
     else:
         if kind & _KIND != socket.SOCK_SEQPACKET:
             raise SystemFault(f"a socket of type {kind & _KIND}: AF_ALG has SOCK_SEQPACKET", errno.ESOCKTNOSUPPORT)
+        if family == ALIAS:
+            protocol -= ALIAS_PROTOCOL
         if protocol:
             raise SystemFault(f"protocol {protocol}: AF_ALG has 0", errno.EPROTONOSUPPORT)
         endpoint = Bound(desk.backend, desk.descriptors.catch_up, OPERATIONS, desk.store)
