@@ -23,6 +23,8 @@ _RUN = (sys.executable, "-m", "cryptofs", "run", "--engines", "openssl", "--shim
 SHIM = (*_RUN, "/usr/bin/python3", "-c", DIGEST)
 # a supervisor may not raise them in a container
 LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1000:1000")
+# the last one: not every machine's control groups have the controllers that podman asks for
+RUNTIMES = (["crun"], ["runc"], ["crun", "--cgroups", "disabled"])
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -36,15 +38,16 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = make_rootfs(directory)
     stores = ["--root", directory / "store", "--runroot", directory / "run", "--cgroup-manager", "cgroupfs"]
 
-    def run(*options: object, program: tuple[str, ...], runtime: str) -> "subprocess.CompletedProcess[str]":
-        line = ["podman", *stores, "--runtime", runtime, "run", "--rm", "--network", "none", *LIMITS]
+    def run(*options: object, program: tuple[str, ...], runtime: list[str]) -> "subprocess.CompletedProcess[str]":
+        name, *more = runtime
+        line = ["podman", *stores, "--runtime", name, "run", "--rm", "--network", "none", *LIMITS, *more]
         return subprocess.run(
             [*map(str, line), *map(str, options), "--rootfs", str(root), *program],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
         )  # fmt: skip
 
     said = ""
-    for runtime in ("crun", "runc"):
+    for runtime in RUNTIMES:
         done = run("--security-opt", "seccomp=unconfined", program=("/alg", "hash"), runtime=runtime)
         if done.returncode in (0, 1, 2) and not done.stderr.startswith("Error"):
             return lambda *options, program: run(*options, program=program, runtime=runtime)
