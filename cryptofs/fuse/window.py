@@ -29,6 +29,8 @@ WINDOW = 250e-6
 run` asks again within 60 to 150 us, and to be woken takes as long on a virtual machine."""
 _WAKING = 200e-6
 """Seconds that waking takes at most."""
+_IN_VAIN = -1.0
+"""In place of the end of a window in which no request has come."""
 _COSTLY = 100e-6
 """Seconds for which another program has the processor, when the loop gives way, on a busy machine."""
 _MANY, _CHEAP = 4.0, 1 / 32
@@ -54,8 +56,8 @@ class Window:
         """Whether the last request came after its window."""
         self._waking = _WAKING
         """Seconds after the window in which a request that ended a sleep is taken for one of before its end."""
-        self._trying = 0.0
-        """The window in which the loop waited last, by its end; 0.0 if it did so in vain."""
+        self._trying = _IN_VAIN
+        """The window in which the loop waited last, by its end."""
         self._costly = 0.0
         self._pause = _PAUSE
         self._ends = 0.0
@@ -67,12 +69,12 @@ class Window:
             has_come = bool(self._poll(_NAP))
             self._late = not has_come or time.perf_counter() >= self.until + self._waking
             if self._trying == self.until:
-                self._trying = 0.0
+                self._trying = _IN_VAIN
                 if has_come:
                     self._waking /= 2
             return has_come
         if self._trying != self.until:
-            if self._trying:
+            if self._trying != _IN_VAIN:
                 self._waking = _WAKING
             self._trying = self.until
         os.sched_yield()
