@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import logging
 import os
 import select
 from functools import partial
+from heapq import heappop, heappush
 
 from ..errors import CryptofsError, SystemFault
 from .endpoint import MSG_MORE, Endpoint, Splice
@@ -18,7 +20,10 @@ _ABOVE = 2048
 """Where they begin in a program that has so many open files that the kernel itself uses numbers from BASE on. The
 kernel takes the smallest free number; ours must not be the one that another thread gets in the same moment."""
 
+_NEAR = 64
+"""Numbers that are tried one by one, before those that were closed."""
 _LOOK_AGAIN = 0.002
+log = logging.getLogger("cryptofs")
 
 
 class Descriptors:
@@ -35,7 +40,14 @@ class Descriptors:
         self._given: set[int] = set()
         """Numbers that descriptors have, in some process."""
         self._next: dict[int, int] = {}
-        """By thread, where the search for a free number begins. Cleared whenever a descriptor is closed."""
+        """By thread, the number behind its last one. Cleared whenever a descriptor is closed."""
+        self._closed: list[int] = []
+        """A heap of numbers that may be free, because some process has closed them."""
+        self._known: set[int] = set()
+        """Those in it."""
+        self._top = 0
+        """The number behind the largest one that was given out."""
+        self._told = False
         self._poll = poll
 
     def close(self) -> None:
@@ -74,6 +86,7 @@ class Descriptors:
         except BaseException:
             endpoint.close()
             raise
+        endpoint.end.numbers.add(number)
         self._adopt(endpoint, endpoint.end)
         return number
 
@@ -113,9 +126,12 @@ class Descriptors:
                 raise
             return self._add(call, number, endpoint, close_on_exec, None)[1]
         try:
-            return self.place(call, source, close_on_exec)
+            end = self.locate(call, number, endpoint).end
+            placed = self.place(call, source, close_on_exec)
         finally:
             os.close(source)
+        end.numbers.add(placed)
+        return placed
 
     def replace(self, call: Call, number: int, endpoint: Endpoint) -> End:
         """Have a descriptor of the caller be another end, before which nothing lies. Errors: SystemFault."""
@@ -136,6 +152,7 @@ class Descriptors:
         except BaseException:
             endpoint.remove_end(end)
             raise
+        end.numbers.add(number)
         self._adopt(endpoint, end)
         return end, number
 
@@ -144,12 +161,39 @@ class Descriptors:
         if not self.smallest:
             return self._inject(call, source, None, close_on_exec)
         number = self._next.get(call.tid, 0)
-        if not number:
-            number = BASE if is_free(call.tid, BASE - 1) else _ABOVE
-        while not is_free(call.tid, number):
-            number += 1
+        if not number or not is_free(call.tid, number):
+            number = self._find_free(call.tid)
+        try:
+            placed = self._inject(call, source, number, close_on_exec)
+        except SystemFault as error:
+            if error.errno != errno.EMFILE:
+                raise
+            # Beyond the limit. A number that was freed by something else than our pairs may be below it.
+            number = _first_free(call.tid, _smallest(call.tid))
+            self._tell_limit(number)
+            placed = self._inject(call, source, number, close_on_exec)
         self._next[call.tid] = number + 1
-        return self._inject(call, source, number, close_on_exec)
+        self._top = max(self._top, number + 1)
+        return placed
+
+    def _find_free(self, tid: int) -> int:
+        """A number that is free in a thread's process: a small one, if that takes no long search."""
+        smallest = _smallest(tid)
+        for number in range(smallest, smallest + _NEAR):
+            if is_free(tid, number):
+                return number
+        while self._closed:
+            number = heappop(self._closed)
+            self._known.remove(number)
+            if number >= smallest and is_free(tid, number):
+                return number
+        return _first_free(tid, max(self._top, smallest))
+
+    def _tell_limit(self, number: int) -> None:
+        """Say once what a program cannot know, which has far fewer files."""
+        if number == BASE and not self._told:
+            self._told = True
+            log.error("the program's limit of open files (ulimit -n) is below %d: raise it, or use --wide", BASE + 1)
 
     def _inject(self, call: Call, source: int, number: int | None, close_on_exec: bool) -> int:
         try:
@@ -232,11 +276,27 @@ class Descriptors:
         self._poll.unregister(peer)
         self._by_link.pop(end.link, None)
         self._next.clear()
+        for number in end.numbers:
+            if number not in self._known:
+                self._known.add(number)
+                heappush(self._closed, number)
         if len(endpoint.ends) > 1:
             endpoint.remove_end(end)
             return
         self._splicing.discard(endpoint)
         endpoint.close()
+
+
+def _smallest(tid: int) -> int:
+    """The smallest number for a descriptor in a thread's process."""
+    return BASE if is_free(tid, BASE - 1) else _ABOVE
+
+
+def _first_free(tid: int, number: int) -> int:
+    """The smallest number from this one on that is free in a thread's process."""
+    while not is_free(tid, number):
+        number += 1
+    return number
 
 
 def _link_of(call: Call, number: int) -> bytes:

@@ -8,7 +8,7 @@ threads, fork, exec and dup need no bookkeeping.
 import errno
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -160,8 +160,8 @@ class Endpoint:
         """bind(2)."""
         raise NotSupported("bind")
 
-    def set_option(self, level: int, option: int, key: bytearray, size: int) -> None:
-        """setsockopt(2). key: the option's value, which the caller wipes; size: what was given as its size."""
+    def set_option(self, level: int, option: int, size: int, take_key: Callable[[], bytearray]) -> None:
+        """setsockopt(2). size: of the option's value; take_key: gives it, if it is a key, for the caller to wipe."""
         raise NotSupported("setsockopt")
 
     def accept(self) -> "Endpoint":
@@ -180,8 +180,8 @@ class Endpoint:
         """recvmsg(2). Errors: MustWait."""
         raise NotSupported("recv")
 
-    def check_send(self) -> None:
-        """Raise what `send` would raise, whatever the data is."""
+    def check_send(self, control: bytes = b"") -> None:
+        """Raise what `send` would raise, whatever the data is. control: the control messages."""
         raise NotSupported("send")
 
     def control(self, place: Place, command: int, argument: int) -> int:

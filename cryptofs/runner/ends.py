@@ -34,6 +34,8 @@ class End:
         self.link = b"socket:[%d]" % os.fstat(self.theirs.fileno()).st_ino
         """What /proc says of each descriptor of the program's end: its inode."""
         self.marked = False
+        self.numbers: set[int] = set()
+        """Those that the program was given for it."""
         self._kind = kind
         self._outgoing: deque[Data] = deque()
         """What the pair has no room for yet."""

@@ -39,6 +39,7 @@ from .supervisor import PROBED, Answers, Supervisor
 
 NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses, as `env` has them."""
+_SHELL = "/bin/sh"
 _OPEN_FILES = 4096
 """Descriptors that the program may have at least, where its hard limit allows it: ours have high numbers."""
 _OPEN_FILES_HERE = 65536
@@ -251,7 +252,7 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
             _try_family(ALIAS, "what --shim has in place of AF_ALG", "allow AF_ALG there")
             preload(settings.shim)
         status = NOT_EXECUTABLE
-        os.execvp(name, list(settings.program))
+        _execute(settings.program, path)
     except CryptofsError as error:
         _complain(error.message)
     except OSError as error:
@@ -262,6 +263,20 @@ def _become(here: Machine, settings: Settings, before: set[int], told: socket.so
         _complain(f"{type(error).__name__}: {error}")
     finally:
         os._exit(status)
+
+
+def _execute(program: Sequence[str], path: str | None) -> NoReturn:
+    """Execute a program, as `env` does. path: where it was found. Errors: OSError."""
+    name = program[0]
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        os.execvp(name, list(program))
+    except OSError as error:
+        if error.errno != errno.ENOEXEC or path is None:
+            raise
+        # A script without a first line that names its interpreter.
+        os.execv(_SHELL, [_SHELL, path, *program[1:]])
 
 
 def _complain(text: str) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 
 from ..algorithms import Description, Type
 from ..errors import CryptofsError, InvalidValue, NotOffered, SystemFault, TooLarge
@@ -47,7 +48,7 @@ class CryptoNetlink(Endpoint):
     def name(self) -> bytes:
         return _ADDRESS.pack(socket.AF_NETLINK, 0, self._port, 0)
 
-    def set_option(self, level: int, option: int, key: bytearray, size: int) -> None:
+    def set_option(self, level: int, option: int, size: int, take_key: Callable[[], bytearray]) -> None:
         """All are about messages that are never sent here."""
 
     def receive(self, size: int, flags: int) -> Received:
@@ -63,7 +64,7 @@ class CryptoNetlink(Endpoint):
         source = _ADDRESS.pack(socket.AF_NETLINK, 0, 0, 0)
         return Received(answer[:size], MSG_TRUNC if size < len(answer) else 0, source)
 
-    def check_send(self) -> None:
+    def check_send(self, control: bytes = b"") -> None:
         """It takes everything, and answers errors."""
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:

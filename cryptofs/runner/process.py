@@ -16,6 +16,8 @@ from .libc import Data, Pieces
 _IOVEC = struct.Struct("=QQ")
 MOVED_MAX = 0x7FFFF000
 """Bytes that one system call moves at most."""
+_MEMORY_END = 1 << 56
+"""No program has memory from here on, on any machine."""
 _LOOKS, _LOOK_SECONDS = 20, 0.0002
 
 
@@ -168,11 +170,18 @@ class ContainersMemory(GuardedMemory):
 
 
 def checked(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pieces as given. Errors: InvalidValue for a negative size."""
-    for _, size in pieces:
+    """Pieces as given. Errors: InvalidValue for a negative size; SystemFault (EFAULT) for what no program can have."""
+    for address, size in pieces:
         if size >> 63:
             raise InvalidValue("a piece of memory with a negative size")
+        check_address(address, size)
     return list(pieces)
+
+
+def check_address(address: int, size: int) -> None:
+    """What the kernel checks first, whether it is going to use the memory or not. Errors: SystemFault (EFAULT)."""
+    if address + size > _MEMORY_END:
+        raise SystemFault(f"{size} bytes of memory at {address:#x}", errno.EFAULT)
 
 
 def size_of(pieces: Pieces) -> int:

@@ -17,7 +17,7 @@ _FAMILIES = 46
 # Runtimes do not hand over write(2), which they call themselves under the filter.
 _ON_DESCRIPTORS = tuple(name for name in BY_DESCRIPTOR if name != "write")
 _OURS = frozenset({"socket", "io_uring_setup"})
-_CALLS = frozenset({*_ON_DESCRIPTORS, *AT_ALL, *_OURS, "fcntl", "splice", "socketpair"})
+_CALLS = frozenset({*_ON_DESCRIPTORS, *AT_ALL, *_OURS, "fcntl", "splice", "sendfile", "socketpair"})
 
 _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "EQ": operator.eq, "NE": operator.ne, "LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge,
@@ -112,6 +112,9 @@ def _rules(allowed: Collection[str], families: Collection[int]) -> list[Rule]:
         rule(["splice"], _NOTIFY, into_ours),
         rule(["splice"], _NOTIFY, ours, into_others),
         rule(["splice"], _ALLOW, others, into_others),
+        rule(["sendfile"], _NOTIFY, ours),
+        rule(["sendfile"], _NOTIFY, others, _condition(1, "GE", BASE)),
+        rule(["sendfile"], _ALLOW, others, _condition(1, "LT", BASE)),
         rule(AT_ALL, _NOTIFY),
         rule(["socket"], _NOTIFY, _condition(0, "EQ", AF_ALG)),
         *(of_netlink if AF_NETLINK in families else ()),

@@ -16,7 +16,7 @@ _DUPLICATES = (0, 1030)
 BY_DESCRIPTOR = (
     "read", "write", "sendmsg", "recvmsg", "sendto", "recvfrom", "accept4", "accept", "setsockopt", "getsockopt",
     "bind", "getsockname", "getpeername", "connect", "listen", "shutdown", "readv", "writev", "sendmmsg", "recvmmsg",
-    "sendfile", "dup", "dup2", "dup3", "preadv2", "pwritev2",
+    "dup", "dup2", "dup3", "preadv2", "pwritev2",
 )  # fmt: skip
 AT_ALL = ("io_submit", "io_getevents", "io_pgetevents")
 OPENING = ("open", "creat", "openat", "openat2")
@@ -32,6 +32,7 @@ def rules(wide: bool, devices: bool, alias: bool) -> list[Rule]:
     found = [Rule(name, (ours,)) for name in BY_DESCRIPTOR]
     found += [Rule("fcntl", (ours, Argument(1, command))) for command in _DUPLICATES]
     found += [Rule("splice", (is_at_least(position, smallest),)) for position in (2, 0)]
+    found += [Rule("sendfile", (is_at_least(position, smallest),)) for position in (0, 1)]
     found += [Rule(name) for name in AT_ALL]
     found += [Rule(name, (Argument(0, AF_ALG),)) for name in ("socket", "socketpair")]
     if alias:

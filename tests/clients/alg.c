@@ -746,6 +746,92 @@ static void numbers(void)
 }
 
 /* A program that nobody may look into from some time on. */
+static long message_with(int op, int kind, unsigned value)
+{
+	char control[CMSG_SPACE(4)] = { 0 };
+	struct iovec piece = { buffer, 16 };
+	struct msghdr head = { NULL, 0, &piece, 1, control, sizeof(control), 0 };
+	struct cmsghdr *first = CMSG_FIRSTHDR(&head);
+	first->cmsg_len = CMSG_LEN(4);
+	first->cmsg_level = SOL_ALG;
+	first->cmsg_type = kind;
+	memcpy(CMSG_DATA(first), &value, 4);
+	return sendmsg(op, &head, 0);
+}
+
+static long message(int op, int sends, void *name, unsigned name_size, struct iovec *pieces, size_t count)
+{
+	struct msghdr head = { name, name_size, pieces, count, NULL, 0, 0 };
+	return sends ? sendmsg(op, &head, 0) : recvmsg(op, &head, MSG_DONTWAIT);
+}
+
+/* What the kernel checks of any socket, and in which order. */
+static void edges(void)
+{
+	void *const beyond = (void *)0xffff800000000000;
+	struct iovec piece = { buffer, 16 }, none = { buffer, 0 }, bad = { NULL, 16 }, high[2] = { piece, { beyond, 16 } };
+	struct timespec now = { 0, 0 }, never = { 0, -1 };
+	struct mmsghdr several[2] = { { { NULL, 0, &piece, 1, NULL, 0, 0 }, 0 }, { { NULL, 0, &piece, 1, NULL, 0, 0 }, 0 } };
+	int pair[2], fd = keyed("skcipher", "cbc(aes)", 16), op = accept(fd, NULL, NULL), hmac = bound("hash", "hmac(sha256)");
+	int pipes[2], value = 4;
+	socklen_t size;
+	show("an unknown flag of socket", socket(AF_ALG, SOCK_SEQPACKET | 0x100, 0));
+	show("an unknown type of socket", socket(AF_ALG, 15, 0));
+	show("an unknown flag of a pair", socketpair(AF_ALG, SOCK_SEQPACKET | 0x100, 0, pair));
+	show("a pair without memory", socketpair(AF_ALG, SOCK_SEQPACKET, 0, NULL));
+	show("a pair of streams", socketpair(AF_ALG, SOCK_STREAM, 0, pair));
+	show("an unknown flag of accept", accept4(fd, NULL, NULL, 1));
+	show("connect to nothing", connect(fd, (struct sockaddr *)buffer, 0));
+	show("connect to too much", connect(fd, (struct sockaddr *)buffer, 129));
+	show("connect without memory", connect(fd, NULL, 88));
+	show("a key without memory, busy", setsockopt(fd, SOL_ALG, ALG_SET_KEY, NULL, 16));
+	show("a key of an operation", setsockopt(op, SOL_ALG, ALG_SET_KEY, NULL, 16));
+	show("a key without memory", setsockopt(hmac, SOL_ALG, ALG_SET_KEY, NULL, 16));
+	show("a key of 131,072 bytes", setsockopt(hmac, SOL_ALG, ALG_SET_KEY, buffer, 131072));
+	show("a key of a level that is not there", setsockopt(hmac, 280, ALG_SET_KEY, NULL, 131072));
+	for (int option = 16; option <= 42; option += 26) {
+		size = sizeof(value);
+		show("an option of pairs", getsockopt(op, SOL_SOCKET, option, &value, &size));
+		show("setting it", setsockopt(op, SOL_SOCKET, option, &value, sizeof(value)));
+		show("setting two bytes of it", setsockopt(op, SOL_SOCKET, option, &value, 2));
+	}
+	size = 12;
+	show("SO_PEERCRED", getsockopt(op, SOL_SOCKET, SO_PEERCRED, buffer, &size));
+	bytes("its value", size);
+	show("a name of a negative size", message(op, 1, buffer, -1u, &piece, 1));
+	show("a name without memory", message(op, 1, NULL + 8, 16, &piece, 1));
+	show("to receive with one of a negative size", message(op, 0, buffer, -1u, &piece, 1));
+	show("sendto with a long name", sendto(op, buffer, 16, 0, (struct sockaddr *)buffer, 129));
+	show("memory of the kernel's, unused", message(op, 0, NULL, 0, high, 2));
+	show("read into it", read(op, beyond, 16));
+	show("sendmsg, without a key and memory", message(accept(hmac, NULL, NULL), 1, NULL, 0, &bad, 1));
+	show("sendmsg, of what has no messages", message(fd, 1, NULL, 0, &bad, 1));
+	show("writev of nothing, without a key", writev(accept(hmac, NULL, NULL), &none, 1));
+	show("preadv2 that does not wait", preadv2(op, &piece, 1, -1, RWF_NOWAIT));
+	show("preadv2 with an unknown flag", preadv2(op, &piece, 1, -1, 1 << 30));
+	show("preadv2 with it, of nothing", preadv2(op, &none, 1, -1, 1 << 30));
+	show("recvmmsg until no time", recvmmsg(op, several, 2, MSG_DONTWAIT, &never));
+	show("recvmmsg until no memory", recvmmsg(op, several, 2, MSG_DONTWAIT, NULL + 8));
+	show("send", send(op, buffer, 64, 0));
+	show("recvmmsg until now", recvmmsg(op, several, 2, MSG_DONTWAIT, &now));
+	several[0].msg_hdr.msg_flags = 0;
+	show("recvmsg with MSG_CMSG_CLOEXEC", recvmsg(op, &several[0].msg_hdr, MSG_CMSG_CLOEXEC));
+	show("its flags", several[0].msg_hdr.msg_flags);
+	show("pipe", pipe(pipes));
+	show("sendfile into a pipe", sendfile(pipes[1], op, NULL, 16));
+	show("what came", read(pipes[0], buffer, 64));
+	show("sendfile to a file", sendfile(open("/dev/null", O_WRONLY), op, NULL, 16));
+	show("splice with an unknown flag", splice(op, NULL, pipes[1], NULL, 16, 32));
+	show("splice of nothing", splice(hmac, NULL, pipes[1], NULL, 0, 32));
+	fd = keyed("aead", "gcm(aes)", 16);
+	show("assoclen 0x80000000", message_with(accept(fd, NULL, NULL), ALG_SET_AEAD_ASSOCLEN, 0x80000000));
+	show("assoclen 0x7fffffff", message_with(accept(fd, NULL, NULL), ALG_SET_AEAD_ASSOCLEN, 0x7fffffff));
+	op = accept(bound("hash", "sha256"), NULL, NULL);
+	show("send", send(op, "abc", 3, 0));
+	show("writev of nothing", writev(op, &none, 1));
+	bytes("the digest is still there", read(op, buffer, 32));
+}
+
 static void hidden(void)
 {
 	int fd = bound("hash", "sha256"), op = accept(fd, NULL, NULL);
@@ -783,6 +869,7 @@ int main(int count, char **words)
 	else if (!strcmp(section, "storm")) threads(1);
 	else if (!strcmp(section, "many")) many();
 	else if (!strcmp(section, "numbers")) numbers();
+	else if (!strcmp(section, "edges")) edges();
 	else if (!strcmp(section, "hidden")) hidden();
 	else return 2;
 	return 0;

@@ -3,21 +3,28 @@
 import errno
 import hashlib
 import os
+import select
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
+from typing import cast
 
 import pytest
-from helpers.running import OPENSSL, command, run
+from helpers.running import ABC, DIGEST, OPENSSL, command, run
 from helpers.waiting import PATIENCE
 
 from cryptofs.errors import InvalidValue, SystemFault
+from cryptofs.runner import descriptors
 from cryptofs.runner.alg import bound
 from cryptofs.runner.alg.control import SET_KEY, SOL_ALG
 from cryptofs.runner.alg.operation import Gathering
 from cryptofs.runner.alg.operations import OPERATIONS
 from cryptofs.runner.backend import LocalBackend
+from cryptofs.runner.endpoint import Endpoint
+from cryptofs.runner.notify import Call, Listener
 from cryptofs.runner.process import Memory
+from cryptofs.runner.rules import BASE
 
 
 def test_data_of_all_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +32,7 @@ def test_data_of_all_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bound, "_STORED_MAX", 1000)
     made = bound.Bound(LocalBackend(OPENSSL[1:]), lambda: None, OPERATIONS, bound.Store())
     made.bind(struct.pack("=H14sII64s", 38, b"skcipher", 0, 0, b"ecb(aes)"))
-    made.set_option(SOL_ALG, SET_KEY, bytearray(16), 16)
+    made.set_option(SOL_ALG, SET_KEY, 16, lambda: bytearray(16))
     first, second = made.accept(), made.accept()
     assert isinstance(first, Gathering)
     first.send(bytes(608), b"", 0, 0)
@@ -153,3 +160,83 @@ def test_a_pipe_that_another_thread_has_read() -> None:
     with pytest.raises(SystemFault) as caught:
         memory.take_pipe(reader)
     assert caught.value.errno == errno.EBADF
+
+
+HOLES = """
+import random, socket
+held = []
+def fill():
+    before = len(held)
+    try:
+        while True:
+            held.append(socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))
+    except OSError as error:
+        return len(held) - before, error.strerror
+print(*fill())
+for each in random.sample(held, 30):
+    held.remove(each)
+    each.close()
+print(*fill())
+for each in held[::2]:
+    each.close()
+print(max(socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET).detach() for each in range(44)) < 600)
+"""
+
+
+def test_each_number_below_the_limit() -> None:
+    """All of them are found again, wherever a descriptor was closed."""
+    done = run("sh", "-c", 'ulimit -n 600 && exec "$@"', "sh", sys.executable, "-c", HOLES)
+    assert done.stdout == "88 Too many open files\n30 Too many open files\nTrue\n", done.stderr
+
+
+class Program:
+    """The numbers of a program's descriptors. It stands for a listener that puts copies there."""
+
+    def __init__(self, used: Iterable[int]) -> None:
+        self.used = set(used)
+        self.looks = 0
+
+    def is_free(self, tid: int, number: int) -> bool:
+        """Stands for a look into /proc, whose calls cannot be counted."""
+        self.looks += 1
+        return number not in self.used
+
+    def inject(self, call: Call, source: int, number: int, close_on_exec: bool) -> int:
+        """Stands for SECCOMP_IOCTL_NOTIF_ADDFD."""
+        self.used.add(number)
+        return number
+
+
+def test_a_number_is_found_by_few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with many sockets that closes and opens one: looking at every number would be 400 looks for each."""
+    program = Program(range(100))
+    monkeypatch.setattr(descriptors, "is_free", program.is_free)
+    call = Call(1, 1, 0, (), Memory(1))
+    with select.epoll() as poll:
+        placing = descriptors.Descriptors(cast("Listener", program), poll, BASE)
+        given = {}
+        for _ in range(400):
+            endpoint = Endpoint()
+            given[placing.hand_over(call, endpoint, True, False)] = endpoint
+        assert sorted(given) == list(range(BASE, BASE + 400))
+        assert program.looks < 1000
+        program.looks = 0
+        for _ in range(100):
+            for number in (BASE + 300, BASE + 90):
+                program.used.remove(number)
+                placing.react(given.pop(number).end.ours.fileno(), select.EPOLLHUP)
+            for number in (BASE + 90, BASE + 300):
+                endpoint = Endpoint()
+                assert placing.hand_over(call, endpoint, True, False) == number
+                given[number] = endpoint
+        assert program.looks < 200 * 80
+        placing.close()
+
+
+def test_a_limit_that_leaves_no_number() -> None:
+    """A hard limit of 512 files or fewer: EMFILE, and a message says why, once. With --wide it does not matter."""
+    line = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
+    twice = "import socket\nfor each in 'ab':\n try: socket.socket(38, 5)\n except OSError as error: print(error.errno)"
+    done = run(*line, sys.executable, "-c", twice)
+    assert (done.stdout, done.stderr.count("ulimit -n")) == ("24\n24\n", 1)
+    assert run(*line, sys.executable, "-c", DIGEST, options=(*OPENSSL, "--wide")).stdout == f"{ABC}\n"

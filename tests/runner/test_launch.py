@@ -86,6 +86,24 @@ def test_not_started(tmp_path: Path) -> None:
     assert run("true", options=("--mount", str(tmp_path), *OPENSSL)).returncode == 2
 
 
+def test_not_started_without_a_name() -> None:
+    """An empty name is the one of no program."""
+    done = run("")
+    assert (done.returncode, done.stderr) == (127, "cryptofs run: : No such file or directory\n")
+
+
+def test_a_script_without_an_interpreter(tmp_path: Path) -> None:
+    """The shell takes it, as with `env`, also where it was found by PATH."""
+    script = tmp_path / "plain"
+    script.write_text('echo "$0" "$@"; exit 5\n')
+    script.chmod(0o755)
+    line = f"{script} a b\n"
+    done = run(script, "a", "b")
+    assert (done.stdout, done.stderr, done.returncode) == (line, "", 5)
+    done = run("plain", "a", "b", env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (done.stdout, done.stderr, done.returncode) == (line, "", 5)
+
+
 def test_under_another_supervisor() -> None:
     """Only one can have the calls: the inner one says so, and runs nothing."""
     done = run(*command("echo", "wrong"))

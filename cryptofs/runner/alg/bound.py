@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 
 from ...algorithms import Type
 from ...errors import Busy, CryptofsError, InvalidValue, NotOffered, SystemFault
+from ...wiping import wipe
 from ..backend import Backend, RunTransform
 from ..endpoint import Endpoint
-from .control import SET_AUTHSIZE, SET_KEY, SOCKADDR, SOL_ALG
+from .control import SET_AUTHSIZE, SET_KEY, SET_KEY_BY_SERIAL, SOCKADDR, SOL_ALG
 
 _ALLOWED = 0x1000
 """The only flag that bind takes: an algorithm that the kernel alone has."""
@@ -99,7 +100,7 @@ class Bound(Endpoint):
         self.transform = transform
         self.seeded = False
 
-    def set_option(self, level: int, option: int, key: bytearray, size: int) -> None:
+    def set_option(self, level: int, option: int, size: int, take_key: Callable[[], bytearray]) -> None:
         if self.keyed_operations:
             self._catch_up()
         if self.keyed_operations:
@@ -108,20 +109,28 @@ class Bound(Endpoint):
         if level != SOL_ALG or transform is None:
             raise _no_option(option)
         type_ = transform.description.type
-        if option == SET_KEY:
-            takes_key = transform.description.key_sizes.takes_key
-            if type_ is Type.HASH and not takes_key:
-                raise SystemFault(f"{transform.description.name} takes no key", errno.ENOSYS)
-            if type_ is Type.SKCIPHER and not takes_key and not size:
-                # Of the size that the null cipher has.
-                return
-            self.seeded = False
-            transform.set_key(key)
-            self.seeded = True
+        if option in (SET_KEY, SET_KEY_BY_SERIAL):
+            key = take_key()
+            try:
+                self._set_key(transform, key)
+            finally:
+                wipe(key)
         elif option == SET_AUTHSIZE and type_ is Type.AEAD:
             transform.set_authsize(size)
         else:
             raise _no_option(option)
+
+    def _set_key(self, transform: RunTransform, key: bytearray) -> None:
+        type_ = transform.description.type
+        takes_key = transform.description.key_sizes.takes_key
+        if type_ is Type.HASH and not takes_key:
+            raise SystemFault(f"{transform.description.name} takes no key", errno.ENOSYS)
+        if type_ is Type.SKCIPHER and not takes_key and not key:
+            # Of the size that the null cipher has.
+            return
+        self.seeded = False
+        transform.set_key(key)
+        self.seeded = True
 
     def accept(self) -> Endpoint:
         if self.transform is None:

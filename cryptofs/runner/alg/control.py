@@ -12,6 +12,7 @@ SOCKADDR = struct.Struct("=H14sII")
 """Without the name, which follows it."""
 _CMSG = struct.Struct("=QiI")
 _INTEGER = struct.Struct("=I")
+_ASSOCLEN_MAX = 0x7FFFFFFF
 _HEAD = _CMSG.size
 _unpack_head, _unpack_integer = _CMSG.unpack_from, _INTEGER.unpack_from
 _OPERATIONS = (Operation.DECRYPT, Operation.ENCRYPT)
@@ -51,6 +52,8 @@ def parse_control(control: bytes) -> Control:
         elif kind == SET_OP:
             operation = value
         elif kind == SET_ASSOCLEN:
+            if value > _ASSOCLEN_MAX:
+                raise InvalidValue(f"{value} bytes of associated data: at most {_ASSOCLEN_MAX}")
             assoclen = value
         else:
             raise InvalidValue(f"control message {kind}: not one of AF_ALG's")

@@ -5,7 +5,7 @@ from ...records import Buffer, Operation
 from ..backend import RunTransform
 from ..endpoint import MSG_MORE, Endpoint
 from .bound import Bound
-from .control import parse_control
+from .control import Control, parse_control
 
 GATHERED_MAX = 16 << 20
 """Bytes that may wait to be received. The kernel takes what a send buffer holds, and then makes the sender wait."""
@@ -39,8 +39,10 @@ class Accepted(Endpoint):
             self._keyed = True
             self.bound.keyed_operations += 1
 
-    def check_send(self) -> None:
+    def check_send(self, control: bytes = b"") -> None:
         self.check_key()
+        if control:
+            parse_control(control)
 
 
 class Gathering(Accepted):
@@ -61,11 +63,7 @@ class Gathering(Accepted):
         super().close()
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:
-        self.check_key()
-        said = parse_control(control) if control else None
-        if said is not None and said.iv is not None and len(said.iv) != len(self.iv):
-            raise InvalidValue(f"an IV of {len(said.iv)} bytes: {len(self.iv)}")
-        self.check_send()
+        said = self._understand(control)
         if len(self.data) + len(data) > GATHERED_MAX:
             raise TooLarge(f"{len(self.data) + len(data)} bytes before they are received: at most {GATHERED_MAX}")
         self.bound.store.add(len(data))
@@ -83,10 +81,18 @@ class Gathering(Accepted):
         self.more = bool(flags & MSG_MORE)
         return len(data)
 
-    def check_send(self) -> None:
+    def check_send(self, control: bytes = b"") -> None:
+        self._understand(control)
+
+    def _understand(self, control: bytes) -> Control | None:
+        """What the control messages say, if there are any. Errors: those of a send, whatever its data is."""
         self.check_key()
+        said = parse_control(control) if control else None
+        if said is not None and said.iv is not None and len(said.iv) != len(self.iv):
+            raise InvalidValue(f"an IV of {len(said.iv)} bytes: {len(self.iv)}")
         if self.begun and not self.more and self.data:
             raise InvalidValue("a second message before the first was received")
+        return said
 
     def take(self, size: int) -> bytes | bytearray:
         """The first bytes of what has gathered. They are gone, whatever becomes of them."""

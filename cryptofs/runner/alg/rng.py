@@ -1,6 +1,6 @@
 """Operations of a random number generator."""
 
-from ...errors import InvalidValue
+from ...errors import InvalidValue, NotSupported
 from ..endpoint import Received
 from .operation import Accepted
 
@@ -10,6 +10,9 @@ PIECE = 128
 
 class RngOperation(Accepted):
     """A generator: each receive gives random bytes."""
+
+    def check_send(self, control: bytes = b"") -> None:
+        raise NotSupported("send")
 
     def receive(self, size: int, flags: int) -> Received:
         if not size:

@@ -9,6 +9,7 @@ import select
 import stat
 import struct
 import termios
+from typing import NamedTuple
 
 from ...errors import InvalidValue, SystemFault, WouldBlock
 from ..desk import Desk, Handler
@@ -17,34 +18,48 @@ from ..notify import Call, PassOn
 from ..process import MOVED_MAX, is_nonblocking
 from .data import send
 
-_NONBLOCK, _MORE = 2, 4
+_MOVE, _NONBLOCK, _MORE, _GIFT = 1, 2, 4, 8
+_FLAGS = _MOVE | _NONBLOCK | _MORE | _GIFT
 _PIECE = 1 << 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OFFSET = struct.Struct("=q")
+_OFFSET_MAX = (1 << 63) - 1
+
+
+class Out(NamedTuple):
+    """From a socket into a pipe."""
+
+    source: int
+    target: int
+    size: int
+    flags: int = 0
 
 
 def splice(desk: Desk, call: Call) -> int:
     """splice(2), into a socket or out of it."""
-    source, target = call.arguments[0], call.arguments[2]
+    source, _, target, _, size, flags = call.arguments
+    if not size:
+        return 0
+    if flags & 0xFFFFFFFF & ~_FLAGS:
+        raise InvalidValue(f"flags {flags:#x} of splice")
     try:
         endpoint = desk.descriptors.find(call, target)
     except PassOn:
-        _splice_out(desk, desk.descriptors.find(call, source), call)
+        _splice_out(desk, desk.descriptors.find(call, source), call, Out(source, target, size, flags))
         raise
     if call.arguments[1] or call.arguments[3]:
         raise PassOn
     return _splice_in(desk, endpoint, call)
 
 
-def _splice_out(desk: Desk, endpoint: Endpoint, call: Call) -> None:
+def _splice_out(desk: Desk, endpoint: Endpoint, call: Call, out: Out) -> None:
     """Lay the answer ready, as much as the pipe has room for. The kernel moves it, and waits for room."""
-    source, _, target, _, size, flags = call.arguments
-    number = source & 0xFFFFFFFF
-    pipe = call.memory.take_pipe(target & 0xFFFFFFFF)
+    number = out.source & 0xFFFFFFFF
+    pipe = call.memory.take_pipe(out.target & 0xFFFFFFFF)
     try:
         pages = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE
         # Each piece in it takes a page, and may have one byte.
-        room = min(size, _PAGE * max(1, pages - min(pages, _waiting_bytes(pipe))))
+        room = min(out.size, _PAGE * max(1, pages - min(pages, _waiting_bytes(pipe))))
     except OSError as error:
         raise SystemFault.of(error, "the pipe") from None
     finally:
@@ -53,7 +68,7 @@ def _splice_out(desk: Desk, endpoint: Endpoint, call: Call) -> None:
     try:
         received = endpoint.receive(room, 0)
     except MustWait:
-        if flags & _NONBLOCK or is_nonblocking(call.tid, number):
+        if out.flags & _NONBLOCK or is_nonblocking(call.tid, number):
             raise WouldBlock("there is no answer yet") from None
         endpoint.wait(place, call.number, room)
     else:
@@ -67,8 +82,6 @@ def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     pipe = call.memory.take_pipe(source & 0xFFFFFFFF)
     try:
         there = _waiting_bytes(pipe)
-        if not size:
-            return 0
         with contextlib.suppress(BlockingIOError):
             # Another thread may have read it meanwhile.
             if there:
@@ -88,6 +101,12 @@ def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     raise PassOn
 
 
+def _is_pipe(call: Call, number: int) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISFIFO(os.stat(f"/proc/{call.tid}/fd/{number & 0xFFFFFFFF}").st_mode)
+    return False
+
+
 def _waiting_bytes(pipe: int) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
@@ -103,9 +122,16 @@ def _has_ended(pipe: int) -> bool:
 
 def send_file(desk: Desk, call: Call) -> int:
     """sendfile(2). As long as the file gives less than was asked for, there is more to come, even at its end."""
-    target, source, offset, size = call.arguments[:4]
-    size = min(size, MOVED_MAX)
-    endpoint = desk.descriptors.find(call, target)
+    target, source, offset, wanted = call.arguments[:4]
+    size = min(wanted, MOVED_MAX)
+    try:
+        endpoint = desk.descriptors.find(call, target)
+    except PassOn:
+        # Out of a socket, the kernel splices into a pipe, and refuses the rest.
+        endpoint = desk.descriptors.find(call, source)
+        if size and not offset and _is_pipe(call, target):
+            _splice_out(desk, endpoint, call, Out(source, target, size))
+        raise
     memory = call.memory
     try:
         file = memory.take_descriptor(source & 0xFFFFFFFF)
@@ -120,6 +146,8 @@ def send_file(desk: Desk, call: Call) -> int:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise InvalidValue("sendfile: the source is no file")
         at = int(_OFFSET.unpack(memory.read(offset, _OFFSET.size))[0]) if offset else os.lseek(file, 0, os.SEEK_CUR)
+        if not 0 <= at <= at + wanted <= _OFFSET_MAX:
+            raise InvalidValue(f"{wanted} bytes of a file from {at} on")
         sent = 0
         while sent < size:
             data = os.pread(file, min(size - sent, _PIECE), at + sent)
