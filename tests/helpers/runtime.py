@@ -53,7 +53,7 @@ def agent(path: Path, log: Path, *options: str) -> Iterator["subprocess.Popen[by
     line = [sys.executable, "-m", "cryptofs", "agent", "-v", "--engines", "openssl", *options, str(path)]
     with log.open("wb") as output, subprocess.Popen(line, stderr=output) as process:
         try:
-            wait_until(lambda: "ready" in log.read_text() or process.poll() is not None, 20)
+            wait_until(lambda: "ready" in log.read_text() or process.poll() is not None, 60 * PATIENCE)
             yield process
         finally:
             process.terminate()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from helpers.rootfs import interpreter, make_rootfs
 from helpers.running import ABC, DIGEST, SECTIONS
 from helpers.runtime import agent
 from helpers.sources import Packages, unpacked
-from helpers.waiting import PATIENCE, wait_until
+from helpers.waiting import PATIENCE
 
 from cryptofs.runner.profile import profile
 
@@ -175,34 +174,23 @@ def test_the_shim_by_containerd(docker: Docker) -> None:
 
 def test_a_container_keeps_the_mount_over_a_restart(docker: Docker) -> None:
     """A volume of the parent, rslave: the new mount is there; with docker's default the dead one stays."""
-    parent, version = docker.shared / "crypto", "/srv/crypto/fs/version"
-    line = docker.inside("mkdir", "-p", parent / "fs")
-    subprocess.run(line, check=True, timeout=20 * PATIENCE)
+    mountpoint, version = docker.make_mountpoint("crypto"), "/srv/crypto/fs/version"
 
     def look(container: str) -> str:
         done = docker("exec", container, "head", "-c", "8", version)
         return done.stdout + done.stderr
 
-    volume = f"--volume={parent}:/srv/crypto"
-    daemon = _serve(docker, parent / "fs")
+    volume = f"--volume={mountpoint.parent}:/srv/crypto"
+    daemon = docker.serve(mountpoint)
     try:
         with sleeping(docker, f"{volume}:rslave") as slave, sleeping(docker, volume) as private:
             assert look(slave) == look(private) == "cryptofs"
             daemon.kill()
-            daemon.wait(20 * PATIENCE)
+            daemon.wait(60 * PATIENCE)
             assert "not connected" in look(slave)
-            daemon = _serve(docker, parent / "fs")
+            daemon = docker.serve(mountpoint)
             assert look(slave) == "cryptofs"
             assert "not connected" in look(private)
     finally:
         daemon.terminate()
-        daemon.wait(20 * PATIENCE)
-
-
-def _serve(docker: Docker, mountpoint: Path) -> "subprocess.Popen[bytes]":
-    """A daemon beside dockerd, which serves."""
-    line = docker.inside(*_CRYPTOFS, "mount", mountpoint, "--allow-root", "--engines", "openssl")
-    process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
-    head = docker.inside("head", "-c", "8", mountpoint / "version")
-    wait_until(lambda: subprocess.run(head, capture_output=True, check=False).stdout == b"cryptofs", 20)
-    return process
+        daemon.wait(60 * PATIENCE)
