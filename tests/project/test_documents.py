@@ -187,6 +187,33 @@ def test_sentences_are_short(name: str) -> None:
     assert [each for each in sentences((ROOT / name).read_text()) if words(each) > _WORDS_MAX] == []
 
 
+def torn_tables(text: str) -> list[str]:
+    """First rows of tables that have no head, or that text touches: they are shown as text. Code is left out."""
+    plain = re.sub(r"^<!--.*-->$", "", _FENCE.sub("", text), flags=re.MULTILINE)
+    blocks = re.findall(r"(.*\n)((?:\|.*\n)+)(.*)", f"\n{plain}\n")
+    torn = []
+    for before, rows, behind in blocks:
+        lines = rows.splitlines()
+        headed = len(lines) > 1 and re.fullmatch(r"\|(?: *:?-+:? *\|)+", lines[1])
+        if not headed or before.strip() or behind.strip():
+            torn.append(lines[0])
+    return torn
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_whole(name: str) -> None:
+    """In every document."""
+    assert torn_tables((ROOT / name).read_text()) == []
+
+
+def test_what_a_torn_table_is() -> None:
+    """A blank line between its rows."""
+    table = "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert torn_tables(f"text\n\n{table}\ntext") == []
+    assert torn_tables(f"{table}\n| 3 | 4 |\n") == ["| 3 | 4 |"]
+    assert torn_tables(f"text\n{table}") == ["| a | b |"]
+
+
 def test_the_changelog_has_each_change_once() -> None:
     """The file merges by union: after a rebase, keep the sections, and add your bullet to its section."""
     text = (ROOT / "CHANGELOG.md").read_text()
