@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/aio_abi.h>
 #include <linux/if_alg.h>
 #include <poll.h>
@@ -774,6 +775,7 @@ static void edges(void)
 	struct mmsghdr several[2] = { { { NULL, 0, &piece, 1, NULL, 0, 0 }, 0 }, { { NULL, 0, &piece, 1, NULL, 0, 0 }, 0 } };
 	int pair[2], fd = keyed("skcipher", "cbc(aes)", 16), op = accept(fd, NULL, NULL), hmac = bound("hash", "hmac(sha256)");
 	int pipes[2], value = 4;
+	off_t offset = 5;
 	socklen_t size;
 	show("an unknown flag of socket", socket(AF_ALG, SOCK_SEQPACKET | 0x100, 0));
 	show("an unknown type of socket", socket(AF_ALG, 15, 0));
@@ -823,6 +825,7 @@ static void edges(void)
 	show("sendfile to a file", sendfile(open("/dev/null", O_WRONLY), op, NULL, 16));
 	show("splice with an unknown flag", splice(op, NULL, pipes[1], NULL, 16, 32));
 	show("splice of nothing", splice(hmac, NULL, pipes[1], NULL, 0, 32));
+	show("sendfile beyond all offsets", sendfile(op, open("/proc/self/exe", O_RDONLY), &offset, LONG_MAX));
 	fd = keyed("aead", "gcm(aes)", 16);
 	show("assoclen 0x80000000", message_with(accept(fd, NULL, NULL), ALG_SET_AEAD_ASSOCLEN, 0x80000000));
 	show("assoclen 0x7fffffff", message_with(accept(fd, NULL, NULL), ALG_SET_AEAD_ASSOCLEN, 0x7fffffff));

@@ -95,7 +95,7 @@ class _Batch:
             self._read(endpoint, address, size_of(pieces))
         else:
             try:
-                data = bytes(gather(self._call, pieces))
+                data = bytes(gather(memory, pieces))
             except CryptofsError:
                 raise _Refused from None
             self._write(endpoint, address, data)

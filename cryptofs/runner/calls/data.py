@@ -65,15 +65,15 @@ def send_all(endpoint: Endpoint, call: Call, pieces: Pieces, control: bytes, fla
 def _gather_for(endpoint: Endpoint, memory: Memory, pieces: Pieces, control: bytes) -> Data:
     """Data that an endpoint is to take. What is wrong with the rest of the call comes before what is wrong with it."""
     try:
-        return memory.gather(pieces, min(size_of(pieces), _PIECE))
+        return gather(memory, pieces)
     except SystemFault:
         endpoint.check_send(control)
         raise
 
 
-def gather(call: Call, pieces: Pieces) -> Data:
+def gather(memory: Memory, pieces: Pieces) -> Data:
     """Data that lies in the caller's memory, at most what is enough to be refused."""
-    return call.memory.gather(pieces, min(size_of(pieces), _PIECE))
+    return memory.gather(pieces, min(size_of(pieces), _PIECE))
 
 
 def _behind(pieces: Pieces, size: int) -> Iterator[tuple[int, int]]:

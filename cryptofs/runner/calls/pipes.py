@@ -132,9 +132,8 @@ def send_file(desk: Desk, call: Call) -> int:
         if size and not offset and _is_pipe(call, target):
             _splice_out(desk, endpoint, call, Out(source, target, size))
         raise
-    memory = call.memory
     try:
-        file = memory.take_descriptor(source & 0xFFFFFFFF)
+        file = call.memory.take_descriptor(source & 0xFFFFFFFF)
     except SystemFault as error:
         if error.errno != errno.EPERM:
             raise
@@ -143,27 +142,33 @@ def send_file(desk: Desk, call: Call) -> int:
         desk.descriptors.begin_splice(endpoint, Splice(call.tid, call.number, wanted=size))
         raise PassOn from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise InvalidValue("sendfile: the source is no file")
-        at = int(_OFFSET.unpack(memory.read(offset, _OFFSET.size))[0]) if offset else os.lseek(file, 0, os.SEEK_CUR)
-        if not 0 <= at <= at + wanted <= _OFFSET_MAX:
-            raise InvalidValue(f"{wanted} bytes of a file from {at} on")
-        sent = 0
-        while sent < size:
-            data = os.pread(file, min(size - sent, _PIECE), at + sent)
-            if not data:
-                break
-            send(endpoint, call, data, b"", MSG_MORE if sent + len(data) < size else 0)
-            sent += len(data)
-        if offset:
-            memory.write(offset, _OFFSET.pack(at + sent))
-        else:
-            os.lseek(file, at + sent, os.SEEK_SET)
-        return sent
+        return _send_from(file, endpoint, call, wanted)
     except OSError as error:
         raise SystemFault.of(error, "the file") from None
     finally:
         os.close(file)
+
+
+def _send_from(file: int, endpoint: Endpoint, call: Call, wanted: int) -> int:
+    """Send what a file has at the offset that the call names, or else at its own, which then moves."""
+    memory, offset = call.memory, call.arguments[2]
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        raise InvalidValue("sendfile: the source is no file")
+    at = int(_OFFSET.unpack(memory.read(offset, _OFFSET.size))[0]) if offset else os.lseek(file, 0, os.SEEK_CUR)
+    if not 0 <= at <= at + wanted <= _OFFSET_MAX:
+        raise InvalidValue(f"{wanted} bytes of a file from {at} on")
+    size, sent = min(wanted, MOVED_MAX), 0
+    while sent < size:
+        data = os.pread(file, min(size - sent, _PIECE), at + sent)
+        if not data:
+            break
+        send(endpoint, call, data, b"", MSG_MORE if sent + len(data) < size else 0)
+        sent += len(data)
+    if offset:
+        memory.write(offset, _OFFSET.pack(at + sent))
+    else:
+        os.lseek(file, at + sent, os.SEEK_SET)
+    return sent
 
 
 HANDLERS: dict[str, Handler] = {"splice": splice, "sendfile": send_file}
