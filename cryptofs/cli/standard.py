@@ -1,6 +1,7 @@
 """The standard streams, even if they are closed or full, or their encoding cannot show every name."""
 
 import codecs
+import contextlib
 import io
 import os
 import sys
@@ -9,6 +10,7 @@ from typing import IO, Any
 from ..errors import printable, symbol
 
 _ESCAPE = "cryptofs-escape"
+_LOCALE = b"LC_CTYPE"
 _PLAIN = {"…": "..."}
 """The characters beyond ASCII in this program's texts, and their replacement for an encoding that lacks them."""
 
@@ -33,8 +35,18 @@ class _StandardOutput(io.FileIO):
             raise
 
 
+def _restore_locale() -> None:
+    """Give the programs that are executed the variable that the caller had: Python sets it where the locale is C."""
+    with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as environment:
+        # What execve(2) gave.
+        given = dict(each.partition(b"=")[::2] for each in environment.read().split(b"\0"))
+        os.environb.pop(_LOCALE, None)
+        if _LOCALE in given:
+            os.environb[_LOCALE] = given[_LOCALE]
+
+
 def prepare() -> None:
-    """Make 0, 1 and 2 usable. Call it before anything is opened.
+    """Make 0, 1 and 2 usable, and the environment the caller's. Call it before anything is opened.
 
     A closed descriptor gets /dev/null with the wrong access mode. So the next opened file does not become standard
     output, and reads or writes there are still EBADF. Messages to a closed standard error are lost.
@@ -45,6 +57,7 @@ def prepare() -> None:
         except OSError:
             # The lowest free number: this one.
             os.set_inheritable(os.open(os.devnull, flags), True)
+    _restore_locale()
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)))
     encoding = sys.stdout.encoding if sys.stdout is not None else None

@@ -148,9 +148,10 @@ def _detach(back: socket.socket) -> None:
         with contextlib.suppress(OSError):
             if int(name) > 2 and not fcntl.fcntl(int(name), fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 os.close(int(name))
-    if sys.path and sys.path[0] in ("", os.getcwd()):
+    with contextlib.suppress(FileNotFoundError):
         # `python -m` looks for modules here first. The program may write some here before they are loaded.
-        del sys.path[0]
+        if sys.path and sys.path[0] in ("", os.getcwd()):
+            del sys.path[0]
     logging.getLogger("cryptofs").addHandler(_ToFront(back))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -188,6 +188,15 @@ def test_with_a_command(mount: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith("cryptofs: ssh-agent: ENOENT: no-such-program"), done.stderr
 
 
+def test_the_environment_of_the_command(mount: Path) -> None:
+    """It is the caller's and the socket, whatever Python makes of the locale."""
+    given = {each: os.environ[each] for each in ("PATH", "PYTHONPATH") if each in os.environ}
+    line = [*SSH, "--mount", str(mount), "--device", "ed", "--", "env"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=given, timeout=60 * PATIENCE)
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert names == {*given, "SSH_AUTH_SOCK", "SSH_AGENT_PID"}
+
+
 def test_in_the_background(mount: Path, tmp_path: Path) -> None:
     """It prints what a shell evaluates, and serves until SIGTERM."""
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}

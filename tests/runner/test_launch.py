@@ -15,6 +15,7 @@ from textwrap import indent
 
 import pytest
 from helpers.compiling import compiled
+from helpers.machine import TESTS
 from helpers.other_user import NOBODY, as_user, needs_root, readable
 from helpers.refusing import KILLABLE, inside
 from helpers.running import ABC, DIGEST, OPENSSL, command, run
@@ -102,6 +103,27 @@ def test_a_script_without_an_interpreter(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (line, "", 5)
     done = run("plain", "a", "b", env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert (done.stdout, done.stderr, done.returncode) == (line, "", 5)
+
+
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "POSIX"}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C"}, {"LC_ALL": "C"}])
+def test_the_callers_environment(given: dict[str, str]) -> None:
+    """Nothing is added, nor changed, whatever Python makes of the locale."""
+    paths = {each: os.environ[each] for each in ("PATH", "PYTHONPATH") if each in os.environ}
+    done = run("env", env={**paths, **given})
+    assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == {**paths, **given}
+
+
+def test_a_working_directory_that_has_gone(tmp_path: Path) -> None:
+    """The program runs there, as it would without `cryptofs run`."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = 'cd "$0" && rmdir "$0" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", line, gone, sys.executable, "-P", *command("echo", "runs")[1:]],
+        capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("runs\n", "", 0)
 
 
 def test_under_another_supervisor() -> None:
