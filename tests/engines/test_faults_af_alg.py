@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from helpers.daemons import Daemon, serving
 from helpers.faults import ABC, ROOT, at_start
 from helpers.machine import AF_ALG, mounts_below
 from helpers.raw import Raw, encryption
+from helpers.waiting import wait_until
 
 from cryptofs.algorithms import Type
 from cryptofs.client import Context
@@ -297,11 +300,28 @@ def test_a_start_without_sockets_left_says_so(tmp_path: Path, monkeypatch: pytes
     assert not mounts_below(tmp_path)
 
 
-def limit_descriptors(daemon: Daemon, more: int) -> tuple[int, int]:
-    """Let the daemon open only so many descriptors more; returns the limits that it had."""
-    numbers = [int(entry) for entry in os.listdir(f"/proc/{daemon.process.pid}/fd")]
+def descriptors_of(daemon: Daemon) -> set[int]:
+    """The numbers of its open descriptors, as soon as they stay for a while: it goes on to load modules at first."""
+    directory = f"/proc/{daemon.process.pid}/fd"
+    found = set(os.listdir(directory))
+
+    def stay() -> bool:
+        nonlocal found
+        before = found
+        time.sleep(0.2)
+        found = set(os.listdir(directory))
+        return found == before
+
+    wait_until(stay)
+    return set(map(int, found))
+
+
+def forbid_descriptors(daemon: Daemon) -> tuple[int, int]:
+    """Let the daemon open no further descriptor; returns the limits that it had."""
+    numbers = descriptors_of(daemon)
+    lowest_free = next(number for number in itertools.count() if number not in numbers)
     _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
-    return resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (max(numbers) + 1 + more, hard))
+    return resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
 
 
 @pytest.mark.mount
@@ -311,7 +331,7 @@ def test_no_descriptors_left(own_daemon: Daemon) -> None:
     mount = own_daemon.mountpoint
     with Context("hash", "sha256", mount=mount) as good:
         assert good.digest(b"abc") == ABC
-        limits = limit_descriptors(own_daemon, 0)
+        limits = forbid_descriptors(own_daemon)
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 raw = stack.enter_context(Raw(mount))
