@@ -25,11 +25,12 @@ mount -t overlay -o "lowerdir=/etc,upperdir=$PWD/private/upper,workdir=$PWD/priv
 # As systemd makes all mounts: what is mounted here later reaches the containers that ask for it.
 mount --bind private/shared private/shared
 mount --make-shared private/shared
+# Above a tmpfs, because a file system is not mounted twice at one place.
+mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 if grep -q '^[1-9]' /proc/self/cgroup; then
   # The controllers are in hierarchies of version 1. crun does not take both versions.
   umount /sys/fs/cgroup
-  mount -t tmpfs tmpfs /sys/fs/cgroup
   for each in $(cut -d: -f2 /proc/self/cgroup); do
     mkdir "/sys/fs/cgroup/${each#name=}"
     mount -t cgroup -o "${each/#name=/none,name=}" cgroup "/sys/fs/cgroup/${each#name=}"
