@@ -13,7 +13,7 @@ from helpers.sources import Packages
 from helpers.waiting import PATIENCE, wait_until
 
 Done = subprocess.CompletedProcess[str]
-_BEGIN = """
+_BEGIN = r"""
 set -eu
 cd -- "$1"
 # Both have directories here, and an old one writes a key to /etc/docker.
@@ -22,6 +22,9 @@ mkdir private
 mount -t tmpfs tmpfs private
 mkdir private/upper private/work private/shared
 mount -t overlay -o "lowerdir=/etc,upperdir=$PWD/private/upper,workdir=$PWD/private/work" overlay /etc
+# docker 20.10 calls itself without LD_LIBRARY_PATH.
+tr : '\n' <<<"$LD_LIBRARY_PATH" >/etc/ld.so.conf.d/zz-test.conf
+ldconfig -X
 # As systemd makes all mounts: what is mounted here later reaches the containers that ask for it.
 mount --bind private/shared private/shared
 mount --make-shared private/shared
