@@ -25,6 +25,16 @@ quietly "${apt[@]}" --download-only --tar-only source "$3"
 """
 
 
+def extract(archive: Path, directory: Path) -> Path:
+    """Unpack a tar archive into a new directory; returns what it has at its top, which is one directory."""
+    # The argument came with Python 3.11.4.
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(archive) as opened:
+        opened.extractall(directory, **safely)  # type: ignore[arg-type]
+    (top,) = directory.iterdir()
+    return top
+
+
 @cache
 def unpacked(package: str, directory: Path) -> Path:
     """The unchanged upstream files of a source package; skips the test if it cannot be had."""
@@ -34,10 +44,7 @@ def unpacked(package: str, directory: Path) -> Path:
     archives = sorted(directory.glob("*.orig.tar.*[!c]"))
     if done.returncode or not archives:
         pytest.skip(f"NOT RUN: {package}: its source package cannot be had: {done.stderr[-300:]}")
-    with tarfile.open(archives[0]) as archive:
-        archive.extractall(directory / "source", filter="data")
-    (top,) = (directory / "source").iterdir()
-    return top
+    return extract(archives[0], directory / "source")
 
 
 _PACKAGES = """

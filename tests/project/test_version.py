@@ -4,12 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers.sources import extract
 
 from cryptofs.version import UNKNOWN, checked_out, find_version
 
@@ -90,11 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     checkout = copy_tree(path / "checkout")
     head = commit(checkout)
     tracked = set(git(checkout, "ls-files").splitlines())
-    with tarfile.open(build("build_sdist", checkout, path / "sdist")) as archive:
-        # The argument came with Python 3.11.4.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(path / "sources", **safely)  # type: ignore[arg-type]
-    (sources,) = (path / "sources").iterdir()
+    sources = extract(build("build_sdist", checkout, path / "sdist"), path / "sources")
     wheel = build("build_wheel", checkout, path / "wheel")
     return Built(head, tracked, sources, wheel, build("build_wheel", sources, path / "wheel-of-sources"))
 
