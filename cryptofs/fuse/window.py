@@ -26,7 +26,7 @@ import time
 
 WINDOW = 250e-6
 """Seconds after a request in which the loop looks for the next one without sleeping at all. A program under `cryptofs
-run` asks again within 60 to 150 us, and to be woken takes as long on a virtual machine."""
+run` asks again within 60 to 170 us, and to be woken takes as long on a virtual machine."""
 _WAKING = 200e-6
 """Seconds that waking takes at most."""
 _IN_VAIN = -1.0

@@ -180,7 +180,7 @@ class Endpoint:
         """recvmsg(2). Errors: MustWait."""
         raise NotSupported("recv")
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         """Raise what `send` would raise, whatever the data is. control: the control messages."""
         raise NotSupported("send")
 

@@ -154,9 +154,22 @@ def _move_by_file(refused: OSError, writes: bool, pid: int, pieces: Pieces, addr
     """
     data = memoryview((ctypes.c_char * total).from_address(address)).cast("B")
     try:
-        memory = os.open(b"/proc/%d/mem" % pid, (os.O_WRONLY if writes else os.O_RDONLY) | os.O_CLOEXEC)
+        memory = open_memory(pid, writes)
     except OSError:
         raise refused from None
+    try:
+        move_by_open_file(memory, writes, pieces, data)
+    finally:
+        os.close(memory)
+
+
+def open_memory(pid: int, writes: bool) -> int:
+    """A descriptor that stands for a process's memory, whoever gets its number later."""
+    return os.open(b"/proc/%d/mem" % pid, (os.O_WRONLY if writes else os.O_RDONLY) | os.O_CLOEXEC)
+
+
+def move_by_open_file(memory: int, writes: bool, pieces: Pieces, data: memoryview) -> None:
+    """Copy bytes between a buffer and pieces of such a memory."""
     done = 0
     try:
         for piece, size in pieces:
@@ -167,8 +180,6 @@ def _move_by_file(refused: OSError, writes: bool, pid: int, pieces: Pieces, addr
     except (OSError, OverflowError):
         # EIO, or an address that no file has.
         raise _missing() from None
-    finally:
-        os.close(memory)
 
 
 def read_memory(pid: int, pieces: Pieces, total: int) -> Data:

@@ -64,7 +64,7 @@ class CryptoNetlink(Endpoint):
         source = _ADDRESS.pack(socket.AF_NETLINK, 0, 0, 0)
         return Received(answer[:size], MSG_TRUNC if size < len(answer) else 0, source)
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         """It takes everything, and answers errors."""
 
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:

@@ -145,20 +145,14 @@ class GuardedMemory(Memory):
         if not data:
             return
         try:
-            # The open file stands for the memory, whoever gets the number.
-            memory = os.open(b"/proc/%d/mem" % self.tid, os.O_WRONLY | os.O_CLOEXEC)
+            memory = libc.open_memory(self.tid, writes=True)
         except OSError as error:
             raise _fault(error) from None
         try:
             self._check()
-            done = 0
-            for address, size in pieces:
-                piece = data if not done and len(data) <= size else data[done : done + size]
-                if piece and os.pwrite(memory, piece, address) != len(piece):
-                    raise SystemFault("the program's memory", errno.EFAULT)
-                done += len(piece)
-        except (OSError, OverflowError) as error:
-            raise SystemFault(f"the program's memory: {error}", errno.EFAULT) from None
+            libc.move_by_open_file(memory, True, pieces, memoryview(data))
+        except OSError as error:
+            raise _fault(error) from None
         finally:
             os.close(memory)
 

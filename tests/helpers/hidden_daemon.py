@@ -24,6 +24,7 @@ mkdir private/upper private/work private/shared
 mount -t overlay -o "lowerdir=/etc,upperdir=$PWD/private/upper,workdir=$PWD/private/work" overlay /etc
 # docker 20.10 calls itself without LD_LIBRARY_PATH.
 tr : '\n' <<<"$LD_LIBRARY_PATH" >/etc/ld.so.conf.d/zz-test.conf
+[[ ! -d /var/cache/ldconfig ]] || mount -t tmpfs tmpfs /var/cache/ldconfig
 ldconfig -X
 # As systemd makes all mounts: what is mounted here later reaches the containers that ask for it.
 mount --bind private/shared private/shared

@@ -39,7 +39,7 @@ class Accepted(Endpoint):
             self._keyed = True
             self.bound.keyed_operations += 1
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         self.check_key()
         if control:
             parse_control(control)
@@ -81,7 +81,7 @@ class Gathering(Accepted):
         self.more = bool(flags & MSG_MORE)
         return len(data)
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         self._understand(control)
 
     def _understand(self, control: bytes) -> Control | None:

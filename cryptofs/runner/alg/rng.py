@@ -11,7 +11,7 @@ PIECE = 128
 class RngOperation(Accepted):
     """A generator: each receive gives random bytes."""
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         raise NotSupported("send")
 
     def receive(self, size: int, flags: int) -> Received:

@@ -132,7 +132,7 @@ def _by_address(move: _Move) -> Handler:
     return handle
 
 
-def _by_pieces(move: _Move, how: Callable[[Call], int] = lambda call: 0) -> Handler:
+def _by_pieces(move: _Move, how: Callable[[Call], int]) -> Handler:
     """readv(2), writev(2). how: the flags of a receive or send that stand for those of the call."""
 
     def handle(desk: Desk, call: Call) -> int:
@@ -146,6 +146,11 @@ def _by_pieces(move: _Move, how: Callable[[Call], int] = lambda call: 0) -> Hand
         return move(desk, endpoint, call, pieces, how(call)) if size_of(pieces) else 0
 
     return handle
+
+
+def _no_flags(call: Call) -> int:
+    """readv(2) and writev(2) have none."""
+    return 0
 
 
 def _flags_of(call: Call) -> int:
@@ -196,7 +201,7 @@ def receive_from(desk: Desk, call: Call) -> int:
     if name:
         memory = call.memory
         (room,) = _INTEGER.unpack(memory.read(name_size, _INTEGER.size))
-        if len(received.source) < room > _INTEGER_MAX:
+        if room > _INTEGER_MAX:
             raise InvalidValue("room of a negative size")
         memory.write(name, received.source[:room])
         memory.write(name_size, _INTEGER.pack(len(received.source)))
@@ -339,8 +344,8 @@ def _several(move: _MoveMessage, takes_time: bool) -> Handler:
 HANDLERS: dict[str, Handler] = {
     "read": _by_address(_receive_pieces),
     "write": _by_address(_send_pieces),
-    "readv": _by_pieces(_receive_pieces),
-    "writev": _by_pieces(_send_pieces),
+    "readv": _by_pieces(_receive_pieces, _no_flags),
+    "writev": _by_pieces(_send_pieces, _no_flags),
     "preadv2": _by_pieces_at(_receive_pieces),
     "pwritev2": _by_pieces_at(_send_pieces),
     "sendto": send_to,

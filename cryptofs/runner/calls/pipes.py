@@ -32,7 +32,7 @@ class Out(NamedTuple):
     source: int
     target: int
     size: int
-    flags: int = 0
+    flags: int
 
 
 def splice(desk: Desk, call: Call) -> int:
@@ -96,7 +96,7 @@ def _splice_in(desk: Desk, endpoint: Endpoint, call: Call) -> int:
     if flags & _NONBLOCK or is_nonblocking(call.tid, source & 0xFFFFFFFF):
         raise WouldBlock("the pipe is empty")
     # The kernel waits for the pipe, and writes to the other end of the pair.
-    endpoint.check_send()
+    endpoint.check_send(b"")
     desk.descriptors.begin_splice(endpoint, Splice(call.tid, call.number, more))
     raise PassOn
 
@@ -130,7 +130,7 @@ def send_file(desk: Desk, call: Call) -> int:
         # Out of a socket, the kernel splices into a pipe, and refuses the rest.
         endpoint = desk.descriptors.find(call, source)
         if size and not offset and _is_pipe(call, target):
-            _splice_out(desk, endpoint, call, Out(source, target, size))
+            _splice_out(desk, endpoint, call, Out(source, target, size, 0))
         raise
     try:
         file = call.memory.take_descriptor(source & 0xFFFFFFFF)
@@ -138,7 +138,7 @@ def send_file(desk: Desk, call: Call) -> int:
         if error.errno != errno.EPERM:
             raise
         # The kernel reads the file, and writes to the other end of the pair.
-        endpoint.check_send()
+        endpoint.check_send(b"")
         desk.descriptors.begin_splice(endpoint, Splice(call.tid, call.number, wanted=size))
         raise PassOn from None
     try:

@@ -43,7 +43,7 @@ class DeviceFile(Endpoint):
     def send(self, data: Buffer, control: bytes, flags: int, tid: int) -> int:
         self._refuse()
 
-    def check_send(self, control: bytes = b"") -> None:
+    def check_send(self, control: bytes) -> None:
         self._refuse()
 
     def receive(self, size: int, flags: int) -> Received:
