@@ -109,9 +109,25 @@ def test_recorded(supervised: Driver) -> None:
         assert supervised.perform(each["steps"]) == each["results"], each["steps"]
 
 
+_EINVAL = -22
+
+
+def comparable(steps: list[Step], results: list[Result]) -> list[Result]:
+    """The results up to a receive of cbc that is EINVAL: then the kernel's IV may have moved, which docs/legacy.md has
+    as a difference."""
+    if steps[0][2] == "cbc(aes)":
+        for at, (step, result) in enumerate(zip(steps, results, strict=False)):
+            if step[0] == "receive" and result == _EINVAL:
+                return results[: at + 1]
+    return results
+
+
 @pytest.mark.af_alg
 @settings(max_examples=600, deadline=None)
 @given(steps=sequences())
 def test_drawn(supervised: Driver, kernel: Driver, steps: list[Step]) -> None:
     """The same from the kernel now."""
-    assert supervised.perform(steps) == kernel.perform(steps)
+    expected = comparable(steps, kernel.perform(steps))
+    results = supervised.perform(steps)
+    assert results[: len(expected)] == expected
+    assert len(results) == len(expected) or expected[-1] == _EINVAL
